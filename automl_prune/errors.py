@@ -1,0 +1,126 @@
+"""Every failure the package expects, and nothing else.
+
+AutomlPruneError
+├── UserError                 something the caller sent cannot be done; says what came and what would do
+│   ├── UnknownNameError      no such strategy, criterion, dataset, search space, group …
+│   ├── SpecError             a SearchSpec with one or more faulty fields
+│   ├── TraceError            the network cannot be described as coupled channels
+│   ├── WidthError            a width outside its space, or a group that cannot be cut
+│   ├── BudgetError           a budget no candidate can meet
+│   ├── WeightsError          a weight file that is missing, corrupt or of another network
+│   └── DatasetError          a dataset that is missing, corrupt or cannot be split as asked
+├── NotFoundError             no such search, trial or artifact
+├── StateConflictError        the search's state does not allow the action
+├── LeaseLostError            this attempt no longer owns the search; its results are refused
+└── EvaluationError           a candidate could not be scored; fails the trial, never the search
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+class AutomlPruneError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    code = "error"
+
+
+class UserError(AutomlPruneError):
+    """What the caller sent cannot be done.
+
+    ``pointer`` is the JSON pointer (RFC 6901) of the field in a SearchSpec, empty where the call came from Python.
+    """
+
+    code = "invalid"
+
+    def __init__(self, message: str, *, pointer: str = "") -> None:
+        super().__init__(message)
+        self.pointer = pointer
+
+
+class UnknownNameError(UserError):
+    """A name that is not registered; the message lists what is, nearest first."""
+
+    code = "unknown_name"
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, pointer: str = "") -> None:
+        choices = sorted(known)
+        near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        shown = ", ".join(choices[:40]) + (" …" if len(choices) > 40 else "")
+        super().__init__(f"No {kind} is called {name!r}; {hint}known: {shown or 'none'}.", pointer=pointer)
+        self.kind, self.name = kind, name
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One faulty field: where (JSON pointer), what is wrong and what would do, and a stable code."""
+
+    pointer: str
+    detail: str
+    code: str = "invalid"
+
+
+class SpecError(UserError):
+    """A SearchSpec with faulty fields; ``errors`` names each of them."""
+
+    code = "invalid_spec"
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__(" ".join(f"{e.pointer or '/'}: {e.detail}" for e in self.errors))
+
+
+class TraceError(UserError):
+    """The network cannot be described as coupled channels."""
+
+    code = "untraceable"
+
+
+class WidthError(UserError):
+    """A width outside its space, or a group that cannot be cut."""
+
+    code = "invalid_width"
+
+
+class BudgetError(UserError):
+    """A budget that no candidate of the space can meet."""
+
+    code = "unreachable_budget"
+
+
+class WeightsError(UserError):
+    """A weight file that is missing, corrupt or belongs to another network."""
+
+    code = "invalid_weights"
+
+
+class DatasetError(UserError):
+    """A dataset that is missing, corrupt or cannot be split as asked."""
+
+    code = "invalid_dataset"
+
+
+class NotFoundError(AutomlPruneError):
+    """No such search, trial or artifact."""
+
+    code = "not_found"
+
+
+class StateConflictError(AutomlPruneError):
+    """The search's state does not allow the action."""
+
+    code = "state_conflict"
+
+
+class LeaseLostError(AutomlPruneError):
+    """This attempt no longer owns the search; what it reports is refused."""
+
+    code = "lease_lost"
+
+
+class EvaluationError(AutomlPruneError):
+    """A candidate could not be scored; the trial fails, the search goes on."""
+
+    code = "evaluation_failed"

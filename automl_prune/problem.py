@@ -1,0 +1,133 @@
+"""What is searched for: a space, objectives, budgets and the cost of every candidate. All that a strategy may see."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from automl_prune.errors import BudgetError
+from automl_prune.space import Candidate, ChannelSpace
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+CostFunction = Callable[[IntArray], Mapping[str, FloatArray]]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric that evaluation reports, and its direction."""
+
+    metric: str = "top1"
+    maximize: bool = True
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bounds on one cost metric, in absolute terms; ``max`` is inclusive, and so is ``min``."""
+
+    metric: str
+    max: float = float("inf")
+    min: float = 0.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A space, what to optimise, what is allowed, and costs from widths.
+
+    Attributes:
+        space: The widths to choose from.
+        cost: Maps widths ``[candidates, groups]`` to costs by metric, each ``[candidates]``.
+        objectives: The first is the one single-objective strategies optimise.
+        budgets: All must hold.
+    """
+
+    space: ChannelSpace
+    cost: CostFunction
+    objectives: tuple[Objective, ...] = (Objective(),)
+    budgets: tuple[Budget, ...] = ()
+
+    def costs(self, candidate: Candidate) -> dict[str, float]:
+        """Every cost of one candidate."""
+        return {name: float(values[0]) for name, values in self.cost(self.space.array([candidate])).items()}
+
+    def feasible(self, widths: IntArray) -> BoolArray:
+        """Which rows of ``widths`` ``[candidates, groups]`` meet every budget, ``[candidates]``."""
+        return (self.excess(widths) <= 0) & (self.shortfall(widths) <= 0)
+
+    def is_feasible(self, candidate: Candidate) -> bool:
+        """Whether one candidate meets every budget."""
+        return bool(self.feasible(self.space.array([candidate]))[0])
+
+    def excess(self, widths: IntArray) -> FloatArray:
+        """Largest relative overshoot over the maxima, ``[candidates]``; at most 0 where all hold."""
+        return self._worst(widths, lambda b, cost: cost / b.max - 1 if b.max < float("inf") else np.full(cost.shape, -1.0))
+
+    def shortfall(self, widths: IntArray) -> FloatArray:
+        """Largest relative undershoot below the minima, ``[candidates]``; at most 0 where all hold."""
+        return self._worst(widths, lambda b, cost: 1 - cost / b.min if b.min > 0 else np.full(cost.shape, -1.0))
+
+    def check_reachable(self) -> None:
+        """Raise BudgetError, naming the reachable range, when a budget cannot be met by any candidate."""
+        ends = self.cost(self.space.array([self.space.narrowest, self.space.full]))
+        for i, budget in enumerate(self.budgets):
+            low, high = (float(x) for x in ends[budget.metric])
+            if budget.max < low:
+                raise BudgetError(
+                    f"{budget.metric} of at most {budget.max:,.6g} cannot be reached: the narrowest network of this space "
+                    f"costs {low:,.6g} ({low / high:.3f} of the full {high:,.6g}). Raise the budget, or lower min_ratio, "
+                    f"round_to or frozen.",
+                    pointer=f"/budgets/{i}",
+                )
+            if budget.min > high:
+                raise BudgetError(
+                    f"{budget.metric} of at least {budget.min:,.6g} cannot be reached: the full network costs {high:,.6g}.",
+                    pointer=f"/budgets/{i}",
+                )
+            if budget.min > budget.max:
+                raise BudgetError(
+                    f"{budget.metric} cannot be at least {budget.min:,.6g} and at most {budget.max:,.6g} at once.",
+                    pointer=f"/budgets/{i}",
+                )
+
+    @cached_property
+    def widest_uniform(self) -> Candidate:
+        """The widest candidate that keeps the same ratio in every group and exceeds no budget's maximum.
+
+        Costs grow with every width, so the ratios at which a choice changes are searched by bisection.
+        """
+        ratios = np.unique(np.concatenate([np.asarray(c) / c[-1] for c in self.space.choices]))
+        ratios = np.unique(np.concatenate([ratios, (ratios[1:] + ratios[:-1]) / 2, np.linspace(0, 1, 2001)]))
+        low, high = 0, len(ratios) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.excess(self.space.array([self.space.uniform(float(ratios[middle]))]))[0] <= 0:
+                low = middle
+            else:
+                high = middle - 1
+        return self.space.uniform(float(ratios[low]))
+
+    def losses(self, metrics: Mapping[str, float]) -> list[float]:
+        """Objectives as numbers to minimise; raises KeyError for a metric that was not reported."""
+        return [-metrics[o.metric] if o.maximize else metrics[o.metric] for o in self.objectives]
+
+    def _worst(self, widths: IntArray, violation: Callable[[Budget, FloatArray], FloatArray]) -> FloatArray:
+        if not self.budgets:
+            return np.full(len(widths), -1.0)
+        costs = self.cost(widths)
+        return np.max([violation(b, np.asarray(costs[b.metric], dtype=np.float64)) for b in self.budgets], axis=0)
+
+
+def best_trials(problem: Problem, scored: Sequence[tuple[Candidate, Mapping[str, float]]], count: int) -> list[int]:
+    """Indices of the ``count`` best distinct feasible candidates, best first; ties go to the cheaper, then the earlier."""
+    seen: set[Candidate] = set()
+    order: list[int] = []
+    ranked = sorted(range(len(scored)), key=lambda i: (problem.losses(scored[i][1])[0], sum(scored[i][0].widths), i))
+    for i in ranked:
+        candidate = scored[i][0]
+        if candidate not in seen and problem.is_feasible(candidate):
+            seen.add(candidate)
+            order.append(i)
+    return order[:count]

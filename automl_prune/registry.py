@@ -1,0 +1,73 @@
+"""Named things: strategies, criteria, datasets, networks. Registered next to their definition, looked up by name."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Generic, TypeVar
+
+from automl_prune.errors import UnknownNameError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Objects of one kind by name; a duplicate is refused, a miss answers with the nearest names.
+
+    Args:
+        kind: What is registered, as an error message would call it.
+        package: Folder imported before the first look-up, so that a new file registers itself.
+        entry_point_group: Installed plug-in modules imported before the first look-up.
+    """
+
+    def __init__(self, kind: str, *, package: str | None = None, entry_point_group: str | None = None) -> None:
+        self.kind = kind
+        self._package = package
+        self._group = entry_point_group
+        self._items: dict[str, T] = {}
+        self._loaded = False
+
+    def add(self, name: str, item: T) -> T:
+        """Register an item; raises ValueError if the name is taken by another."""
+        if name in self._items and self._items[name] is not item:
+            raise ValueError(f"A {self.kind} called {name!r} is already registered.")
+        self._items[name] = item
+        return item
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator form of :meth:`add`."""
+        return lambda item: self.add(name, item)
+
+    def get(self, name: str, *, pointer: str = "") -> T:
+        """The item of that name; raises UnknownNameError with ``pointer`` and the nearest names."""
+        self._load()
+        try:
+            return self._items[name]
+        except KeyError:
+            raise UnknownNameError(self.kind, name, self._items, pointer=pointer) from None
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(sorted(self._items))
+
+    def __contains__(self, name: str) -> bool:
+        self._load()
+        return name in self._items
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        if self._package:
+            _import_all(importlib.import_module(self._package))
+        if self._group:
+            for entry in entry_points(group=self._group):
+                module = entry.load()
+                if isinstance(module, ModuleType) and hasattr(module, "__path__"):
+                    _import_all(module)
+
+
+def _import_all(package: ModuleType) -> None:
+    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        importlib.import_module(info.name)

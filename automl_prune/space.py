@@ -1,0 +1,142 @@
+"""The search space: which widths each channel group may take, and one choice of them."""
+
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from automl_prune.architecture import Architecture, ChannelGroup
+from automl_prune.errors import UnknownNameError, UserError, WidthError
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One width per searched group, in the order of its space. Hashable."""
+
+    widths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ChannelSpace:
+    """The groups that are searched and the widths that each may take, ascending and ending with the full width."""
+
+    names: tuple[str, ...]
+    choices: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(
+        cls,
+        architecture: Architecture,
+        *,
+        round_to: int = 1,
+        min_ratio: float = 0.0,
+        frozen: Sequence[str] = (),
+    ) -> "ChannelSpace":
+        """The space of an architecture's free groups.
+
+        Args:
+            architecture: A traced network.
+            round_to: Widths are multiples of this (and of the group's divisor); the full width always stays allowed.
+            min_ratio: No group becomes narrower than this part of its full width.
+            frozen: Glob patterns of group or member-layer names that keep their full width.
+
+        Raises:
+            UnknownNameError: A pattern matches nothing.
+            UserError: Nothing is left to search.
+        """
+        for i, pattern in enumerate(frozen):
+            names = {g.name for g in architecture.groups} | {m for g in architecture.groups for m in g.members}
+            if not fnmatch.filter(names, pattern):
+                raise UnknownNameError("group or layer", pattern, names, pointer=f"/search_space/frozen/{i}")
+        groups = [g for g in architecture.free_groups if not _matches(g, frozen)]
+        choices = [_choices(g, round_to, min_ratio) for g in groups]
+        searched = [(g.name, c) for g, c in zip(groups, choices, strict=True) if len(c) > 1]
+        if not searched:
+            raise UserError("No group is left to search; loosen frozen, round_to or min_ratio.", pointer="/search_space")
+        return cls(names=tuple(n for n, _ in searched), choices=tuple(c for _, c in searched))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, candidate: object) -> bool:
+        return (
+            isinstance(candidate, Candidate)
+            and len(candidate.widths) == len(self)
+            and all(w in c for w, c in zip(candidate.widths, self._sets, strict=True))
+        )
+
+    @cached_property
+    def _sets(self) -> tuple[frozenset[int], ...]:
+        return tuple(frozenset(c) for c in self.choices)
+
+    @cached_property
+    def full(self) -> Candidate:
+        """The network as it came."""
+        return Candidate(tuple(c[-1] for c in self.choices))
+
+    @cached_property
+    def narrowest(self) -> Candidate:
+        """Every group at its smallest width."""
+        return Candidate(tuple(c[0] for c in self.choices))
+
+    @cached_property
+    def log10_size(self) -> float:
+        """Decimal logarithm of the number of candidates; the product itself is never enumerated."""
+        return sum(math.log10(len(c)) for c in self.choices)
+
+    def snap(self, widths: Sequence[float] | FloatArray) -> Candidate:
+        """The candidate nearest to real-valued ``widths`` ``[groups]``; ties go to the wider choice."""
+        return Candidate(tuple(min(c, key=lambda w: (abs(w - x), -w)) for c, x in zip(self.choices, widths, strict=True)))
+
+    def uniform(self, ratio: float) -> Candidate:
+        """Every group at ``ratio`` of its full width, snapped to the nearest choice."""
+        return self.snap([ratio * c[-1] for c in self.choices])
+
+    def array(self, candidates: Sequence[Candidate]) -> IntArray:
+        """Widths of a population, ``[candidates, groups]``."""
+        return np.array([c.widths for c in candidates], dtype=np.int64).reshape(len(candidates), len(self))
+
+    def widths(self, candidate: Candidate) -> dict[str, int]:
+        """Widths by group name."""
+        return dict(zip(self.names, candidate.widths, strict=True))
+
+    def candidate(self, widths: Mapping[str, int]) -> Candidate:
+        """The candidate with these widths by name, missing ones full; raises WidthError or UnknownNameError."""
+        for name in widths:
+            if name not in self.names:
+                raise UnknownNameError("searched group", name, self.names)
+        chosen = []
+        for name, allowed in zip(self.names, self._sets, strict=True):
+            width = widths.get(name, max(allowed))
+            if width not in allowed:
+                raise WidthError(f"Group {name!r} cannot be {width} wide; allowed: {sorted(allowed)}.")
+            chosen.append(int(width))
+        return Candidate(tuple(chosen))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form; :meth:`from_json` reads it back equal."""
+        return {"names": list(self.names), "choices": [list(c) for c in self.choices]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ChannelSpace":
+        """Read :meth:`to_json`'s form."""
+        return cls(tuple(data["names"]), tuple(tuple(c) for c in data["choices"]))
+
+
+def _matches(group: ChannelGroup, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatch(name, p) for p in patterns for name in (group.name, *group.members))
+
+
+def _choices(group: ChannelGroup, round_to: int, min_ratio: float) -> tuple[int, ...]:
+    step = math.lcm(max(1, round_to), group.divisor)
+    lowest = max(1, math.ceil(min_ratio * group.width - 1e-9))
+    widths = range(math.ceil(lowest / step) * step, group.width, step)
+    return (*widths, group.width)
