@@ -52,7 +52,8 @@ class CostModel:
         """Costs by metric, each ``[candidates]``, of ``widths`` ``[candidates, groups]``."""
         rows = np.concatenate([np.ones((len(widths), 1)), np.asarray(widths, dtype=np.float64)], axis=1)
         macs, params, memory = (((rows @ q) * rows).sum(axis=1) for q in (self._macs, self._params, self._memory))
-        return {"macs": macs, "flops": 2 * macs, "params": params, "memory_mb": memory / 1e6}
+        macs, params = np.rint(macs), np.rint(params)
+        return {"macs": macs, "flops": 2 * macs, "params": params, "memory_mb": np.rint(memory) / 1e6}
 
     def one(self, widths: dict[str, int] | None = None) -> dict[str, float]:
         """Costs of one network by group name, missing groups full."""

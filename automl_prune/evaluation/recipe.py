@@ -1,0 +1,52 @@
+"""What the user may say about data and about how a candidate is made and scored."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown fields, NaN and infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DatasetSpec(Strict):
+    """Which images, and how they are divided.
+
+    The select split is taken from the training images, stratified and seeded; the report split is the official test set
+    (or a seeded part of the whole where there is none).
+    """
+
+    name: str
+    root: str | None = Field(None, description="A folder below the server's data root; null for the dataset's default place.")
+    select_size: Positive = Field(5000, description="Training images held out to score candidates.")
+    fit_size: Positive | None = Field(None, description="Use only this many images for training; null for all.")
+    report_size: Positive | None = Field(None, description="Use only this many images for the report; null for all.")
+    report_on: Literal["report", "select"] = Field("report", description="Kept so that report = select can be refused.")
+    batch_size: Annotated[int, Field(ge=1, le=8192)] = 256
+    augment: Literal["standard", "none"] = "standard"
+    download: bool = Field(False, description="Fetch the dataset when it is absent and the machine is online.")
+
+
+class FineTune(Strict):
+    """Short training: SGD with Nesterov momentum and a cosine schedule to zero. 0 steps switch it off."""
+
+    steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    lr: Annotated[float, Field(gt=0, le=10)] = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
+
+
+class Recipe(Strict):
+    """How a candidate is made and scored."""
+
+    inherit: str = Field("l1", description="A criterion that ranks channels, or 'scratch' for fresh weights.")
+    reduction: Literal["mean", "sum", "max", "first"] = Field("mean", description="How scores of coupled layers combine.")
+    recalibrate_batches: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        20, description="Fit batches from which batch-norm statistics are re-estimated; 0 keeps them."
+    )
+    fine_tune: FineTune = FineTune()
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 runs forward passes under autocast.")

@@ -1,0 +1,154 @@
+"""What a user orders: the SearchSpec, its fields and their limits. Names are a contract with clients."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from automl_prune.errors import FieldError, SpecError
+from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe, Strict
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Ratio = Annotated[float, Field(gt=0, le=1)]
+
+
+class SearchSpaceSpec(Strict):
+    """Which network, and which widths of it are searched."""
+
+    name: Name
+    preset: Name | None = Field(None, description="A declaration published with the space; see GET /v1/search-spaces.")
+    round_to: Annotated[int, Field(ge=1, le=1024)] | None = None
+    min_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
+    frozen: Annotated[list[Name], Field(max_length=256)] = []
+    num_classes: Annotated[int, Field(ge=2, le=100_000)] | None = None
+
+
+class StrategySpec(Strict):
+    """Which strategy, with which preset and options."""
+
+    name: Name
+    preset: Name | None = None
+    options: dict[str, Any] = {}
+
+
+class BudgetSpec(Strict):
+    """Bounds on one metric, absolute (``max``, ``min``) or relative to the full network (``max_ratio``, ``min_ratio``)."""
+
+    metric: Name
+    max: Annotated[float, Field(gt=0)] | None = None
+    max_ratio: Ratio | None = None
+    min: Annotated[float, Field(ge=0)] | None = None
+    min_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
+    device: Name | None = None
+
+    @model_validator(mode="after")
+    def _one_form_each(self) -> "BudgetSpec":
+        if (self.max is None) == (self.max_ratio is None) and self.max is not None:
+            raise ValueError("give max or max_ratio, not both")
+        if self.min is not None and self.min_ratio is not None:
+            raise ValueError("give min or min_ratio, not both")
+        if self.max is None and self.max_ratio is None and self.min is None and self.min_ratio is None:
+            raise ValueError("give max, max_ratio, min or min_ratio")
+        return self
+
+
+class BaseTraining(Strict):
+    """How the full network is trained when no weights are given."""
+
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 5
+    lr: Annotated[float, Field(gt=0, le=10)] = 0.1
+
+
+class FinishSpec(Strict):
+    """What happens to the best candidates at the end."""
+
+    top_k: Annotated[int, Field(ge=1, le=50)] = 3
+    recovery: Literal["none", "fine_tune", "scratch"] = "fine_tune"
+    epochs: Annotated[float, Field(ge=0, le=1000)] = Field(1.0, description="Passes over the fit split; fractions allowed.")
+    lr: Annotated[float, Field(gt=0, le=10)] = 0.01
+
+
+class TrialsSpec(Strict):
+    """How many candidates the strategy may evaluate, and how many at once."""
+
+    max: Annotated[int, Field(ge=1, le=100_000)] = 100
+    parallel: Annotated[int, Field(ge=1, le=256)] = 2
+    max_seconds: Annotated[float, Field(gt=0)] | None = None
+
+
+class Resources(Strict):
+    """What one trial occupies."""
+
+    cpu: Annotated[float, Field(gt=0, le=256)] = 1
+    gpu: Annotated[float, Field(ge=0, le=64)] = 0
+
+
+class SearchSpec(Strict):
+    """A complete order for one search."""
+
+    name: Annotated[str, Field(max_length=200)] | None = None
+    labels: Annotated[dict[Name, Annotated[str, Field(max_length=200)]], Field(max_length=32)] = {}
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    search_space: SearchSpaceSpec
+    weights: Name | None = Field(None, description="A file below the server's weights root; null trains the network first.")
+    base_training: BaseTraining = BaseTraining()
+    dataset: DatasetSpec
+    strategy: StrategySpec
+    objective: Literal["top1", "top5", "loss"] = "top1"
+    budgets: Annotated[list[BudgetSpec], Field(min_length=1, max_length=16)]
+    recipe: dict[str, Any] = Field({}, description="Overrides of the strategy's own recipe; see GET /v1/strategies.")
+    controls: list[Literal["uniform", "random"]] = ["uniform", "random"]
+    finish: FinishSpec = FinishSpec()
+    trials: TrialsSpec = TrialsSpec()
+    execution: Literal["auto", "tune", "actors", "inline"] = "auto"
+    resources: Resources = Resources()
+
+    @field_validator("controls")
+    @classmethod
+    def _each_once(cls, controls: list[str]) -> list[str]:
+        return list(dict.fromkeys(controls))
+
+    @model_validator(mode="after")
+    def _select_is_not_report(self) -> "SearchSpec":
+        if self.dataset.report_on == "select":
+            raise ValueError(
+                "dataset.report_on is 'select': candidates chosen on the select split cannot be reported on it; use 'report'"
+            )
+        return self
+
+    @classmethod
+    def parse(cls, data: object) -> "SearchSpec":
+        """Read a spec from JSON data; raises SpecError with a JSON pointer per faulty field."""
+        if not isinstance(data, Mapping):
+            raise SpecError([FieldError("", f"A SearchSpec is an object, not {type(data).__name__}.")])
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise SpecError(field_errors(error)) from None
+
+
+def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
+    """Pydantic's findings as JSON pointers; values are named only when short, so that no secret or megabyte is echoed."""
+    found = []
+    for item in error.errors(include_url=False):
+        pointer = prefix + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in item["loc"])
+        came = item.get("input")
+        shown = f" (came: {came!r})" if isinstance(came, str | int | float | bool) and len(repr(came)) <= 80 else ""
+        found.append(FieldError(pointer, f"{item['msg']}{shown}.", item["type"]))
+    return found
+
+
+__all__ = [
+    "BaseTraining",
+    "BudgetSpec",
+    "DatasetSpec",
+    "FineTune",
+    "FinishSpec",
+    "Recipe",
+    "Resources",
+    "SearchSpaceSpec",
+    "SearchSpec",
+    "StrategySpec",
+    "TrialsSpec",
+    "field_errors",
+]

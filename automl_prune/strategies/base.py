@@ -1,0 +1,125 @@
+"""What a strategy is: it asks for candidates and is told how they did.
+
+    strategy = STRATEGIES.get("abc").create(problem, seed=0, preset="corrected", options={})
+    while not strategy.finished:
+        proposal = strategy.ask()          # None: wait for a trial in flight to be told
+        ...evaluate...
+        strategy.tell(trial)
+
+Any number of asks may be outstanding, and trials are told in any order and in any terminal state. A strategy learns from
+the trial alone (its candidate, state, metrics and ``origin``, the note it attached when asking), and the random numbers of
+ask *n* derive from (seed, n), so there is no random state to forget: ``load_state_dict(state_dict())`` asks exactly what
+the saved one would have asked.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from automl_prune.errors import FieldError, SpecError, UnknownNameError
+from automl_prune.problem import Problem
+from automl_prune.registry import Registry
+from automl_prune.space import Candidate
+from automl_prune.trial import Trial
+
+STRATEGIES: Registry["type[Strategy]"] = Registry("strategy", package="automl_prune.strategies")
+
+
+class Options(BaseModel):
+    """Options of a strategy; subclasses declare fields with defaults, limits and a description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate to evaluate, the strategy's note on why, and whether it was moved to fit the budget."""
+
+    candidate: Candidate
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    parent: int | None = None
+    repaired: bool = False
+
+
+class Strategy(ABC):
+    """Proposes candidates of a problem; see the module for the conversation.
+
+    Class attributes:
+        name, help, paper: How it is listed.
+        Options: Its options, validated.
+        presets: Option values by preset name.
+        default_recipe: Recipe fields it was published with, by preset.
+    """
+
+    name: ClassVar[str]
+    help: ClassVar[str]
+    paper: ClassVar[str | None] = None
+    Options: ClassVar[type[Options]] = Options
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
+    default_preset: ClassVar[str] = "default"
+    default_recipe: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __init__(self, problem: Problem, options: Options, *, seed: int = 0) -> None:
+        self.problem, self.options, self.seed = problem, options, seed
+        self.asked = 0
+
+    @classmethod
+    def read_options(cls, preset: str | None, options: Mapping[str, Any]) -> Options:
+        """Options of a preset with overrides; raises UnknownNameError or SpecError with pointers."""
+        chosen = preset or cls.default_preset
+        if chosen not in cls.presets:
+            raise UnknownNameError(f"preset of strategy {cls.name!r}", chosen, cls.presets, pointer="/strategy/preset")
+        try:
+            return cls.Options(**{**cls.presets[chosen], **options})
+        except ValidationError as error:
+            raise SpecError([_option_error(cls, item) for item in error.errors(include_url=False)]) from None
+
+    @classmethod
+    def recipe(cls, preset: str | None) -> Mapping[str, Any]:
+        """Recipe fields the preset was published with."""
+        return cls.default_recipe.get(preset or cls.default_preset, {})
+
+    @classmethod
+    def create(
+        cls, problem: Problem, *, seed: int = 0, preset: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> "Strategy":
+        """A new strategy from names; raises as :meth:`read_options`."""
+        return cls(problem, cls.read_options(preset, options or {}), seed=seed)
+
+    def ask(self) -> Proposal | None:
+        """The next candidate, or None to wait for trials in flight."""
+        proposal = self.propose(np.random.default_rng([self.seed, self.asked]))
+        if proposal is not None:
+            self.asked += 1
+        return proposal
+
+    @abstractmethod
+    def propose(self, rng: np.random.Generator) -> Proposal | None:
+        """Make ask number ``self.asked``; the same state and number make the same proposal."""
+
+    def tell(self, trial: Trial) -> None:  # noqa: B027  (strategies that do not learn keep this)
+        """Learn from a trial in a terminal state."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the strategy has nothing more to ask, ever; by default only the trial budget ends a search."""
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything learned, as JSON data."""
+        return {"asked": self.asked}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self.asked = int(state["asked"])
+
+
+def _option_error(strategy: type[Strategy], item: Any) -> FieldError:
+    path = "".join(f"/{part}" for part in item["loc"])
+    known = ", ".join(strategy.Options.model_fields) or "none"
+    hint = f" Options of {strategy.name!r}: {known}." if item["type"] == "extra_forbidden" else ""
+    return FieldError(f"/strategy/options{path}", f"{item['msg']}.{hint}", item["type"])
