@@ -63,7 +63,9 @@ class Problem:
 
     def excess(self, widths: IntArray) -> FloatArray:
         """Largest relative overshoot over the maxima, ``[candidates]``; at most 0 where all hold."""
-        return self._worst(widths, lambda b, cost: cost / b.max - 1 if b.max < float("inf") else np.full(cost.shape, -1.0))
+        return self._worst(
+            widths, lambda b, cost: cost / b.max - 1 if b.max < float("inf") else np.full(cost.shape, -1.0)
+        )
 
     def shortfall(self, widths: IntArray) -> FloatArray:
         """Largest relative undershoot below the minima, ``[candidates]``; at most 0 where all hold."""
@@ -117,7 +119,8 @@ class Problem:
         if not self.budgets:
             return np.full(len(widths), -1.0)
         costs = self.cost(widths)
-        return np.max([violation(b, np.asarray(costs[b.metric], dtype=np.float64)) for b in self.budgets], axis=0)
+        worst: FloatArray = np.max([violation(b, costs[b.metric]) for b in self.budgets], axis=0)
+        return worst
 
 
 def best_trials(problem: Problem, scored: Sequence[tuple[Candidate, Mapping[str, float]]], count: int) -> list[int]:

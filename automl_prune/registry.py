@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from automl_prune.errors import UnknownNameError
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Registry(Generic[T]):
@@ -38,6 +39,16 @@ class Registry(Generic[T]):
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator form of :meth:`add`."""
         return lambda item: self.add(name, item)
+
+    def add_instance(self, name: str) -> Callable[[type[U]], type[U]]:
+        """Class decorator: register one instance, and tell the class its name."""
+
+        def add(cls: type[U]) -> type[U]:
+            cls.name = name  # type: ignore[attr-defined]
+            self.add(name, cls())  # type: ignore[arg-type]
+            return cls
+
+        return add
 
     def get(self, name: str, *, pointer: str = "") -> T:
         """The item of that name; raises UnknownNameError with ``pointer`` and the nearest names."""

@@ -60,7 +60,9 @@ class ChannelSpace:
         choices = [_choices(g, round_to, min_ratio) for g in groups]
         searched = [(g.name, c) for g, c in zip(groups, choices, strict=True) if len(c) > 1]
         if not searched:
-            raise UserError("No group is left to search; loosen frozen, round_to or min_ratio.", pointer="/search_space")
+            raise UserError(
+                "No group is left to search; loosen frozen, round_to or min_ratio.", pointer="/search_space"
+            )
         return cls(names=tuple(n for n, _ in searched), choices=tuple(c for _, c in searched))
 
     def __len__(self) -> int:
@@ -94,7 +96,9 @@ class ChannelSpace:
 
     def snap(self, widths: Sequence[float] | FloatArray) -> Candidate:
         """The candidate nearest to real-valued ``widths`` ``[groups]``; ties go to the wider choice."""
-        return Candidate(tuple(min(c, key=lambda w: (abs(w - x), -w)) for c, x in zip(self.choices, widths, strict=True)))
+        return Candidate(
+            tuple(min(c, key=lambda w: (abs(w - x), -w)) for c, x in zip(self.choices, widths, strict=True))
+        )
 
     def uniform(self, ratio: float) -> Candidate:
         """Every group at ``ratio`` of its full width, snapped to the nearest choice."""

@@ -1,11 +1,11 @@
 """One evaluated candidate and its life.
 
-    pending ──► running ──► complete      scored
-                   │   ├──► stopped       ended early by a scheduler
-                   │   ├──► infeasible    cannot meet the budget; never retried
-                   │   ├──► failed        raised, or scored NaN; carries its reason
-                   │   └──► cancelled     the search was cancelled
-                   └──► pending           the worker was lost: same number, next attempt
+pending ──► running ──► complete      scored
+               │   ├──► stopped       ended early by a scheduler
+               │   ├──► infeasible    cannot meet the budget; never retried
+               │   ├──► failed        raised, or scored NaN; carries its reason
+               │   └──► cancelled     the search was cancelled
+               └──► pending           the worker was lost: same number, next attempt
 """
 
 from collections.abc import Mapping

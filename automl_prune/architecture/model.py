@@ -165,7 +165,9 @@ class Architecture:
             group = self.by_name[name] if name in self.by_name else self._group_of_layer(name)
             check_width(group, width)
             if widths.setdefault(group.name, int(width)) != width:
-                raise WidthError(f"{name!r} asks for {width} channels, but its group {group.name!r} already got {widths[group.name]}.")
+                raise WidthError(
+                    f"{name!r} asks for {width} channels, but its group {group.name!r} already got {widths[group.name]}."
+                )
         return widths
 
     def keep(self, kept: Mapping[str, Iterable[int]]) -> BoolArray:

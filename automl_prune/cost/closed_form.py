@@ -1,7 +1,8 @@
 """MACs, FLOPs, parameters and weight memory as exact quadratic forms in the widths.
 
-The MACs of a convolution or linear layer are ``positions x out x in x kernel`` and both ``out`` and ``in`` are linear in the
-group widths, so every metric of the whole network is ``w' Q w`` with ``w = (1, widths)``: one matrix product for a population.
+The MACs of a convolution or linear layer are ``positions x out x in x kernel`` and both ``out`` and ``in`` are linear in
+the group widths, so every metric of the whole network is ``w' Q w`` with ``w = (1, widths)``: one matrix product for a
+population.
 """
 
 from collections.abc import Sequence

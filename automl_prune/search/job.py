@@ -1,8 +1,8 @@
 """A search on its way through the service.
 
-    queued ──► preparing ──► running ──► finishing ──► succeeded
-      │            │            │            │
-      └────────────┴────────────┴────────────┴──► failed | cancelled
+queued ──► preparing ──► running ──► finishing ──► succeeded
+  │            │            │            │
+  └────────────┴────────────┴────────────┴──► failed | cancelled
 """
 
 from collections.abc import Mapping

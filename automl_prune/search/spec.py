@@ -19,7 +19,7 @@ class SearchSpaceSpec(Strict):
     preset: Name | None = Field(None, description="A declaration published with the space; see GET /v1/search-spaces.")
     round_to: Annotated[int, Field(ge=1, le=1024)] | None = None
     min_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
-    frozen: Annotated[list[Name], Field(max_length=256)] = []
+    frozen: Annotated[list[Name], Field(max_length=256)] = Field(default_factory=list)
     num_classes: Annotated[int, Field(ge=2, le=100_000)] | None = None
 
 
@@ -28,7 +28,7 @@ class StrategySpec(Strict):
 
     name: Name
     preset: Name | None = None
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class BudgetSpec(Strict):
@@ -64,7 +64,9 @@ class FinishSpec(Strict):
 
     top_k: Annotated[int, Field(ge=1, le=50)] = 3
     recovery: Literal["none", "fine_tune", "scratch"] = "fine_tune"
-    epochs: Annotated[float, Field(ge=0, le=1000)] = Field(1.0, description="Passes over the fit split; fractions allowed.")
+    epochs: Annotated[float, Field(ge=0, le=1000)] = Field(
+        1.0, description="Passes over the fit split; fractions allowed."
+    )
     lr: Annotated[float, Field(gt=0, le=10)] = 0.01
 
 
@@ -87,17 +89,21 @@ class SearchSpec(Strict):
     """A complete order for one search."""
 
     name: Annotated[str, Field(max_length=200)] | None = None
-    labels: Annotated[dict[Name, Annotated[str, Field(max_length=200)]], Field(max_length=32)] = {}
+    labels: Annotated[dict[Name, Annotated[str, Field(max_length=200)]], Field(max_length=32)] = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     search_space: SearchSpaceSpec
-    weights: Name | None = Field(None, description="A file below the server's weights root; null trains the network first.")
+    weights: Name | None = Field(
+        None, description="A file below the server's weights root; null trains the network first."
+    )
     base_training: BaseTraining = BaseTraining()
     dataset: DatasetSpec
     strategy: StrategySpec
     objective: Literal["top1", "top5", "loss"] = "top1"
     budgets: Annotated[list[BudgetSpec], Field(min_length=1, max_length=16)]
-    recipe: dict[str, Any] = Field({}, description="Overrides of the strategy's own recipe; see GET /v1/strategies.")
-    controls: list[Literal["uniform", "random"]] = ["uniform", "random"]
+    recipe: dict[str, Any] = Field(
+        default_factory=dict, description="Overrides of the strategy's own recipe; see GET /v1/strategies."
+    )
+    controls: list[Literal["uniform", "random"]] = Field(default_factory=lambda: ["uniform", "random"])
     finish: FinishSpec = FinishSpec()
     trials: TrialsSpec = TrialsSpec()
     execution: Literal["auto", "tune", "actors", "inline"] = "auto"

@@ -29,7 +29,7 @@ from automl_prune.trial import Trial
 STRATEGIES: Registry["type[Strategy]"] = Registry("strategy", package="automl_prune.strategies")
 
 
-class Options(BaseModel):
+class StrategyOptions(BaseModel):
     """Options of a strategy; subclasses declare fields with defaults, limits and a description."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -58,17 +58,17 @@ class Strategy(ABC):
     name: ClassVar[str]
     help: ClassVar[str]
     paper: ClassVar[str | None] = None
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[StrategyOptions]] = StrategyOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
     default_preset: ClassVar[str] = "default"
     default_recipe: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
-    def __init__(self, problem: Problem, options: Options, *, seed: int = 0) -> None:
+    def __init__(self, problem: Problem, options: StrategyOptions, *, seed: int = 0) -> None:
         self.problem, self.options, self.seed = problem, options, seed
         self.asked = 0
 
     @classmethod
-    def read_options(cls, preset: str | None, options: Mapping[str, Any]) -> Options:
+    def read_options(cls, preset: str | None, options: Mapping[str, Any]) -> StrategyOptions:
         """Options of a preset with overrides; raises UnknownNameError or SpecError with pointers."""
         chosen = preset or cls.default_preset
         if chosen not in cls.presets:
