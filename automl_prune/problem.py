@@ -96,20 +96,32 @@ class Problem:
 
     @cached_property
     def widest_uniform(self) -> Candidate:
-        """The widest candidate that keeps the same ratio in every group and exceeds no budget's maximum.
+        """The widest candidate that keeps the same ratio in every group and exceeds no maximum."""
+        return self.fit(self.space.full)
 
-        Costs grow with every width, so the ratios at which a choice changes are searched by bisection.
+    def fit(self, candidate: Candidate, *, grow: bool = False) -> Candidate:
+        """The candidate with all widths scaled by one factor, the largest at which no maximum is exceeded.
+
+        Without ``grow`` the factor is at most 1: what already fits comes back unchanged. Costs grow with every width, so two
+        passes over a fine grid of factors find it; at factor 0 the narrowest candidate is left.
         """
-        ratios = np.unique(np.concatenate([np.asarray(c) / c[-1] for c in self.space.choices]))
-        ratios = np.unique(np.concatenate([ratios, (ratios[1:] + ratios[:-1]) / 2, np.linspace(0, 1, 2001)]))
-        low, high = 0, len(ratios) - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.excess(self.space.array([self.space.uniform(float(ratios[middle]))]))[0] <= 0:
-                low = middle
-            else:
-                high = middle - 1
-        return self.space.uniform(float(ratios[low]))
+        if not any(b.max < float("inf") for b in self.budgets):
+            return candidate
+        widths = np.asarray(candidate.widths, dtype=np.float64)
+        low, high = 0.0, float(np.max(np.asarray(self.space.full.widths) / widths)) if grow else 1.0
+        chosen = self.space.narrowest
+        for _ in range(2):
+            factors = np.linspace(low, high, 257)
+            scaled = self.space.snap_all(factors[:, None] * widths)
+            fitting = np.flatnonzero(self.excess(scaled) <= 0)
+            if not len(fitting):
+                return self.space.narrowest
+            last = int(fitting[-1])
+            chosen = Candidate(tuple(scaled[last].tolist()))
+            if last == len(factors) - 1:
+                break
+            low, high = float(factors[last]), float(factors[last + 1])
+        return chosen
 
     def losses(self, metrics: Mapping[str, float]) -> list[float]:
         """Objectives as numbers to minimise; raises KeyError for a metric that was not reported."""

@@ -96,9 +96,16 @@ class ChannelSpace:
 
     def snap(self, widths: Sequence[float] | FloatArray) -> Candidate:
         """The candidate nearest to real-valued ``widths`` ``[groups]``; ties go to the wider choice."""
-        return Candidate(
-            tuple(min(c, key=lambda w: (abs(w - x), -w)) for c, x in zip(self.choices, widths, strict=True))
-        )
+        return Candidate(tuple(self.snap_all(np.asarray(widths, dtype=np.float64)[None])[0].tolist()))
+
+    def snap_all(self, widths: FloatArray) -> IntArray:
+        """The nearest allowed widths ``[candidates, groups]`` to real-valued ones; ties go to the wider choice."""
+        snapped = np.empty(widths.shape, dtype=np.int64)
+        for g, choices in enumerate(self.choices):
+            allowed = np.asarray(choices)
+            middles = (allowed[1:] + allowed[:-1]) / 2
+            snapped[:, g] = allowed[np.searchsorted(middles, widths[:, g], side="right")]
+        return snapped
 
     def uniform(self, ratio: float) -> Candidate:
         """Every group at ``ratio`` of its full width, snapped to the nearest choice."""

@@ -103,7 +103,7 @@ class SearchSpec(Strict):
     recipe: dict[str, Any] = Field(
         default_factory=dict, description="Overrides of the strategy's own recipe; see GET /v1/strategies."
     )
-    controls: list[Literal["uniform", "random"]] = Field(default_factory=lambda: ["uniform", "random"])
+    controls: list[Literal["uniform", "random"]] = Field(default_factory=lambda: list[Literal["uniform", "random"]](("uniform", "random")))
     finish: FinishSpec = FinishSpec()
     trials: TrialsSpec = TrialsSpec()
     execution: Literal["auto", "tune", "actors", "inline"] = "auto"
