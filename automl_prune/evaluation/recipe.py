@@ -21,7 +21,9 @@ class DatasetSpec(Strict):
     """
 
     name: str
-    root: str | None = Field(None, description="A folder below the server's data root; null for the dataset's default place.")
+    root: str | None = Field(
+        None, description="A folder below the server's data root; null for the dataset's default place."
+    )
     select_size: Positive = Field(5000, description="Training images held out to score candidates.")
     fit_size: Positive | None = Field(None, description="Use only this many images for training; null for all.")
     report_size: Positive | None = Field(None, description="Use only this many images for the report; null for all.")
@@ -32,21 +34,32 @@ class DatasetSpec(Strict):
 
 
 class FineTune(Strict):
-    """Short training: SGD with Nesterov momentum and a cosine schedule to zero. 0 steps switch it off."""
+    """Short training by SGD with Nesterov momentum: ``steps`` batches plus ``epochs`` passes over the fit split."""
 
     steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    epochs: Annotated[float, Field(ge=0, le=1000)] = 0.0
     lr: Annotated[float, Field(gt=0, le=10)] = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="cosine falls to zero at the last step.")
 
 
 class Recipe(Strict):
     """How a candidate is made and scored."""
 
     inherit: str = Field("l1", description="A criterion that ranks channels, or 'scratch' for fresh weights.")
-    reduction: Literal["mean", "sum", "max", "first"] = Field("mean", description="How scores of coupled layers combine.")
+    scope: Literal["all", "convolutions"] = Field(
+        "all",
+        description="convolutions: only convolution weights, and linear layers whose inputs are whole, are inherited; "
+        "normalisation, biases and other linear layers start afresh (ABCPruner's rule).",
+    )
+    reduction: Literal["mean", "sum", "max", "first"] = Field(
+        "mean", description="How scores of coupled layers combine."
+    )
     recalibrate_batches: Annotated[int, Field(ge=0, le=10_000)] = Field(
         20, description="Fit batches from which batch-norm statistics are re-estimated; 0 keeps them."
     )
     fine_tune: FineTune = FineTune()
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 runs forward passes under autocast.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16 runs forward passes under autocast."
+    )

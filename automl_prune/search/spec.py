@@ -64,9 +64,7 @@ class FinishSpec(Strict):
 
     top_k: Annotated[int, Field(ge=1, le=50)] = 3
     recovery: Literal["none", "fine_tune", "scratch"] = "fine_tune"
-    epochs: Annotated[float, Field(ge=0, le=1000)] = Field(
-        1.0, description="Passes over the fit split; fractions allowed."
-    )
+    epochs: Annotated[float, Field(ge=0, le=1000)] = Field(1.0, description="Passes over the fit split; fractions allowed.")
     lr: Annotated[float, Field(gt=0, le=10)] = 0.01
 
 
@@ -92,9 +90,7 @@ class SearchSpec(Strict):
     labels: Annotated[dict[Name, Annotated[str, Field(max_length=200)]], Field(max_length=32)] = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     search_space: SearchSpaceSpec
-    weights: Name | None = Field(
-        None, description="A file below the server's weights root; null trains the network first."
-    )
+    weights: Name | None = Field(None, description="A file below the server's weights root; null trains the network first.")
     base_training: BaseTraining = BaseTraining()
     dataset: DatasetSpec
     strategy: StrategySpec
@@ -103,7 +99,9 @@ class SearchSpec(Strict):
     recipe: dict[str, Any] = Field(
         default_factory=dict, description="Overrides of the strategy's own recipe; see GET /v1/strategies."
     )
-    controls: list[Literal["uniform", "random"]] = Field(default_factory=lambda: list[Literal["uniform", "random"]](("uniform", "random")))
+    controls: list[Literal["uniform", "random"]] = Field(
+        default_factory=lambda: list[Literal["uniform", "random"]](("uniform", "random"))
+    )
     finish: FinishSpec = FinishSpec()
     trials: TrialsSpec = TrialsSpec()
     execution: Literal["auto", "tune", "actors", "inline"] = "auto"

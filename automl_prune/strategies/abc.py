@@ -81,8 +81,11 @@ class BeeColony(Strategy):
     default_preset = "corrected"
     default_recipe = {
         "corrected": {"inherit": "l1", "recalibrate_batches": 20},
-        "published": {"inherit": "random", "recalibrate_batches": 0},
-    }
+        "published": {
+            "inherit": "random", "scope": "convolutions", "recalibrate_batches": 0,
+            "fine_tune": {"epochs": 2, "lr": 0.01, "weight_decay": 1e-4, "schedule": "constant"},
+        },
+    }  # fmt: skip
     options: ABCOptions
 
     def __init__(self, problem: Problem, options: ABCOptions, *, seed: int = 0) -> None:

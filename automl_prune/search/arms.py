@@ -1,0 +1,128 @@
+"""The parts of a search, in order: base network, the strategy's own trials, controls, recovery of the best, report.
+
+Each part is an *arm*: a strategy that asks, how many asks it may make, and whether earlier trials must all be back before
+it starts. The controller walks through them; nothing else knows their order.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from automl_prune.problem import Problem, best_trials
+from automl_prune.strategies.base import Proposal, Strategy, StrategyOptions
+from automl_prune.strategies.random import RandomOptions, RandomSearch
+from automl_prune.strategies.uniform import UniformWidth
+from automl_prune.trial import Trial, TrialState
+
+PREPARATION, BASE, SEARCH, FINAL, REPORT = "preparation", "base", "search", "final", "report"
+
+History = Sequence[Trial]
+"""Trials told so far, in order of number."""
+
+_NO_LIMIT = 1 << 62
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A part of a search.
+
+    Attributes:
+        name: What its trials carry as ``arm``.
+        start: Makes the arm's strategy from the trials told before it starts.
+        limit: Maps how often each arm asked so far to how often this one may.
+        waits: Whether all trials of earlier arms must be told before it starts.
+        required: Whether a failed trial of it fails the search.
+    """
+
+    name: str
+    start: Callable[[History], Strategy]
+    limit: Callable[[Mapping[str, int]], int]
+    waits: bool = False
+    required: bool = False
+
+
+class FixedCandidates(Strategy):
+    """Asks for given candidates, once each; not registered, because users order searches and not lists."""
+
+    name = "fixed"
+    help = "A fixed list."
+
+    def __init__(self, problem: Problem, proposals: Sequence[Proposal]) -> None:
+        super().__init__(problem, StrategyOptions())
+        self.proposals = tuple(proposals)
+
+    def propose(self, rng: np.random.Generator) -> Proposal | None:
+        """The next of the list."""
+        return self.proposals[self.asked] if self.asked < len(self.proposals) else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the list is through."""
+        return self.asked >= len(self.proposals)
+
+
+def plan_arms(
+    problem: Problem,
+    make_strategy: Callable[[], Strategy],
+    *,
+    max_trials: int,
+    controls: Sequence[str],
+    top_k: int,
+    train_base: bool,
+    seed: int,
+) -> list[Arm]:
+    """The arms of a search.
+
+    Args:
+        problem: What is searched.
+        make_strategy: A fresh copy of the user's strategy.
+        max_trials: Evaluations the strategy may spend.
+        controls: ``uniform`` and ``random``, or fewer.
+        top_k: How many of the best candidates are recovered.
+        train_base: Whether the full network must be trained first.
+        seed: The search's seed; the random control derives its own.
+    """
+    full = problem.space.full
+    arms = [_fixed(problem, BASE, lambda _: [Proposal(full)], waits=True, required=True)]
+    if train_base:
+        arms.insert(0, _fixed(problem, PREPARATION, lambda _: [Proposal(full)], required=True))
+    arms.append(Arm(SEARCH, lambda _: make_strategy(), lambda _: max_trials, waits=True))
+    if "uniform" in controls:
+        arms.append(Arm("uniform", lambda _: UniformWidth(problem, StrategyOptions()), lambda _: 1))
+    if "random" in controls:
+        control = RandomSearch(problem, RandomOptions(), seed=seed + 1)
+        arms.append(Arm("random", lambda _: control, _as_many_as_searched, waits=True))
+    arms.append(_fixed(problem, FINAL, lambda h: finalists(problem, h, top_k), waits=True))
+    arms.append(_fixed(problem, REPORT, lambda h: reported(problem, h), waits=True, required=True))
+    return arms
+
+
+def finalists(problem: Problem, history: History, top_k: int) -> list[Proposal]:
+    """The best ``top_k`` searched candidates, and the best of each control, to be recovered."""
+    proposals = []
+    for arm, count in ((SEARCH, top_k), ("uniform", 1), ("random", 1)):
+        scored = [t for t in history if t.arm == arm and t.state is TrialState.COMPLETE]
+        best = best_trials(problem, [(t.candidate, t.metrics) for t in scored], count)
+        proposals += [Proposal(scored[i].candidate, {"of": scored[i].number, "arm": arm}) for i in best]
+    return proposals
+
+
+def reported(problem: Problem, history: History) -> list[Proposal]:
+    """The full network, the best recovered candidate and the recovered controls: what is scored on the report split."""
+    proposals = [Proposal(problem.space.full, {"arm": BASE})]
+    for arm in (SEARCH, "uniform", "random"):
+        recovered = [t for t in history if t.arm == FINAL and t.origin.get("arm") == arm and t.state is TrialState.COMPLETE]
+        for i in best_trials(problem, [(t.candidate, t.metrics) for t in recovered], 1):
+            origin = {"arm": arm, "of": recovered[i].origin["of"], "final": recovered[i].number}
+            proposals.append(Proposal(recovered[i].candidate, origin, parent=recovered[i].number))
+    return proposals
+
+
+def _as_many_as_searched(asked: Mapping[str, int]) -> int:
+    return asked[SEARCH]
+
+
+def _fixed(problem: Problem, name: str, proposals: Callable[[History], list[Proposal]], **options: Any) -> Arm:
+    return Arm(name, lambda h: FixedCandidates(problem, proposals(h)), lambda _: _NO_LIMIT, **options)

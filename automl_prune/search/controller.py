@@ -1,0 +1,242 @@
+"""The loop's memory: which trial is next, what is recorded, who is told. The executor drives it.
+
+Everything it knows can be read back from the store: asks and tells carry places in one event sequence, and replaying them
+brings every strategy into the state it was in. Trials that were in flight when a driver died are handed out again, with the
+same number; finished ones never are.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from automl_prune.errors import EvaluationError, StateConflictError
+from automl_prune.problem import Problem
+from automl_prune.search.arms import SEARCH, Arm, History
+from automl_prune.search.ports import Store, replay_order
+from automl_prune.strategies.base import Strategy
+from automl_prune.trial import Outcome, Trial, TrialState
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT_EVERY = 50
+"""Told trials between two snapshots of the strategies; a restart replays what came after the last."""
+GIVE_UP_AFTER = 10
+"""Failed trials of the search arm, without a single success, after which the search fails."""
+
+
+class Controller:
+    """A search's trial source (see :class:`~automl_prune.search.ports.TrialSource`).
+
+    Args:
+        store: Where trials are recorded.
+        search_id: The search.
+        attempt: The claim under which this driver writes.
+        problem: What is searched.
+        arms: Its parts, in order.
+        on_arm: Called with an arm's name when it starts.
+        on_trial: Called with every trial that ends.
+        out_of_time: Whether the search arm must stop asking.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        search_id: str,
+        attempt: int,
+        problem: Problem,
+        arms: Sequence[Arm],
+        *,
+        on_arm: Callable[[str], None] = lambda name: None,
+        on_trial: Callable[[Trial], None] = lambda trial: None,
+        out_of_time: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._store, self._id, self._attempt = store, search_id, attempt
+        self._problem, self._arms = problem, list(arms)
+        self._on_arm, self._on_trial, self._out_of_time = on_arm, on_trial, out_of_time
+        self._strategies: dict[str, Strategy] = {}
+        self._asked: dict[str, int] = {}
+        self._told: dict[int, Trial] = {}
+        self._open: dict[int, Trial] = {}
+        self._again: deque[Trial] = deque()
+        self._current = -1
+        self._numbers = 0
+        self._since_snapshot = 0
+        self._cancelled = False
+        self._failure: str | None = None
+        self._restore()
+
+    # What the executor sees ------------------------------------------------------------------------------------------
+
+    def next(self) -> Trial | None:
+        """The next trial to evaluate, recorded before it is handed out."""
+        if self.finished:
+            return None
+        if self._again:
+            return self._start(self._again.popleft())
+        while not self.finished:
+            trial = self._ask()
+            if trial is not None:
+                return self._start(trial)
+            if not self._next_arm():
+                return None
+        return None
+
+    def complete(self, trial: Trial, outcome: Outcome) -> None:
+        """Record an outcome and tell the strategy that asked."""
+        try:
+            sequence = self._store.record_outcome(self._id, self._attempt, trial.number, outcome)
+        except StateConflictError:
+            log.warning("%s already has an outcome; a late one is ignored", trial.name)
+            return
+        ended = replace(self._open.pop(trial.number, trial), state=outcome.state, outcome=outcome)
+        self._tell(ended)
+        self._on_trial(ended)
+        self._since_snapshot += 1
+        if self._since_snapshot >= SNAPSHOT_EVERY:
+            self._snapshot(sequence)
+        self._failure = self._failure or self._why_give_up(ended)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no further trial will come."""
+        return self._cancelled or self._failure is not None or (self._current >= len(self._arms) and not self._again)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether trials in flight should be abandoned."""
+        return self._cancelled or self._failure is not None
+
+    def cancel(self) -> None:
+        """Stop: no further trials, and those in flight are abandoned."""
+        self._cancelled = True
+
+    # What the driver sees --------------------------------------------------------------------------------------------
+
+    @property
+    def history(self) -> History:
+        """Trials that ended, in order of number."""
+        return [self._told[n] for n in sorted(self._told)]
+
+    def raise_failure(self) -> None:
+        """Raise EvaluationError if the search had to be given up."""
+        if self._failure is not None:
+            raise EvaluationError(self._failure)
+
+    # Asking ----------------------------------------------------------------------------------------------------------
+
+    def _ask(self) -> Trial | None:
+        if not 0 <= self._current < len(self._arms):
+            return None
+        arm = self._arms[self._current]
+        strategy = self._strategies[arm.name]
+        if self._exhausted(arm, strategy):
+            return None
+        proposal = strategy.ask()
+        if proposal is None:
+            return None
+        trial = Trial(
+            number=self._numbers,
+            candidate=proposal.candidate,
+            arm=arm.name,
+            origin=proposal.origin,
+            parent=proposal.parent,
+            repaired=proposal.repaired,
+        )
+        self._store.record_ask(self._id, self._attempt, trial)
+        self._numbers += 1
+        self._asked[arm.name] += 1
+        self._open[trial.number] = trial
+        return trial
+
+    def _start(self, trial: Trial) -> Trial:
+        attempt = self._store.record_start(self._id, self._attempt, trial.number)
+        return replace(trial, attempt=attempt, state=TrialState.RUNNING)
+
+    def _exhausted(self, arm: Arm, strategy: Strategy) -> bool:
+        late = arm.name == SEARCH and self._out_of_time()
+        return strategy.finished or late or self._asked[arm.name] >= arm.limit(self._asked)
+
+    def _next_arm(self) -> bool:
+        """Move on if this arm has asked all it may and, where the next one waits, every trial is back."""
+        if 0 <= self._current < len(self._arms):
+            arm = self._arms[self._current]
+            if not self._exhausted(arm, self._strategies[arm.name]):
+                return False
+        upcoming = self._current + 1
+        if self._open and (upcoming >= len(self._arms) or self._arms[upcoming].waits):
+            return False
+        self._enter(upcoming)
+        return True
+
+    def _enter(self, index: int) -> None:
+        self._current = index
+        if index < len(self._arms):
+            arm = self._arms[index]
+            self._strategies[arm.name] = arm.start(self.history)
+            self._asked[arm.name] = 0
+            self._on_arm(arm.name)
+
+    # Telling ---------------------------------------------------------------------------------------------------------
+
+    def _tell(self, trial: Trial) -> None:
+        self._told[trial.number] = trial
+        self._strategies[trial.arm].tell(trial)
+
+    def _why_give_up(self, trial: Trial) -> str | None:
+        arm = next(a for a in self._arms if a.name == trial.arm)
+        if trial.state is not TrialState.FAILED or trial.outcome is None:
+            return None
+        if arm.required:
+            return f"{trial.name} ({arm.name}) failed: {trial.outcome.reason}"
+        searched = [t for t in self._told.values() if t.arm == SEARCH]
+        if len(searched) >= GIVE_UP_AFTER and all(t.state is TrialState.FAILED for t in searched):
+            return f"All of the first {len(searched)} trials failed; the last: {trial.outcome.reason}"
+        return None
+
+    # Memory ----------------------------------------------------------------------------------------------------------
+
+    def _snapshot(self, sequence: int) -> None:
+        states = {name: s.state_dict() for name, s in self._strategies.items()}
+        self._store.save_snapshot(
+            self._id, self._attempt, {"sequence": sequence, "strategies": states, "asked": self._asked}
+        )
+        self._since_snapshot = 0
+
+    def _restore(self) -> None:
+        """Replay the stored conversation; what a snapshot covers is taken from it instead of asked again."""
+        stored = self._store.trials(self._id)
+        snapshot = self._store.get_search(self._id).snapshot
+        covered = int(snapshot["sequence"]) if snapshot else -1
+        self._numbers = max((t.trial.number for t in stored), default=-1) + 1
+        for sequence, event, trial in replay_order(stored):
+            if event == "ask":
+                self._replay_ask(trial, ask_again=sequence > covered)
+            else:
+                self._open.pop(trial.number, None)
+                self._told[trial.number] = trial
+                if sequence > covered:
+                    self._strategies[trial.arm].tell(trial)
+            if snapshot and sequence == covered:
+                self._load(snapshot)
+        self._again.extend(self._open[n] for n in sorted(self._open))
+        if self._current < 0:
+            self._enter(0)
+
+    def _replay_ask(self, trial: Trial, *, ask_again: bool) -> None:
+        while self._current < 0 or self._arms[self._current].name != trial.arm:
+            self._enter(self._current + 1)
+        self._open[trial.number] = replace(trial, state=TrialState.PENDING, outcome=None)
+        self._asked[trial.arm] += 1
+        if not ask_again:
+            return
+        proposal = self._strategies[trial.arm].ask()
+        if proposal is None or proposal.candidate != trial.candidate:
+            log.warning("%s: the strategy now asks differently than when it was recorded; the record counts", trial.name)
+
+    def _load(self, snapshot: Mapping[str, Any]) -> None:
+        for name, state in snapshot["strategies"].items():
+            while name not in self._strategies:
+                self._enter(self._current + 1)
+            self._strategies[name].load_state_dict(state)
