@@ -53,7 +53,7 @@ def hypervolume(losses: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     points, corner = _matrix(losses), np.asarray(reference, dtype=np.float64)
     if points.shape[1] != 2 or corner.shape != (2,):
         raise ValueError(
-            f"The hypervolume is exact for two losses; came: losses of shape {points.shape}, reference of shape {corner.shape}."
+            f"The hypervolume takes two losses; came: losses of shape {points.shape}, reference of shape {corner.shape}."
         )
     if np.isnan(corner).any():
         raise ValueError("The reference must not hold NaN.")

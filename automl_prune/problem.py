@@ -63,9 +63,7 @@ class Problem:
 
     def excess(self, widths: IntArray) -> FloatArray:
         """Largest relative overshoot over the maxima, ``[candidates]``; at most 0 where all hold."""
-        return self._worst(
-            widths, lambda b, cost: cost / b.max - 1 if b.max < float("inf") else np.full(cost.shape, -1.0)
-        )
+        return self._worst(widths, lambda b, cost: cost / b.max - 1 if b.max < float("inf") else np.full(cost.shape, -1.0))
 
     def shortfall(self, widths: IntArray) -> FloatArray:
         """Largest relative undershoot below the minima, ``[candidates]``; at most 0 where all hold."""

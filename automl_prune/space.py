@@ -60,9 +60,7 @@ class ChannelSpace:
         choices = [_choices(g, round_to, min_ratio) for g in groups]
         searched = [(g.name, c) for g, c in zip(groups, choices, strict=True) if len(c) > 1]
         if not searched:
-            raise UserError(
-                "No group is left to search; loosen frozen, round_to or min_ratio.", pointer="/search_space"
-            )
+            raise UserError("No group is left to search; loosen frozen, round_to or min_ratio.", pointer="/search_space")
         return cls(names=tuple(n for n, _ in searched), choices=tuple(c for _, c in searched))
 
     def __len__(self) -> int:

@@ -20,6 +20,7 @@ from automl_prune.errors import UnknownNameError, WidthError
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+Units = Sequence[int] | IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ class Architecture:
         layers: Convolutions and linear layers in order of execution (what costs MACs and what scores channels).
         tensors: Every tensor that has a channel axis.
         uncut: Elements of all learned tensors that have no channel axis.
+        fixed_macs: Multiply-adds of products without layers (attention), which no cut changes.
     """
 
     input_shape: tuple[int, ...]
@@ -115,6 +117,7 @@ class Architecture:
     layers: tuple[Layer, ...]
     tensors: tuple[Tensor, ...]
     uncut: int = 0
+    fixed_macs: int = 0
 
     @cached_property
     def free_groups(self) -> tuple[ChannelGroup, ...]:
@@ -170,13 +173,13 @@ class Architecture:
                 )
         return widths
 
-    def keep(self, kept: Mapping[str, Iterable[int]]) -> BoolArray:
+    def keep(self, kept: Mapping[str, Units]) -> BoolArray:
         """Which unit ids stay, ``[units]``, from kept *unit* positions by group name; unnamed groups stay whole."""
         keep = np.ones(self.units, dtype=bool)
         for name, positions in kept.items():
             group = self.group(name)
             keep[group.start : group.start + group.units] = False
-            keep[group.start + np.asarray(list(positions), dtype=np.int64)] = True
+            keep[group.start + np.asarray(positions, dtype=np.int64)] = True
         return keep
 
     def to_json(self) -> dict[str, Any]:
@@ -192,6 +195,7 @@ class Architecture:
             layers=tuple(Layer(**layer) for layer in data["layers"]),
             tensors=tuple(_tensor_from_json(t) for t in data["tensors"]),
             uncut=data["uncut"],
+            fixed_macs=data["fixed_macs"],
         )
 
     def _group_of_layer(self, name: str) -> ChannelGroup:

@@ -18,7 +18,8 @@ IntArray = npt.NDArray[np.int64]
 
 METRICS = ("macs", "flops", "params", "memory_mb")
 CONVENTION = (
-    "macs = multiply-adds of convolutions and linear layers, without bias, normalisation and activations; flops = 2 macs; "
+    "macs = multiply-adds of convolutions, linear layers and matrix products, without bias, normalisation and "
+    "activations; flops = 2 macs; "
     "params = learned tensors; memory_mb = parameters and normalisation statistics at 4 bytes, in 10^6 bytes"
 )
 _BYTES = 4
@@ -46,6 +47,7 @@ class CostModel:
                 self._memory += _BYTES * elements[tensor.name]
         self._params[0, 0] += architecture.uncut
         self._memory[0, 0] += _BYTES * architecture.uncut
+        self._macs[0, 0] = architecture.fixed_macs
         for layer in architecture.layers:
             self._macs += layer.positions * elements[layer.weight]
 

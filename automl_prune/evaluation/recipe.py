@@ -30,6 +30,8 @@ class DatasetSpec(Strict):
     report_on: Literal["report", "select"] = Field("report", description="Kept so that report = select can be refused.")
     batch_size: Annotated[int, Field(ge=1, le=8192)] = 256
     augment: Literal["standard", "none"] = "standard"
+    mean: tuple[float, ...] | None = Field(None, description="Input normalisation; null for what the network expects.")
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     download: bool = Field(False, description="Fetch the dataset when it is absent and the machine is online.")
 
 
@@ -53,13 +55,9 @@ class Recipe(Strict):
         description="convolutions: only convolution weights, and linear layers whose inputs are whole, are inherited; "
         "normalisation, biases and other linear layers start afresh (ABCPruner's rule).",
     )
-    reduction: Literal["mean", "sum", "max", "first"] = Field(
-        "mean", description="How scores of coupled layers combine."
-    )
+    reduction: Literal["mean", "sum", "max", "first"] = Field("mean", description="How scores of coupled layers combine.")
     recalibrate_batches: Annotated[int, Field(ge=0, le=10_000)] = Field(
         20, description="Fit batches from which batch-norm statistics are re-estimated; 0 keeps them."
     )
     fine_tune: FineTune = FineTune()
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16 runs forward passes under autocast."
-    )
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 runs forward passes under autocast.")

@@ -3,10 +3,11 @@
 A *source* is a vector of codes, one per group, in tenths of the full width. Each cycle, employed bees try a neighbour of
 every source, onlookers try more neighbours of good sources, and a source that never improves is abandoned to a scout.
 
-``published`` follows the paper's numbers (n = 3, T = 2, M = 2) and the released code's operators, one evaluation at a time;
+``published`` follows the paper's numbers (n = 3, T = 2, M = 2) and the released code's operators, one evaluation at a time.
 ``corrected`` repairs what keeps that code from searching the whole space: the last group and the largest code can change,
 steps round to nearest, scouts draw uniformly, a proposal never equals its parent, and the best is the best. It evaluates a
-whole phase at once, and what it asks next does not depend on the order in which a phase's trials come back.
+whole phase at once, and what it asks next does not depend on the order in which a phase's trials come back. ``seeded`` is
+``corrected`` with the uniform width as its first source.
 """
 
 import math
@@ -37,6 +38,7 @@ class ABCOptions(StrategyOptions):
     limit: int = Field(5, ge=1, le=100_000, description="Failures M after which a source is abandoned.")
     max_preserve: int = Field(10, ge=1, le=10, description="Largest code K: no group keeps more than K tenths.")
     perturbed: int = Field(2, ge=1, description="Groups that a neighbour changes.")
+    include_uniform: bool = Field(False, description="Let the first source be the uniform width instead of a random one.")
     compatible: bool = Field(False, description="The released code's operators, defects included, one trial at a time.")
     over_budget: Literal["fit", "reject"] = Field(
         "fit", description="fit: scale proposals onto the budget. reject: draw again, then scale down as a last resort."
@@ -74,6 +76,7 @@ class BeeColony(Strategy):
     Options = ABCOptions
     presets = {
         "corrected": {},
+        "seeded": {"include_uniform": True},
         "published": {
             "population": 3, "cycles": 2, "limit": 2, "max_preserve": 9, "compatible": True, "over_budget": "reject",
         },
@@ -81,6 +84,7 @@ class BeeColony(Strategy):
     default_preset = "corrected"
     default_recipe = {
         "corrected": {"inherit": "l1", "recalibrate_batches": 20},
+        "seeded": {"inherit": "l1", "recalibrate_batches": 20},
         "published": {
             "inherit": "random", "scope": "convolutions", "recalibrate_batches": 0,
             "fine_tune": {"epochs": 2, "lr": 0.01, "weight_decay": 1e-4, "schedule": "constant"},
@@ -173,6 +177,8 @@ class BeeColony(Strategy):
 
     def _fly(self, phase: str, source: int, rng: np.random.Generator) -> Code:
         """A code for a bee: random for scouts, a neighbour of the source for the others; redrawn while it is of no use."""
+        if phase == "initial" and source == 0 and self.options.include_uniform:
+            return (self.options.max_preserve,) * len(self._full)
         code: Code = ()
         for _ in range(REDRAWS):
             if phase in ("initial", "scout"):

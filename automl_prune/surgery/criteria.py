@@ -1,7 +1,8 @@
 """Which channels are worth keeping: importance of every unit of a group, from weights alone.
 
 A criterion scores the channels of one layer; the scores of the layers that produce a coupled group are combined by a
-declared reduction. Each layer's scores are divided by their mean first, so that a layer with large weights does not decide alone.
+declared reduction. Each layer's scores are divided by their mean first, so that a layer with large weights does not decide
+alone.
 """
 
 from abc import ABC, abstractmethod

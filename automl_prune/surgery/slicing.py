@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from automl_prune.architecture import Architecture, ChannelGroup
-from automl_prune.architecture.model import BoolArray, Run, expand
+from automl_prune.architecture.model import BoolArray, Run, Units, expand
 from automl_prune.space import Candidate, ChannelSpace
 from automl_prune.surgery.criteria import CRITERIA, Criterion, FloatArray, Reduction, kept_units
 
@@ -90,9 +90,9 @@ def prune(
     return materialise(model, architecture, ranking.keep(widths, seed=seed))
 
 
-def materialise(model: nn.Module, architecture: Architecture, kept: Mapping[str, IntArray]) -> nn.Module:
+def materialise(model: nn.Module, architecture: Architecture, kept: Mapping[str, Units]) -> nn.Module:
     """The module with only the kept units; unnamed groups stay whole. Shares no memory with the argument."""
-    keep = architecture.keep({name: units.tolist() for name, units in kept.items()})
+    keep = architecture.keep(kept)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     memo: dict[int, Any] = {}
     changed: set[str] = set()
@@ -114,9 +114,9 @@ def materialise(model: nn.Module, architecture: Architecture, kept: Mapping[str,
     return small
 
 
-def kept_channels(architecture: Architecture, kept: Mapping[str, IntArray]) -> dict[str, list[int]]:
+def kept_channels(architecture: Architecture, kept: Mapping[str, Units]) -> dict[str, list[int]]:
     """Kept output channels of every weighted layer that lost some, by layer name."""
-    keep = architecture.keep({name: units.tolist() for name, units in kept.items()})
+    keep = architecture.keep(kept)
     result = {}
     for layer in architecture.layers:
         for axis in architecture.tensor[layer.weight].axes:

@@ -15,8 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from automl_prune.architecture import Architecture
-from automl_prune.architecture.model import expand
+from automl_prune.architecture.model import Units, expand
 from automl_prune.architecture.tracing import trace
+from automl_prune.cost import CostModel
+from automl_prune.cost.counting import counted_macs
+from automl_prune.errors import TraceError
 from automl_prune.surgery.slicing import materialise
 
 IntArray = npt.NDArray[np.int64]
@@ -28,10 +31,9 @@ def admit(model: nn.Module, example_input: Tensor, *, seed: int = 0) -> Architec
     """Trace a network and verify every group; groups that cannot be cut exactly come back frozen.
 
     Raises:
-        TraceError: As :func:`~automl_prune.architecture.tracing.trace`.
+        TraceError: As :func:`~automl_prune.architecture.tracing.trace`, or costs do not follow from widths.
     """
-    architecture = trace(model, example_input)
-    return verify(model, architecture, example_input, seed=seed)
+    return _with_checked_costs(model, verify(model, trace(model, example_input), example_input, seed=seed), seed)
 
 
 def verify(model: nn.Module, architecture: Architecture, example_input: Tensor, *, seed: int = 0) -> Architecture:
@@ -59,9 +61,9 @@ def freeze(architecture: Architecture, reasons: Mapping[str, str]) -> Architectu
     return dataclasses.replace(architecture, groups=groups)
 
 
-def masked(model: nn.Module, architecture: Architecture, kept: Mapping[str, IntArray]) -> nn.Module:
+def masked(model: nn.Module, architecture: Architecture, kept: Mapping[str, Units]) -> nn.Module:
     """A full-size copy in which every channel that ``kept`` leaves out is zeroed wherever it occurs."""
-    keep = architecture.keep({name: units.tolist() for name, units in kept.items()})
+    keep = architecture.keep(kept)
     copied = copy.deepcopy(model)
     tensors = {**dict(copied.named_parameters()), **dict(copied.named_buffers())}
     with torch.no_grad():
@@ -73,7 +75,7 @@ def masked(model: nn.Module, architecture: Architecture, kept: Mapping[str, IntA
     return copied
 
 
-def _difference(model: nn.Module, architecture: Architecture, kept: Mapping[str, IntArray], inputs: Tensor) -> str | None:
+def _difference(model: nn.Module, architecture: Architecture, kept: Mapping[str, Units], inputs: Tensor) -> str | None:
     """Why cutting is not zeroing, or None."""
     try:
         with torch.inference_mode():
@@ -91,6 +93,26 @@ def _difference(model: nn.Module, architecture: Architecture, kept: Mapping[str,
         if not error_ <= TOLERANCE * max(scale, 1e-6):
             return f"cutting differs from zeroing by {error_ / max(scale, 1e-6):.1e} of the output"
     return None
+
+
+def _with_checked_costs(model: nn.Module, architecture: Architecture, seed: int) -> Architecture:
+    """Compare the closed-form MACs with torch's own counter, for the full network and for one that was cut.
+
+    What the counter finds beyond the layers (attention) is kept as a constant; it must not change with the widths.
+    """
+    rng = np.random.default_rng(seed)
+    fixed = counted_macs(model, architecture.input_shape) - int(CostModel(architecture).one()["macs"])
+    architecture = dataclasses.replace(architecture, fixed_macs=fixed)
+    kept = {g.name: _half(rng, g.units) for g in architecture.free_groups}
+    widths = {name: len(units) * architecture.group(name).divisor for name, units in kept.items()}
+    claimed = CostModel(architecture).one(widths)["macs"]
+    counted = counted_macs(materialise(model, architecture, kept), architecture.input_shape)
+    if claimed != counted or fixed < 0:
+        raise TraceError(
+            f"The costs of {type(model).__name__} do not follow from its widths: {claimed:,.0f} MACs by its layers, "
+            f"{counted:,} by torch's counter. It uses weighted operations other than layers."
+        )
+    return architecture
 
 
 def _outputs(result: object) -> list[Tensor]:

@@ -1,0 +1,258 @@
+"""A candidate becomes a number: cut, inherit, re-estimate, briefly train, score. One Evaluator per worker.
+
+What is done with a trial depends on the arm that asked for it:
+
+    preparation   train the full network (no weights were given); kept in the cache for the next search
+    base          score the full network on the select split
+    final         make the candidate again, train it for longer, keep its weights
+    report        score a recovered network, before and after recovery, on the report split: the only reader of it
+    any other     make the candidate by the recipe and score it on the select split
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from automl_prune.architecture import Architecture
+from automl_prune.cost import CostModel
+from automl_prune.evaluation.datasets.base import DATASETS
+from automl_prune.evaluation.images import Images, load_images
+from automl_prune.evaluation.modes import accepts_channels_last
+from automl_prune.evaluation.recalibrate import recalibrate
+from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe
+from automl_prune.evaluation.scoring import score
+from automl_prune.evaluation.training import fine_tune
+from automl_prune.evaluation.weights import fit, load_state_dict_file, save_safetensors
+from automl_prune.networks import NETWORKS
+from automl_prune.space import ChannelSpace
+from automl_prune.surgery.criteria import CRITERIA
+from automl_prune.surgery.inherit import inherit
+from automl_prune.surgery.slicing import Ranking, materialise
+from automl_prune.trial import Outcome, Trial, TrialState
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What the best candidates get at the end: ``kind`` none, fine_tune or scratch, for ``epochs`` at rate ``lr``."""
+
+    kind: str = "fine_tune"
+    epochs: float = 1.0
+    lr: float = 0.01
+
+
+@dataclass(frozen=True)
+class EvaluationSetup:
+    """Everything an evaluator needs, as plain data, so that workers elsewhere can build one.
+
+    Attributes:
+        network, num_classes: Which registered network.
+        architecture, space: The traced network and the searched groups.
+        dataset, recipe, recovery, base_training: What the user ordered.
+        seed: Of the search: splits, training order, random criteria.
+        weights: The base network's file; None when the preparation arm trains it.
+        data_root, artifacts, cache: Folders; artifacts are the search's own.
+    """
+
+    network: str
+    num_classes: int
+    architecture: Architecture
+    space: ChannelSpace
+    dataset: DatasetSpec
+    recipe: Recipe
+    seed: int
+    weights: Path | None
+    data_root: Path
+    artifacts: Path
+    cache: Path
+    recovery: Recovery = Recovery()
+    base_training: FineTune = field(default_factory=lambda: FineTune(epochs=5, lr=0.1))
+
+
+class CandidateEvaluator:
+    """Evaluates trials of one search (see the module for what each arm means)."""
+
+    def __init__(self, setup: EvaluationSetup) -> None:
+        self.setup = setup
+        self._by_arm: Mapping[str, Callable[[Trial], Outcome]] = {
+            "preparation": self._prepare,
+            "base": self._base,
+            "final": self._recover,
+            "report": self._report,
+        }
+
+    def __call__(self, trial: Trial) -> Outcome:
+        """Evaluate a trial; raises EvaluationError and whatever torch raises."""
+        started, cpu = time.perf_counter(), time.process_time()
+        self.images.reset_count()
+        outcome = self._by_arm.get(trial.arm, self._search)(trial)
+        cost = {
+            "seconds": time.perf_counter() - started,
+            "cpu_seconds": time.process_time() - cpu,
+            "images": float(self.images.count),
+        }
+        return Outcome(outcome.state, outcome.metrics, cost, outcome.reason, outcome.artifacts, outcome.details)
+
+    # Arms ------------------------------------------------------------------------------------------------------------
+
+    def _prepare(self, trial: Trial) -> Outcome:
+        """Train the full network, unless an equal order was trained before."""
+        cached = self.setup.cache / f"base-{self._order_id}.safetensors"
+        if not cached.is_file():
+            model = self._fresh()
+            self._train(model, self.setup.base_training, trial, salt=1, warmup=True)
+            save_safetensors(model, cached)
+            details = {"trained": True}
+        else:
+            details = {"trained": False}
+        self.setup.artifacts.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(cached, self._base_file)
+        return Outcome(TrialState.COMPLETE, artifacts={"base": self._base_file.name}, details=details)
+
+    def _base(self, trial: Trial) -> Outcome:
+        return Outcome(TrialState.COMPLETE, self._scored(self.base, self.images.select, trial))
+
+    def _search(self, trial: Trial) -> Outcome:
+        model, kept = self._make(trial)
+        return Outcome(TrialState.COMPLETE, self._scored(model, self.images.select, trial), details={"kept": kept})
+
+    def _recover(self, trial: Trial) -> Outcome:
+        model, kept = self._make(trial)
+        before = self._scored(model, self.images.select, trial)
+        files = {"before": f"{trial.name}-before.safetensors", "weights": f"{trial.name}.safetensors"}
+        save_safetensors(model, self.setup.artifacts / files["before"])
+        recovery = self.setup.recovery
+        if recovery.kind == "scratch":
+            model = inherit(self._fresh(), self.setup.architecture, self._narrow(trial), scope="nothing")
+        if recovery.kind != "none":
+            order = FineTune(epochs=recovery.epochs, lr=recovery.lr)
+            self._train(model, order, trial, salt=3, warmup=recovery.kind == "scratch")
+        save_safetensors(model, self.setup.artifacts / files["weights"])
+        metrics = self._scored(model, self.images.select, trial)
+        return Outcome(TrialState.COMPLETE, metrics, artifacts=files, details={"kept": kept, "before": before})
+
+    def _report(self, trial: Trial) -> Outcome:
+        if trial.parent is None:
+            metrics = self._scored(self.base, self.images.report, trial)
+            return Outcome(TrialState.COMPLETE, metrics, details={"before": metrics})
+        name = f"trial-{trial.parent:04d}"
+        before, after = (
+            self._scored(self._stored(trial, f"{name}{suffix}.safetensors"), self.images.report, trial)
+            for suffix in ("-before", "")
+        )
+        return Outcome(TrialState.COMPLETE, after, details={"before": before})
+
+    # Making networks -------------------------------------------------------------------------------------------------
+
+    def _make(self, trial: Trial) -> tuple[nn.Module, dict[str, list[int]]]:
+        """The candidate by the recipe, and its kept units by group."""
+        recipe, setup = self.setup.recipe, self.setup
+        if recipe.inherit == "scratch":
+            kept = self._narrow(trial)
+            model = inherit(self._fresh(), setup.architecture, kept, scope="nothing")
+        else:
+            widths = setup.space.widths(trial.candidate)
+            kept = {name: units.tolist() for name, units in self.ranking.keep(widths, seed=self._seed(trial, 0)).items()}
+            model = inherit(self.base, setup.architecture, kept, scope=recipe.scope, seed=self._seed(trial, 4))
+        if recipe.recalibrate_batches:
+            recalibrate(model, self.images.fit(limit=recipe.recalibrate_batches), precision=recipe.precision)
+        self._train(model, recipe.fine_tune, trial, salt=2)
+        return model, kept
+
+    def _narrow(self, trial: Trial) -> dict[str, list[int]]:
+        """The first units of every group: which ones does not matter where weights are not inherited."""
+        widths = self.setup.space.widths(trial.candidate)
+        groups = {name: self.setup.architecture.group(name) for name in widths}
+        return {n: list(range(w // groups[n].divisor)) for n, w in widths.items() if w < groups[n].width}
+
+    def _stored(self, trial: Trial, file: str) -> nn.Module:
+        model = materialise(self.base, self.setup.architecture, self._narrow(trial))
+        fit(model, load_state_dict_file(self.setup.artifacts / file))
+        return model
+
+    def _fresh(self) -> nn.Module:
+        torch.manual_seed(self.setup.seed)
+        return NETWORKS.get(self.setup.network).build(self.setup.num_classes)
+
+    def _train(self, model: nn.Module, order: FineTune, trial: Trial, *, salt: int, warmup: bool = False) -> None:
+        steps = order.steps + round(order.epochs * self.images.fit_batches)
+        if not steps:
+            return
+        generator = torch.Generator().manual_seed(self._seed(trial, salt))
+        fine_tune(
+            model,
+            lambda g: self.images.fit(shuffled_by=g),
+            steps=steps,
+            lr=order.lr,
+            momentum=order.momentum,
+            weight_decay=order.weight_decay,
+            schedule=order.schedule,
+            warmup_steps=steps // 10 if warmup else 0,
+            precision=self.setup.recipe.precision,
+            generator=generator,
+        )
+
+    # Numbers ---------------------------------------------------------------------------------------------------------
+
+    def _scored(self, model: nn.Module, batches: Callable[[], Any], trial: Trial) -> dict[str, float]:
+        return score(model, batches(), precision=self.setup.recipe.precision) | self._costs(trial)
+
+    def _costs(self, trial: Trial) -> dict[str, float]:
+        return {k: float(v[0]) for k, v in self._cost_model(self.setup.space.array([trial.candidate])).items()}
+
+    def _seed(self, trial: Trial, salt: int) -> int:
+        """A seed of its own for each purpose; equal for equal candidates, whoever asked."""
+        text = json.dumps([self.setup.seed, salt, trial.candidate.widths])
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+    @property
+    def _base_file(self) -> Path:
+        return self.setup.artifacts / "base.safetensors"
+
+    @property
+    def _order_id(self) -> str:
+        """What a trained base network depends on."""
+        setup = self.setup
+        order = [setup.network, setup.num_classes, setup.dataset.model_dump(mode="json"), setup.base_training.model_dump()]
+        return hashlib.sha256(json.dumps([*order, setup.seed], sort_keys=True).encode()).hexdigest()[:16]
+
+    @cached_property
+    def base(self) -> nn.Module:
+        """The full network with its weights, in evaluation mode."""
+        model = self._fresh()
+        fit(model, load_state_dict_file(self.setup.weights or self._base_file))
+        return model.eval()
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """Channels by importance."""
+        recipe = self.setup.recipe
+        return Ranking(self.base, self.setup.architecture, CRITERIA.get(recipe.inherit), reduction=recipe.reduction)
+
+    @cached_property
+    def images(self) -> Images:
+        """The splits, ready for this network."""
+        network = NETWORKS.get(self.setup.network)
+        images = load_images(
+            DATASETS.get(self.setup.dataset.name),
+            self.setup.dataset,
+            self.setup.data_root,
+            input_shape=network.input_shape,
+            mean=self.setup.dataset.mean or network.mean,
+            std=self.setup.dataset.std or network.std,
+            seed=self.setup.seed,
+        )
+        images.channels_last = accepts_channels_last(self._fresh(), network.input_shape)
+        return images
+
+    @cached_property
+    def _cost_model(self) -> CostModel:
+        return CostModel(self.setup.architecture, self.setup.space.names)

@@ -1,0 +1,189 @@
+"""A pool of named Ray actors; every evaluation is a named task in Ray's dashboard.
+
+Costs a few milliseconds per trial, so that it also fits evaluations that only score.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from automl_prune.errors import EvaluationError
+from automl_prune.execution.cluster import LOCAL, cause_of_death, current, joined, receive_evaluator, short_id
+from automl_prune.execution.common import CANCELLED, PAUSE, after_loss, evaluate_safely, sentence
+from automl_prune.search.ports import TrialSource
+from automl_prune.trial import Evaluator, Outcome, Trial
+
+logger = logging.getLogger(__name__)
+
+
+class ActorsExecutor:
+    """Evaluates on ``workers`` named Ray actors.
+
+    Args:
+        search_id: Names the actors: ``search-<its last characters>-w<number>``.
+        workers: Actors at work at the same time.
+        cpu: Processors of one worker; also its number of torch threads, at least one.
+        gpu: GPUs of one worker; fractions share one.
+        address: Of Ray, used when the process is not connected yet (see :func:`~.cluster.connect`).
+        max_attempts: Workers that one trial may lose before it fails.
+    """
+
+    def __init__(
+        self,
+        search_id: str,
+        *,
+        workers: int = 2,
+        cpu: float = 1.0,
+        gpu: float = 0.0,
+        address: str = LOCAL,
+        max_attempts: int = 3,
+    ) -> None:
+        self.search_id, self.workers, self.cpu, self.gpu = search_id, workers, cpu, gpu
+        self.address, self.max_attempts = address, max_attempts
+        self.names: list[str] = []
+
+    def run(self, source: TrialSource, make_evaluator: Callable[[], Evaluator]) -> None:
+        """Drive the source to its end; raises EvaluationError when no worker can be set up."""
+        if source.finished or source.stopping:
+            return
+        with joined(self.address, workers=self.workers, cpu=self.cpu, gpu=self.gpu):
+            run = _Run(self, source, make_evaluator)
+            try:
+                run.drive()
+            except EvaluationError:
+                run.abandon()
+                raise
+            finally:
+                run.dismiss()
+
+    def describe(self) -> Mapping[str, Any]:
+        """Its kind, the dashboard's URL while connected, and the names that its actors had so far."""
+        dashboard = connection.dashboard if (connection := current()) else None
+        return {"kind": "actors", "workers": self.workers, "dashboard": dashboard, "actors": list(self.names)}
+
+    def name_worker(self) -> str:
+        """A name that no actor of this executor had before: Ray frees the name of a dead one at its leisure."""
+        self.names.append(f"search-{short_id(self.search_id)}-w{len(self.names)}")
+        return self.names[-1]
+
+
+class PruneWorker:
+    """The actor: builds its evaluator once, then evaluates one trial at a time."""
+
+    def build(self, factory: "list[ray.ObjectRef[Any]]", cpu: float, gpu: float) -> str | None:
+        """Build the evaluator; the reason if it cannot be built, so that what raises here is Ray alone."""
+        try:
+            self._evaluator = receive_evaluator(factory[0], cpu, gpu)
+        except EvaluationError as error:
+            return str(error)
+        return None
+
+    def evaluate(self, trial: Trial) -> Outcome:
+        """Evaluate a trial; never raises."""
+        logger.info("%s, attempt %d", trial.name, trial.attempt)
+        return evaluate_safely(self._evaluator, trial)
+
+
+class _Run:
+    """One run: who is being set up, who is idle, who is busy with what, and what has to be evaluated again."""
+
+    def __init__(self, executor: ActorsExecutor, source: TrialSource, make_evaluator: Callable[[], Evaluator]) -> None:
+        self._executor, self._source = executor, source
+        self._factory = [ray.put(make_evaluator)]  # in a list Ray leaves the opening to the worker
+        self._setting_up: dict[ray.ObjectRef[Any], Any] = {}
+        self._idle: deque[Any] = deque()
+        self._busy: dict[ray.ObjectRef[Any], tuple[Any, Trial]] = {}
+        self._again: deque[Trial] = deque()
+        self._died_in_set_up = 0
+
+    def drive(self) -> None:
+        for _ in range(self._executor.workers):
+            self._hire()
+        while not self._source.stopping:
+            self._hand_out()
+            if not (self._busy or self._again) and self._source.finished:
+                return
+            self._collect()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Dismiss the workers and complete what is in flight as cancelled."""
+        self.dismiss()
+        trials = [*(trial for _, trial in self._busy.values()), *self._again]
+        self._busy.clear()
+        self._again.clear()
+        for trial in trials:
+            self._source.complete(trial, CANCELLED)
+
+    def dismiss(self) -> None:
+        """Kill every worker."""
+        for worker in (*self._setting_up.values(), *self._idle, *(worker for worker, _ in self._busy.values())):
+            ray.kill(worker)
+
+    def _hire(self) -> None:
+        name, cpu, gpu = self._executor.name_worker(), self._executor.cpu, self._executor.gpu
+        worker: Any = ray.remote(PruneWorker).options(name=name, num_cpus=cpu, num_gpus=gpu).remote()
+        self._setting_up[worker.build.remote(self._factory, cpu, gpu)] = worker
+
+    def _hand_out(self) -> None:
+        while self._idle:
+            trial = self._again.popleft() if self._again else self._source.next()
+            if trial is None:
+                return
+            worker = self._idle.popleft()
+            self._busy[worker.evaluate.options(name=trial.name).remote(trial)] = worker, trial
+
+    def _collect(self) -> None:
+        """Take in what has ended, waiting for it a moment: the source may have more by then, or be stopping."""
+        waiting = [*self._setting_up, *self._busy]
+        if not waiting:
+            time.sleep(PAUSE)
+            return
+        ended, _ = ray.wait(waiting, num_returns=1, timeout=PAUSE)
+        for ref in ended:
+            if ref in self._busy:
+                self._take_outcome(ref)
+            else:
+                self._take_worker(ref)
+
+    def _take_worker(self, ref: "ray.ObjectRef[Any]") -> None:
+        worker = self._setting_up.pop(ref)
+        try:
+            reason = ray.get(ref)
+        except RayError as error:
+            ray.kill(worker)
+            self._died_in_set_up += 1
+            reason = self._replace_or_explain(cause_of_death(str(error)))
+        else:
+            self._died_in_set_up = 0
+            self._idle.append(worker)
+        if reason:
+            raise EvaluationError(reason)
+
+    def _replace_or_explain(self, cause: str) -> str | None:
+        if self._died_in_set_up < self._executor.max_attempts:
+            self._hire()
+            return None
+        return f"{self._died_in_set_up} workers in a row died while building the evaluator, the last one: {cause}"
+
+    def _take_outcome(self, ref: "ray.ObjectRef[Any]") -> None:
+        worker, trial = self._busy.pop(ref)
+        try:
+            result: Outcome | Trial = ray.get(ref)
+        except RayTaskError as error:  # the outcome could not be sent: the worker lives, and would do the same again
+            result = Outcome.failed(sentence(error.cause))
+        except RayError as error:
+            ray.kill(worker)
+            result = after_loss(trial, cause_of_death(str(error)), self._executor.max_attempts)
+            self._hire()
+        else:
+            self._idle.append(worker)
+        if isinstance(result, Trial):
+            self._again.append(result)
+        else:
+            self._source.complete(trial, result)

@@ -1,0 +1,169 @@
+"""The Ray that trials run on: a private one on this machine, or a cluster at an address."""
+
+import contextlib
+import logging
+import math
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from automl_prune.errors import EvaluationError
+from automl_prune.execution.common import build_evaluator, clip, limit_torch, prepare_worker
+from automl_prune.trial import Evaluator
+
+LOCAL = "local"
+logger = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 512 * 2**20  # evaluators travel through it, data sets do not
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A Ray that this process is connected to; ``dashboard`` is its URL, None where there is none."""
+
+    address: str
+    namespace: str
+    dashboard: str | None
+
+
+_current: Connection | None = None
+
+
+def current() -> Connection | None:
+    """The connection that :func:`connect` holds open in this process, if any."""
+    return _current if ray.is_initialized() else None
+
+
+@contextlib.contextmanager
+def connect(
+    address: str | None = None,
+    *,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    temp_dir: Path | None = None,
+    dashboard: bool = True,
+    namespace: str | None = None,
+) -> Iterator[Connection]:
+    """Be connected to Ray for the length of a ``with`` block.
+
+    Args:
+        address: Of an existing cluster; None or ``local`` starts one that nobody else sees, with ports of its own,
+            and ends it afterwards. Ray's token authentication stays as Ray sets it.
+        num_cpus: Of a local Ray; None counts this machine's.
+        num_gpus: Of a local Ray; None counts this machine's.
+        temp_dir: Where a local Ray keeps its sockets and logs, at most some 40 characters long because sockets have
+            a limit; None makes a folder that is removed afterwards.
+        dashboard: Whether a local Ray has a dashboard, on 127.0.0.1.
+        namespace: Of actor names; None takes one of its own.
+
+    Raises:
+        RuntimeError: This process is connected already; there can be one connection at a time.
+    """
+    global _current  # Ray is one per process, and so is this
+    if ray.is_initialized():
+        raise RuntimeError("This process is already connected to Ray; executors use that connection.")
+    with contextlib.ExitStack() as stack:
+        options: dict[str, Any] = {"address": address or LOCAL, "namespace": namespace, "log_to_driver": False}
+        if options["address"] == LOCAL:
+            options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, "object_store_memory": OBJECT_STORE_BYTES}
+            options |= {"include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
+            options["_temp_dir"] = str(temp_dir or stack.enter_context(_short_folder()))
+        with environment({"RAY_USAGE_STATS_ENABLED": "0"}), _program_keeps_sigterm():
+            stack.callback(ray.shutdown)
+            context = ray.init(**options)
+        url = f"http://{context.dashboard_url}" if context.dashboard_url else None
+        runtime = ray.get_runtime_context()
+        _current = Connection(runtime.gcs_address, runtime.namespace, url)
+        try:
+            yield _current
+        finally:
+            _current = None
+
+
+@contextlib.contextmanager
+def joined(address: str, *, workers: int, cpu: float, gpu: float) -> Iterator[None]:
+    """The Ray that this process is already connected to, else one for the length of the block.
+
+    A local one gets just the processors that the workers ask for. Raises EvaluationError when no machine of the
+    cluster is large enough for one worker.
+    """
+    with contextlib.ExitStack() as stack:
+        if not ray.is_initialized():
+            stack.enter_context(connect(address, num_cpus=math.ceil(workers * cpu) if address == LOCAL else None))
+        _require_room(cpu, gpu)
+        yield
+
+
+@contextlib.contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the length of a ``with`` block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def short_id(search_id: str) -> str:
+    """The last characters of a search's id, which tell searches apart in the dashboard."""
+    return search_id[-8:]
+
+
+def cause_of_death(report: str) -> str:
+    """Ray's report on a dead worker on one line: why, without the ids before it and the advice after it."""
+    lines = [line for line in report.splitlines() if line and not line[0].isspace()]
+    why = " ".join(lines).rsplit("Worker exit detail: ", 1)[-1]
+    return clip(why.split(" If the process was killed by", 1)[0])
+
+
+def receive_evaluator(reference: "ray.ObjectRef[Any]", cpu: float, gpu: float) -> Evaluator:
+    """In a worker: build the evaluator whose factory was put into Ray; raises EvaluationError and nothing else."""
+    prepare_worker(cpu, gpu)
+    try:
+        make_evaluator = ray.get(reference)
+    except RayError as error:
+        logger.exception("The evaluator could not be read.")
+        raise EvaluationError(f"The evaluator could not be sent to a worker: {str(error).splitlines()[0]}") from error
+    evaluator = build_evaluator(make_evaluator)
+    limit_torch(cpu)
+    return evaluator
+
+
+def _require_room(cpu: float, gpu: float) -> None:
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if not any(m.get("CPU", 0) >= cpu and m.get("GPU", 0) >= gpu for m in machines):
+        found = "; ".join(f"{m.get('CPU', 0):g} CPU and {m.get('GPU', 0):g} GPU" for m in machines)
+        raise EvaluationError(f"A worker needs {cpu:g} CPU and {gpu:g} GPU on one machine; Ray's machines have {found}.")
+
+
+@contextlib.contextmanager
+def _short_folder() -> Iterator[Path]:
+    base = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="ap-", dir=base if len(base) <= 30 else "/tmp")
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _program_keeps_sigterm() -> Iterator[None]:
+    """ray.init replaces the handler of SIGTERM; one that the program set itself is put back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)

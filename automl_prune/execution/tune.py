@@ -1,0 +1,333 @@
+"""Ray Tune: its controller asks our source for trials and tells it their outcomes; actors are reused between trials.
+
+Costs some 50 to 100 ms per trial, which suits trials that train. Tune's own state lives in a folder that is removed at
+the end: the store is the truth, and a search is resumed from there.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.search import Searcher
+
+from automl_prune.errors import EvaluationError
+from automl_prune.execution.cluster import LOCAL, cause_of_death, current, environment, joined, receive_evaluator, short_id
+from automl_prune.execution.common import (
+    CANCELLED,
+    PAUSE,
+    after_loss,
+    evaluate_safely,
+)
+from automl_prune.search.ports import TrialSource
+from automl_prune.space import Candidate
+from automl_prune.trial import Evaluator, Outcome, Trial, TrialState
+
+SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # no boxes on stdout
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean elsewhere
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # five files per trial that nobody reads
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl+C is the program's
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "30",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # snapshots nobody restores
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a lost worker is one line in our log, not a traceback
+}
+
+logger = logging.getLogger(__name__)
+
+
+class TuneExecutor:
+    """Evaluates as trials of a Ray Tune run; two of them cannot run in one process at the same time.
+
+    Args:
+        search_id: Names the run and, with its process id, each actor: ``PruneTrial[search-<its last characters>-w<pid>]``.
+        workers: Trials at the same time.
+        cpu: Processors of one worker; also its number of torch threads, at least one.
+        gpu: GPUs of one worker; fractions share one.
+        address: Of Ray, used when the process is not connected yet (see :func:`~.cluster.connect`).
+        max_attempts: Workers that one trial may lose before it fails.
+    """
+
+    def __init__(
+        self,
+        search_id: str,
+        *,
+        workers: int = 2,
+        cpu: float = 1.0,
+        gpu: float = 0.0,
+        address: str = LOCAL,
+        max_attempts: int = 3,
+    ) -> None:
+        self.search_id, self.workers, self.cpu, self.gpu = search_id, workers, cpu, gpu
+        self.address, self.max_attempts = address, max_attempts
+        self._names: dict[str, None] = {}
+
+    def run(self, source: TrialSource, make_evaluator: Callable[[], Evaluator]) -> None:
+        """Drive the source to its end; raises EvaluationError when the evaluator cannot be built."""
+        if source.finished or source.stopping:
+            return
+        talk = _Talk(source, self.max_attempts, self._names)
+        with joined(self.address, workers=self.workers, cpu=self.cpu, gpu=self.gpu), environment(SETTINGS), _hush():
+            try:
+                self._fit(talk, make_evaluator)
+            finally:
+                talk.remove_files()
+        talk.end()
+
+    def describe(self) -> Mapping[str, Any]:
+        """Its kind, the dashboard's URL while connected, and how its actors have been shown there so far."""
+        dashboard = connection.dashboard if (connection := current()) else None
+        return {"kind": "tune", "workers": self.workers, "dashboard": dashboard, "actors": list(self._names)}
+
+    def _fit(self, talk: "_Talk", make_evaluator: Callable[[], Evaluator]) -> None:
+        with tempfile.TemporaryDirectory(prefix="ap-tune-", ignore_cleanup_errors=True) as folder:
+            tune.Tuner(
+                PruneTrial.of(short_id(self.search_id), self.cpu, self.gpu, make_evaluator),
+                tune_config=tune.TuneConfig(
+                    search_alg=_Ask(talk),
+                    num_samples=-1,
+                    max_concurrent_trials=self.workers,
+                    reuse_actors=True,
+                    trial_name_creator=_name,
+                    trial_dirname_creator=_name,
+                ),
+                run_config=tune.RunConfig(
+                    name=Path(folder).name,
+                    storage_path=folder,
+                    stop=_Stop(talk),
+                    callbacks=[_Watch(talk)],
+                    failure_config=tune.FailureConfig(max_failures=0),  # lost trials are asked again, with their attempt
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                    verbose=0,
+                ),
+            ).fit()
+
+
+class PruneTrial(tune.Trainable):
+    """The actor: builds its evaluator once, then is reset to one trial after the other, each a single step."""
+
+    label = "search"
+    cpu, gpu = 1.0, 0.0
+    factory: "ray.ObjectRef[Any]"
+
+    @classmethod
+    def of(cls, label: str, cpu: float, gpu: float, make_evaluator: Callable[[], Evaluator]) -> type["PruneTrial"]:
+        """The class for one search; Tune's own wrappers would show in the dashboard under their name."""
+        made = {"label": label, "cpu": cpu, "gpu": gpu, "factory": ray.put(make_evaluator)}
+        return type(cls.__name__, (cls,), {"__module__": __name__, **made})
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """What one actor occupies."""
+        return tune.PlacementGroupFactory([{"CPU": cls.cpu, "GPU": cls.gpu}])
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Build the evaluator; a reason is kept and handed back rather than raised, or Tune would try for ever."""
+        self._trial, self._broken = config["trial"], None
+        try:
+            self._evaluator = receive_evaluator(self.factory, self.cpu, self.gpu)
+        except EvaluationError as error:
+            self._broken = str(error)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial."""
+        self._trial = new_config["trial"]
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Evaluate the trial; user errors come back as failed outcomes, so that what raises here is Ray alone."""
+        result = {"done": True, "worker": repr(self), "broken": self._broken}
+        if self._broken:
+            return result
+        trial = _decode_trial(self._trial)
+        logger.info("%s, attempt %d", trial.name, trial.attempt)
+        return {**result, "outcome": _encode_outcome(evaluate_safely(self._evaluator, trial))}
+
+    def __repr__(self) -> str:
+        return f"PruneTrial[search-{self.label}-w{os.getpid()}]"
+
+
+class _Talk:
+    """The conversation between Tune and a source. Tune swallows what is raised into it, so errors wait for the end."""
+
+    def __init__(self, source: TrialSource, max_attempts: int, names: dict[str, None]) -> None:
+        self._source, self._max_attempts, self._names = source, max_attempts, names
+        self._flying: dict[str, Trial] = {}
+        self._again: deque[Trial] = deque()
+        self._error: Exception | None = None
+        self.workers: dict[str, Any] = {}
+        self.files: Path | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its parts into its folder; a live conversation has no place there."""
+        return {}
+
+    @property
+    def over(self) -> bool:
+        """Whether Tune should end now, trials in flight included."""
+        with self._keeping_errors():
+            return self._error is not None or self._source.stopping
+        return True
+
+    def ask(self, tune_id: str) -> dict[str, str] | str | None:
+        """The next trial, or None to wait for trials in flight, or that there will be none.
+
+        With nothing in flight it waits here: Tune would look again only every second, and at its stopper not at all.
+        """
+        with self._keeping_errors():
+            while not self.over:
+                trial = self._again.popleft() if self._again else self._source.next()
+                if trial is not None:
+                    self._flying[tune_id] = trial
+                    return {"name": trial.name, "trial": _encode_trial(trial)}
+                if self._flying:
+                    return None
+                if self._source.finished:
+                    break
+                time.sleep(PAUSE)
+        return Searcher.FINISHED
+
+    def tell(self, tune_id: str, result: Mapping[str, Any]) -> None:
+        """Hand a worker's result to the source; a worker without an evaluator ends the run."""
+        self._names[result["worker"]] = None
+        with self._keeping_errors():
+            if result["broken"]:
+                raise EvaluationError(result["broken"])
+            self._source.complete(self._land(tune_id), _decode_outcome(result["outcome"]))
+
+    def lose(self, tune_id: str, cause: str) -> None:
+        """Ask for the trial again or let it fail; once the run is over, leave it to be cancelled."""
+        if self.over or tune_id not in self._flying:
+            return
+        with self._keeping_errors():
+            trial = self._land(tune_id)
+            following = after_loss(trial, cause, self._max_attempts)
+            if isinstance(following, Trial):
+                self._again.append(following)
+            else:
+                self._source.complete(trial, following)
+
+    def kill_workers(self) -> None:
+        """Kill the workers of trials in flight: Tune would wait ten seconds for them."""
+        for tune_id in self._flying.keys() & self.workers.keys():
+            ray.kill(self.workers[tune_id])
+
+    def end(self) -> None:
+        """Cancel what is still in flight and raise what was kept; a source that failed is told nothing more."""
+        if self._error is None or isinstance(self._error, EvaluationError):
+            for trial in (*self._flying.values(), *self._again):
+                self._source.complete(trial, CANCELLED)
+        if self._error:
+            raise self._error
+
+    def _land(self, tune_id: str) -> Trial:
+        self.workers.pop(tune_id, None)
+        return self._flying.pop(tune_id)
+
+    def remove_files(self) -> None:
+        """Remove what Tune wrote below Ray's own folder."""
+        if self.files:
+            shutil.rmtree(self.files, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _keeping_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._error = self._error or error
+
+
+class _Ask(Searcher):
+    """Tune's side of asking and telling; its method and argument names are part of Tune's contract."""
+
+    def __init__(self, talk: _Talk) -> None:
+        super().__init__()
+        self._talk = talk
+
+    def suggest(self, trial_id: str) -> dict[str, str] | str | None:  # type: ignore[override]  # the stub forgets FINISHED
+        return self._talk.ask(trial_id)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if result and not error:  # of errors _Watch hears, with their cause
+            self._talk.tell(trial_id, result)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the store remembers."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a search is resumed from the store."""
+
+
+class _Stop(tune.Stopper):
+    def __init__(self, talk: _Talk) -> None:
+        self._talk = talk
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        if not self._talk.over:
+            return False
+        self._talk.kill_workers()
+        return True
+
+
+class _Watch(tune.Callback):
+    """Hears which worker a trial got, and why one was lost."""
+
+    def __init__(self, talk: _Talk) -> None:
+        self._talk = talk
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self._talk.files = Path(trial.local_experiment_path).parent
+        self._talk.workers[trial.trial_id] = trial.temporary_state.ray_actor
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        _, _, report = Path(trial.error_file).read_text().partition("\n")
+        self._talk.lose(trial.trial_id, cause_of_death(report))
+
+
+@contextlib.contextmanager
+def _hush() -> Iterator[None]:
+    """Keep Tune from reporting, one line per trial, that there are no files of the loggers switched off above."""
+    loggers = [logging.getLogger(f"ray.tune.{name}") for name in ("tune", "analysis.experiment_analysis")]
+    levels = [logger.level for logger in loggers]
+    for quiet in loggers:
+        quiet.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for loud, level in zip(loggers, levels, strict=True):
+            loud.setLevel(level)
+
+
+def _name(trial: TuneTrial) -> str:
+    return f"{trial.config['name']}-{trial.trial_id}"
+
+
+def _encode_trial(trial: Trial) -> str:
+    return json.dumps({**vars(trial), "candidate": trial.candidate.widths}, default=dict)
+
+
+def _decode_trial(text: str) -> Trial:
+    data = json.loads(text)
+    return Trial(**{**data, "candidate": Candidate(tuple(data["candidate"])), "state": TrialState(data["state"])})
+
+
+def _encode_outcome(outcome: Outcome) -> str:
+    return json.dumps(vars(outcome), default=dict)
+
+
+def _decode_outcome(text: str) -> Outcome:
+    data = json.loads(text)
+    return Outcome(**{**data, "state": TrialState(data["state"])})

@@ -1,0 +1,149 @@
+"""The answer to a search: the best architecture as JSON, with its evidence. Names are a contract with clients."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from automl_prune.architecture import Architecture
+from automl_prune.cost import CONVENTION
+from automl_prune.errors import EvaluationError
+from automl_prune.search.arms import BASE, FINAL, REPORT, SEARCH
+from automl_prune.search.plan import Plan, budget_json
+from automl_prune.surgery.slicing import kept_channels
+from automl_prune.trial import Trial, TrialState
+
+SCHEMA_VERSION = 1
+SEEN_NOTE = (
+    "The select split is a part of the official training images, and the given weights may have been trained on it: search "
+    "scores may be too high, all of them alike. The report split is not affected."
+)
+_SCORES = ("top1", "top5", "loss")
+
+
+def build_result(plan: Plan, search_id: str, trials: Sequence[Trial], *, seconds: float) -> dict[str, Any]:
+    """The architecture JSON of a finished search, without its artifacts.
+
+    Raises:
+        EvaluationError: No candidate could be scored and recovered.
+    """
+    reports = {t.origin["arm"]: t for t in trials if t.arm == REPORT and t.state is TrialState.COMPLETE}
+    if SEARCH not in reports:
+        raise EvaluationError(_why_none(trials))
+    best = _row(trials, reports[SEARCH])
+    final = _by_number(trials, int(reports[SEARCH].origin["final"]))
+    kept = final.outcome.details["kept"] if final.outcome else {}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "search_id": search_id,
+        "trial": int(reports[SEARCH].origin["of"]),
+        "model": {
+            "search_space": plan.network.name,
+            "input_shape": list(plan.network.input_shape),
+            "num_classes": plan.num_classes,
+        },
+        **architecture_parts(plan.architecture, kept),
+        "metrics": best,
+        "base_metrics": _base_row(trials, reports.get(BASE)),
+        "controls": {arm: _row(trials, reports[arm]) for arm in ("uniform", "random") if arm in reports},
+        "budgets": [budget_json(b) for b in plan.problem.budgets],
+        "splits": plan.images.describe() | {"select_seen_by_weights": SEEN_NOTE if plan.spec.weights is not None else None},
+        "recovery": plan.spec.finish.model_dump(mode="json") | {"candidates": _recovered(trials)},
+        "provenance": {
+            "strategy": plan.spec.strategy.name,
+            "preset": plan.spec.strategy.preset,
+            "options": dict(plan.spec.strategy.options),
+            "seed": plan.spec.seed,
+            "objective": plan.spec.objective,
+            "recipe": plan.recipe.model_dump(mode="json"),
+            "weights": plan.spec.weights,
+            "versions": {
+                "automl_prune": version("automl-prune"),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            "convention": CONVENTION,
+            "search_cost": search_cost(trials) | {"wall_seconds": seconds},
+        },
+        "artifacts": [],
+    }
+
+
+def architecture_parts(architecture: Architecture, kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """``channels``, ``groups`` and ``kept_channels`` of a network whose groups keep these units."""
+    keep = architecture.keep(kept)
+    channels = {}
+    for layer in architecture.layers:
+        for axis in architecture.tensor[layer.weight].axes:
+            if axis.role == "out":
+                channels[layer.name] = int(keep[architecture.axis_ids[layer.weight, axis.dim]].sum())
+    return {
+        "channels": channels,
+        "groups": [
+            {
+                "name": g.name,
+                "width": int(np.sum(keep[g.start : g.start + g.units])) * g.divisor,
+                "full_width": g.width,
+                "members": list(g.members),
+                "frozen": g.frozen,
+                "kept": None if g.name not in kept else [int(u) for u in kept[g.name]],
+            }
+            for g in architecture.groups
+        ],
+        "kept_channels": kept_channels(architecture, kept),
+    }
+
+
+def search_cost(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Evaluations, images, wall and CPU seconds spent, by arm and in total."""
+    by_arm: dict[str, dict[str, float]] = {}
+    for trial in trials:
+        spent = by_arm.setdefault(trial.arm, {"evaluations": 0, "images": 0.0, "seconds": 0.0, "cpu_seconds": 0.0})
+        spent["evaluations"] += 1
+        for name in ("images", "seconds", "cpu_seconds"):
+            spent[name] += trial.outcome.cost.get(name, 0.0) if trial.outcome else 0.0
+    total = {key: sum(arm[key] for arm in by_arm.values()) for key in ("evaluations", "images", "seconds", "cpu_seconds")}
+    return total | {"by_arm": by_arm}
+
+
+def _row(trials: Sequence[Trial], report: Trial) -> dict[str, Any]:
+    """Report scores after recovery, with what led to them: the row of one network in the results table."""
+    final, searched = (_by_number(trials, int(report.origin[key])) for key in ("final", "of"))
+    before_report = report.outcome.details["before"] if report.outcome else {}
+    before_select = final.outcome.details["before"] if final.outcome else {}
+    return {
+        **report.metrics,
+        **{f"{s}_before_recovery": before_report[s] for s in _SCORES if s in before_report},
+        "search": {s: searched.metrics[s] for s in _SCORES},
+        "select_before_recovery": {s: before_select[s] for s in _SCORES if s in before_select},
+        "select": {s: final.metrics[s] for s in _SCORES},
+        "trial": searched.number,
+    }
+
+
+def _base_row(trials: Sequence[Trial], report: Trial | None) -> dict[str, Any]:
+    base = next(t for t in trials if t.arm == BASE)
+    return {**base.metrics, **(report.metrics if report else {}), "select": {s: base.metrics[s] for s in _SCORES}}
+
+
+def _recovered(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Every recovered candidate: which trial it was, and its select scores after recovery."""
+    return [
+        {"trial": t.origin["of"], "arm": t.origin["arm"], "state": t.state.value, "select": dict(t.metrics)}
+        for t in trials
+        if t.arm == FINAL
+    ]
+
+
+def _by_number(trials: Sequence[Trial], number: int) -> Trial:
+    return next(t for t in trials if t.number == number)
+
+
+def _why_none(trials: Sequence[Trial]) -> str:
+    failed = [t for t in trials if t.arm in (SEARCH, FINAL) and t.state is TrialState.FAILED and t.outcome]
+    if failed and failed[-1].outcome:
+        return f"No candidate could be scored and recovered; {failed[-1].name} failed: {failed[-1].outcome.reason}"
+    return "No candidate was evaluated within the search's limits; raise trials.max or trials.max_seconds."

@@ -1,0 +1,169 @@
+"""One search from plan to result: wires the controller to an executor and writes the files."""
+
+import hashlib
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from automl_prune.evaluation.evaluator import CandidateEvaluator
+from automl_prune.search.arms import FINAL, SEARCH, plan_arms
+from automl_prune.search.controller import Controller
+from automl_prune.search.job import Artifact, SearchJob, SearchState
+from automl_prune.search.plan import Plan, budget_json, evaluations
+from automl_prune.search.ports import Executor, Store
+from automl_prune.search.result import build_result
+from automl_prune.trial import Trial
+
+MODEL_FILE, ARCHITECTURE_FILE = "model.safetensors", "architecture.json"
+
+
+def run_search(
+    plan: Plan,
+    job: SearchJob,
+    store: Store,
+    executor: Executor,
+    artifacts: Path,
+    *,
+    cancel: threading.Event | None = None,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
+) -> SearchJob:
+    """Drive a claimed search to its end, from wherever its trials say it is.
+
+    Args:
+        plan: The checked order.
+        job: The claimed search.
+        store: Where everything is recorded.
+        executor: What evaluates trials.
+        artifacts: The search's own folder.
+        cancel: Ends the search as cancelled once it is set.
+        on_trial: Called with every trial that ends.
+
+    Raises:
+        EvaluationError: Nothing could be evaluated; the caller records the failure.
+        LeaseLostError: Another driver took over.
+    """
+    started, searching = time.monotonic(), _Stopwatch()
+    artifacts.mkdir(parents=True, exist_ok=True)
+    controller = Controller(
+        store,
+        job.id,
+        job.attempt,
+        plan.problem,
+        plan_arms(
+            plan.problem,
+            plan.make_strategy,
+            max_trials=plan.spec.trials.max,
+            controls=plan.spec.controls,
+            top_k=plan.spec.finish.top_k,
+            train_base=plan.weights is None,
+            seed=plan.spec.seed,
+        ),
+        on_arm=lambda arm: _enter(store, job, plan, executor, arm, searching),
+        on_trial=on_trial,
+        out_of_time=lambda: searching.seconds > (plan.spec.trials.max_seconds or float("inf")),
+    )
+    with _cancelled_by(cancel or threading.Event(), controller):
+        executor.run(controller, partial(CandidateEvaluator, plan.setup(artifacts)))
+    controller.raise_failure()
+    if controller.stopping:
+        store.set_state(job.id, job.attempt, SearchState.CANCELLED, reason="cancelled by request")
+    else:
+        result = build_result(plan, job.id, controller.history, seconds=time.monotonic() - started)
+        _publish(store, job, result, controller.history, artifacts)
+    return store.get_search(job.id)
+
+
+class _Stopwatch:
+    """Seconds since the search arm started; 0 before."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def start(self) -> None:
+        self._since = self._since or time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return 0.0 if self._since is None else time.monotonic() - self._since
+
+
+@contextmanager
+def _cancelled_by(event: threading.Event, controller: Controller) -> Iterator[None]:
+    """Cancel the controller as soon as the event is set."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            if event.wait(0.2):
+                controller.cancel()
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _enter(store: Store, job: SearchJob, plan: Plan, executor: Executor, arm: str, searching: _Stopwatch) -> None:
+    """Say where the search is, each time an arm starts."""
+    state = SearchState.RUNNING
+    if arm == SEARCH:
+        searching.start()
+    elif arm in ("preparation", "base"):
+        state = SearchState.PREPARING
+    elif arm == FINAL or arm == "report":
+        state = SearchState.FINISHING
+    store.set_state(job.id, job.attempt, state, reason=_REASONS.get(arm), info=describe(plan, executor))
+
+
+_REASONS: Mapping[str, str] = {
+    "preparation": "training the full network",
+    "base": "scoring the full network",
+    SEARCH: "evaluating candidates",
+    "uniform": "evaluating the uniform control",
+    "random": "evaluating the random control",
+    FINAL: "recovering the best candidates",
+    "report": "scoring the report split",
+}
+
+
+def describe(plan: Plan, executor: Executor) -> dict[str, Any]:
+    """What clients may want to know before there is a result (JSON)."""
+    space = plan.problem.space
+    described = dict(executor.describe())
+    return {
+        "base": plan.base_costs,
+        "space": {"names": list(space.names), "full": list(space.full.widths), "log10_size": space.log10_size},
+        "budgets": [budget_json(b) for b in plan.problem.budgets],
+        "splits": plan.images.describe(),
+        "evaluations": evaluations(plan.spec),
+        "executor": described,
+        "links": {"ray_dashboard": described.get("dashboard")},
+    }
+
+
+def _publish(store: Store, job: SearchJob, result: dict[str, Any], history: Any, artifacts: Path) -> None:
+    """Write the files, record them, and end the search; nothing is visible before all of it is there."""
+    report = next(t for t in history if t.arm == "report" and t.origin["arm"] == SEARCH)
+    shutil.copyfile(artifacts / f"trial-{int(report.origin['final']):04d}.safetensors", artifacts / MODEL_FILE)
+    model = _artifact(artifacts / MODEL_FILE)
+    result["artifacts"] = [{"name": model.name, "sha256": model.sha256, "size": model.size}]
+    (artifacts / ARCHITECTURE_FILE).write_text(json.dumps(result, indent=1, allow_nan=False))
+    for artifact in (model, _artifact(artifacts / ARCHITECTURE_FILE)):
+        store.add_artifact(job.id, job.attempt, artifact)
+    store.set_state(job.id, job.attempt, SearchState.SUCCEEDED, reason="finished", result=result)
+
+
+def _artifact(file: Path) -> Artifact:
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return Artifact(file.name, file.stat().st_size, digest)

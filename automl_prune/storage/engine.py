@@ -1,0 +1,69 @@
+"""How a database is opened: one engine per store, and what SQLite needs to serve several processes."""
+
+import sqlite3
+import time
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+
+from automl_prune.errors import UserError
+
+BUSY_SECONDS = 10.0
+"""How long a SQLite writer waits for another one."""
+
+
+def connect(url: str, *, foreign_keys: bool = True) -> Engine:
+    """An engine for ``sqlite:///FILE`` or ``postgresql://…`` (always by psycopg 3); UserError for anything else.
+
+    On SQLite a transaction is deferred unless its engine carries ``execution_options(begin="IMMEDIATE")``; with
+    ``synchronous="FULL"`` its commit also survives a loss of power.
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "postgresql":
+        return create_engine(parsed, pool_pre_ping=True)
+    engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
+    _prepare_sqlite(engine, foreign_keys)
+    return engine
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        # what came is not repeated: it may hold a password
+        raise UserError("The database URL cannot be read; write sqlite:///FILE or postgresql://USER@HOST/NAME.") from None
+    if parsed.drivername.split("+")[0] in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise UserError(f"Databases are sqlite or postgresql, not {parsed.drivername!r}.")
+    if parsed.database in (None, "", ":memory:"):
+        raise UserError("A SQLite database needs a file (sqlite:///FILE); for one in memory there is MemoryStore.")
+    return parsed
+
+
+def _prepare_sqlite(engine: Engine, foreign_keys: bool) -> None:
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself: on_begin decides how
+        _use_write_ahead_log(connection)
+        connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        options = connection.get_execution_options()
+        connection.exec_driver_sql(f"PRAGMA synchronous={options.get('synchronous', 'NORMAL')}")
+        connection.exec_driver_sql(f"BEGIN {options.get('begin', 'DEFERRED')}")
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            # SQLite's own waiting leaves this out: two processes that open a new file at once may refuse each other
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)

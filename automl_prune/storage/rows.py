@@ -1,0 +1,63 @@
+"""Between rows and nouns."""
+
+from typing import Any
+
+from automl_prune.search.job import SearchJob, SearchState, StoredTrial
+from automl_prune.space import Candidate
+from automl_prune.storage import rules
+from automl_prune.storage.tables import SearchRow, TrialRow
+from automl_prune.trial import Trial, TrialState
+
+
+def job(row: SearchRow, snapshot: dict[str, Any] | None = None) -> SearchJob:
+    """The search of a row."""
+    return SearchJob(
+        id=row.id,
+        spec=row.spec,
+        state=SearchState(row.state),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        name=row.name,
+        labels={label.key: label.value for label in row.labels},
+        state_reason=row.state_reason,
+        attempt=row.attempt,
+        lease_expires_at=row.lease_expires_at,
+        cancel_requested=row.cancel_requested,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        info=row.info,
+        result=row.result,
+        snapshot=snapshot,
+    )
+
+
+def trial(row: TrialRow) -> StoredTrial:
+    """The trial of a row."""
+    kept = Trial(
+        number=row.number,
+        candidate=Candidate(tuple(row.widths)),
+        arm=row.arm,
+        origin=row.origin,
+        parent=row.parent,
+        repaired=row.repaired,
+        attempt=row.attempt,
+        state=TrialState(row.state),
+        outcome=None if row.outcome is None else rules.outcome_from_json(row.outcome),
+    )
+    return StoredTrial(kept, row.asked_seq, row.told_seq, row.asked_at, row.ended_at)
+
+
+def asked(search_id: str, new: Trial, seq: int) -> dict[str, Any]:
+    """Column values of a trial that is asked now, without its time."""
+    return {
+        "search_id": search_id,
+        "number": new.number,
+        "arm": new.arm,
+        "state": TrialState.PENDING.value,
+        "attempt": 1,
+        "widths": [int(width) for width in new.candidate.widths],
+        "origin": rules.plain(new.origin, "The trial's origin"),
+        "parent": new.parent,
+        "repaired": new.repaired,
+        "asked_seq": seq,
+    }

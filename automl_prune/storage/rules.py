@@ -1,0 +1,110 @@
+"""What every store agrees on: which states are owned, what may be kept as JSON, and how a refusal is worded."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from automl_prune.errors import LeaseLostError, NotFoundError, StateConflictError
+from automl_prune.search.job import SearchState
+from automl_prune.trial import Outcome, TrialState
+
+OWNED = (SearchState.PREPARING, SearchState.RUNNING, SearchState.FINISHING)
+"""States in which a driver holds the search; in all others no driver may write."""
+
+LEFT_OVER = Outcome(TrialState.CANCELLED, reason="The search ended before this trial did.")
+"""Outcome of trials that were still open when their search ended; no strategy is ever told of it."""
+
+
+def plain(value: Any, what: str) -> Any:
+    """A copy made of JSON types alone; raises ValueError naming ``what`` for NaN, infinity and foreign objects."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False, default=_mapping))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} cannot be kept as JSON: {error}.") from None
+
+
+def _mapping(value: object) -> dict[Any, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is not a JSON type")
+
+
+def text(value: str) -> str:
+    """A string that every database takes: no lone surrogates (they come from file names), no NUL."""
+    return value.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def strategy_of(spec: Mapping[str, Any]) -> str | None:
+    """The strategy's name in a SearchSpec as JSON."""
+    strategy = spec.get("strategy")
+    return strategy.get("name") if isinstance(strategy, Mapping) else None
+
+
+def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
+    """The outcome as JSON; raises ValueError when its state is not terminal or a number in it is not finite."""
+    if not outcome.state.is_terminal:
+        raise ValueError(f"An outcome has a terminal state, not {outcome.state.value!r}.")
+    data = {
+        "state": outcome.state.value,
+        "metrics": _finite(outcome.metrics, "metric"),
+        "cost": _finite(outcome.cost, "cost"),
+        "reason": outcome.reason,
+        "artifacts": dict(outcome.artifacts),
+        "details": dict(outcome.details),
+    }
+    copy: dict[str, Any] = plain(data, "The outcome")
+    return copy
+
+
+def _finite(numbers: Mapping[str, float], what: str) -> dict[str, float]:
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise ValueError(f"The {what} {name!r} is {number}; an outcome's numbers are finite.")
+    return {name: float(number) for name, number in numbers.items()}
+
+
+def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
+    """Read :func:`outcome_to_json`'s form."""
+    return Outcome(**{**data, "state": TrialState(data["state"])})
+
+
+def check_target(state: SearchState) -> None:
+    """Raise ValueError unless a driver may move its search to ``state``."""
+    if state is SearchState.QUEUED:
+        raise ValueError("A claimed search goes back to the queue by release, not by set_state.")
+
+
+def taken_over(attempt: int) -> str:
+    """Why a search is being prepared again."""
+    return f"The lease of attempt {attempt} ran out; attempt {attempt + 1} took over."
+
+
+def no_search(search_id: str) -> NotFoundError:
+    """The error for an unknown search."""
+    return NotFoundError(f"There is no search {search_id!r}.")
+
+
+def no_trial(search_id: str, number: int) -> NotFoundError:
+    """The error for an unknown trial."""
+    return NotFoundError(f"Search {search_id!r} has no trial {number}.")
+
+
+def lease_lost(search_id: str, attempt: int, state: str, current: int) -> LeaseLostError:
+    """The error for a driver that writes after its time."""
+    return LeaseLostError(f"Attempt {attempt} does not own search {search_id!r}: it is {state} at attempt {current}.")
+
+
+def already_asked(search_id: str, number: int) -> StateConflictError:
+    """The error for a second trial of the same number."""
+    return StateConflictError(f"Trial {number} of search {search_id!r} was asked before; numbers are used once.")
+
+
+def already_told(search_id: str, number: int) -> StateConflictError:
+    """The error for starting or ending a trial that ended."""
+    return StateConflictError(f"Trial {number} of search {search_id!r} has its outcome; the first one stays.")
+
+
+def already_ended(search_id: str, state: str) -> StateConflictError:
+    """The error for cancelling a search that ended."""
+    return StateConflictError(f"Search {search_id!r} has ended ({state}); only a search that has not can be cancelled.")

@@ -1,0 +1,58 @@
+"""Short hands for talking to a store."""
+
+from collections.abc import Callable
+from typing import Any
+
+from automl_prune.search.job import Artifact, SearchJob, SearchState
+from automl_prune.search.ports import Store
+from automl_prune.space import Candidate
+from automl_prune.trial import Outcome, Trial, TrialState
+
+SPEC: dict[str, Any] = {"strategy": {"name": "abc"}, "budgets": [{"metric": "macs", "max_ratio": 0.5}], "seed": 7}
+SCORED = Outcome(TrialState.COMPLETE, metrics={"top1": 0.5})
+UNKNOWN = "srch_00000000000000000000000000"
+
+DRIVER_WRITES: dict[str, Callable[[Store, str, int], object]] = {
+    "renew": lambda store, search, attempt: store.renew(search, attempt, lease_seconds=60),
+    "set_state": lambda store, search, attempt: store.set_state(search, attempt, SearchState.RUNNING),
+    "release": lambda store, search, attempt: store.release(search, attempt, reason="late"),
+    "record_ask": lambda store, search, attempt: store.record_ask(search, attempt, trial(9)),
+    "record_start": lambda store, search, attempt: store.record_start(search, attempt, 0),
+    "record_outcome": lambda store, search, attempt: store.record_outcome(search, attempt, 0, SCORED),
+    "save_snapshot": lambda store, search, attempt: store.save_snapshot(search, attempt, {"late": True}),
+    "add_artifact": lambda store, search, attempt: store.add_artifact(search, attempt, Artifact("late", 1, "00")),
+}
+READS: dict[str, Callable[[Store, str], object]] = {
+    "get_search": lambda store, search: store.get_search(search),
+    "request_cancel": lambda store, search: store.request_cancel(search),
+    "trials": lambda store, search: store.trials(search),
+    "trial": lambda store, search: store.trial(search, 0),
+    "progress": lambda store, search: store.progress(search),
+    "artifacts": lambda store, search: store.artifacts(search),
+}
+
+
+def trial(number: int, arm: str = "search") -> Trial:
+    """A new trial."""
+    return Trial(number, Candidate((8, 16)), arm=arm)
+
+
+def add(store: Store, spec: dict[str, Any] = SPEC, **labels: str) -> str:
+    """Queue a search and return its id."""
+    return store.add_search(spec, name=None, labels=labels).id
+
+
+def claimed(store: Store, *, lease_seconds: float = 60) -> SearchJob:
+    """Claim a search that is known to be there; with ``lease_seconds=0`` its lease has run out at once."""
+    job = store.claim(lease_seconds=lease_seconds)
+    assert job is not None
+    return job
+
+
+def driven(store: Store, trials: int = 0) -> str:
+    """Id of a new search, claimed as attempt 1, with that many pending trials."""
+    search = add(store)
+    assert claimed(store).id == search
+    for number in range(trials):
+        store.record_ask(search, 1, trial(number))
+    return search
