@@ -1,0 +1,37 @@
+"""Channel pruning as architecture search over widths.
+
+Rooms, from the ground up; each imports only rooms above it in this list (``tests/test_layers.py``):
+
+    errors, registry          what may go wrong · things by name
+    architecture              what a network is: layers, coupled channel groups; tracing
+    space                     allowed widths per group, and one choice of them
+    networks                  registered networks
+    cost                      MACs, parameters, memory from widths alone
+    trial, problem, pareto    what is searched, one evaluated candidate, fronts
+    surgery                   which channels to keep, and the smaller module
+    evaluation                data, splits, recovery, scores
+    strategies                what to try next
+    search                    the loop; owns the ports Store and Executor
+    storage, execution        the ports' adapters: SQL, Ray
+    export                    what leaves: the small network
+    testing                   contracts that plug-ins are tested with
+
+Below these stand ``search_spaces`` (declarations of networks) and ``services`` (HTTP, command line, processes).
+"""
+
+from automl_prune.architecture import Architecture, ChannelGroup
+from automl_prune.architecture.tracing import trace
+from automl_prune.errors import AutomlPruneError, UserError
+from automl_prune.export import load_architecture
+from automl_prune.functional import cost, prune
+
+__all__ = [
+    "Architecture",
+    "AutomlPruneError",
+    "ChannelGroup",
+    "UserError",
+    "cost",
+    "load_architecture",
+    "prune",
+    "trace",
+]

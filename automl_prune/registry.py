@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
+from threading import RLock
 from types import ModuleType
 from typing import Generic, TypeVar
 
@@ -27,7 +28,8 @@ class Registry(Generic[T]):
         self._package = package
         self._group = entry_point_group
         self._items: dict[str, T] = {}
-        self._loaded = False
+        self._loaded = self._loading = False
+        self._lock = RLock()  # other threads wait for the imports; the importing one may look names up
 
     def add(self, name: str, item: T) -> T:
         """Register an item; raises ValueError if the name is taken by another."""
@@ -69,7 +71,13 @@ class Registry(Generic[T]):
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True
+        with self._lock:
+            if not self._loading:
+                self._loading = True
+                self._import()
+                self._loaded = True
+
+    def _import(self) -> None:
         if self._package:
             _import_all(importlib.import_module(self._package))
         if self._group:

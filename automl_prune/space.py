@@ -46,17 +46,18 @@ class ChannelSpace:
             architecture: A traced network.
             round_to: Widths are multiples of this (and of the group's divisor); the full width always stays allowed.
             min_ratio: No group becomes narrower than this part of its full width.
-            frozen: Glob patterns of group or member-layer names that keep their full width.
+            frozen: Glob patterns; a group keeps its full width when one matches its name or a layer that puts it out.
 
         Raises:
             UnknownNameError: A pattern matches nothing.
             UserError: Nothing is left to search.
         """
+        names = {n for group, layers in architecture.producers.items() for n in (group, *layers)}
         for i, pattern in enumerate(frozen):
-            names = {g.name for g in architecture.groups} | {m for g in architecture.groups for m in g.members}
             if not fnmatch.filter(names, pattern):
                 raise UnknownNameError("group or layer", pattern, names, pointer=f"/search_space/frozen/{i}")
-        groups = [g for g in architecture.free_groups if not _matches(g, frozen)]
+        free = architecture.free_groups
+        groups = [g for g in free if not _matches((g.name, *architecture.producers[g.name]), frozen)]
         choices = [_choices(g, round_to, min_ratio) for g in groups]
         searched = [(g.name, c) for g, c in zip(groups, choices, strict=True) if len(c) > 1]
         if not searched:
@@ -140,8 +141,8 @@ class ChannelSpace:
         return cls(tuple(data["names"]), tuple(tuple(c) for c in data["choices"]))
 
 
-def _matches(group: ChannelGroup, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatch(name, p) for p in patterns for name in (group.name, *group.members))
+def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, p) for p in patterns for name in names)
 
 
 def _choices(group: ChannelGroup, round_to: int, min_ratio: float) -> tuple[int, ...]:

@@ -149,6 +149,17 @@ class Architecture:
         """Index of the group that owns each unit id, ``[units]``."""
         return np.repeat(np.arange(len(self.groups)), [g.units for g in self.groups])
 
+    @cached_property
+    def producers(self) -> Mapping[str, tuple[str, ...]]:
+        """Layers that put out a group's channels, by group name."""
+        found: dict[str, dict[str, None]] = {g.name: {} for g in self.groups}
+        for layer in self.layers:
+            for axis in self.tensor[layer.weight].axes:
+                if axis.role == "out":
+                    for index in np.unique(self.owner[axis.ids()]):
+                        found[self.groups[index].name][layer.name] = None
+        return {name: tuple(layers) for name, layers in found.items()}
+
     def group(self, name: str) -> ChannelGroup:
         """The group of that name; raises UnknownNameError."""
         try:

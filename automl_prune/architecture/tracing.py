@@ -61,13 +61,17 @@ def weightless(model: nn.Module) -> nn.Module:
 
 
 def _export(model: nn.Module, example_input: Tensor) -> torch.export.ExportedProgram:
+    """Export a weightless copy; a module that makes tensors of its own on the CPU needs its weights there too."""
     logger = logging.getLogger("torch.export")
     level = logger.level
     try:
         logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.export.export(weightless(model), (example_input.detach().to("meta"),), strict=False)
+            try:
+                return torch.export.export(weightless(model), (example_input.detach().to("meta"),), strict=False)
+            except RuntimeError:
+                return torch.export.export(copy.deepcopy(model).eval(), (example_input.detach(),), strict=False)
     except Exception as error:
         shape = list(example_input.shape)
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -30,6 +30,7 @@ class ActorsExecutor:
         cpu: Processors of one worker; also its number of torch threads, at least one.
         gpu: GPUs of one worker; fractions share one.
         address: Of Ray, used when the process is not connected yet (see :func:`~.cluster.connect`).
+        dashboard: Whether a Ray started for that has one.
         max_attempts: Workers that one trial may lose before it fails.
     """
 
@@ -41,17 +42,18 @@ class ActorsExecutor:
         cpu: float = 1.0,
         gpu: float = 0.0,
         address: str = LOCAL,
+        dashboard: bool = True,
         max_attempts: int = 3,
     ) -> None:
         self.search_id, self.workers, self.cpu, self.gpu = search_id, workers, cpu, gpu
-        self.address, self.max_attempts = address, max_attempts
+        self.address, self.dashboard, self.max_attempts = address, dashboard, max_attempts
         self.names: list[str] = []
 
     def run(self, source: TrialSource, make_evaluator: Callable[[], Evaluator]) -> None:
         """Drive the source to its end; raises EvaluationError when no worker can be set up."""
         if source.finished or source.stopping:
             return
-        with joined(self.address, workers=self.workers, cpu=self.cpu, gpu=self.gpu):
+        with joined(self.address, self.workers, self.cpu, self.gpu, dashboard=self.dashboard):
             run = _Run(self, source, make_evaluator)
             try:
                 run.drive()
@@ -175,14 +177,14 @@ class _Run:
         worker, trial = self._busy.pop(ref)
         try:
             result: Outcome | Trial = ray.get(ref)
-        except RayTaskError as error:  # the outcome could not be sent: the worker lives, and would do the same again
+            self._idle.append(worker)
+        except RayTaskError as error:  # trial or outcome could not travel: the worker lives, and again would be no better
             result = Outcome.failed(sentence(error.cause))
+            self._idle.append(worker)
         except RayError as error:
             ray.kill(worker)
             result = after_loss(trial, cause_of_death(str(error)), self._executor.max_attempts)
             self._hire()
-        else:
-            self._idle.append(worker)
         if isinstance(result, Trial):
             self._again.append(result)
         else:

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from automl_prune.errors import EvaluationError
+from automl_prune.errors import EvaluationError, UserError
 from automl_prune.execution.common import build_evaluator, clip, limit_torch, prepare_worker
 from automl_prune.trial import Evaluator
 
@@ -77,8 +77,8 @@ def connect(
             options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, "object_store_memory": OBJECT_STORE_BYTES}
             options |= {"include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
             options["_temp_dir"] = str(temp_dir or stack.enter_context(_short_folder()))
-        with environment({"RAY_USAGE_STATS_ENABLED": "0"}), _program_keeps_sigterm():
-            stack.callback(ray.shutdown)
+        stack.callback(ray.shutdown)
+        with environment(_variables(options.get("_temp_dir"))), _program_keeps_sigterm():
             context = ray.init(**options)
         url = f"http://{context.dashboard_url}" if context.dashboard_url else None
         runtime = ray.get_runtime_context()
@@ -90,15 +90,16 @@ def connect(
 
 
 @contextlib.contextmanager
-def joined(address: str, *, workers: int, cpu: float, gpu: float) -> Iterator[None]:
+def joined(address: str, workers: int, cpu: float, gpu: float, *, dashboard: bool) -> Iterator[None]:
     """The Ray that this process is already connected to, else one for the length of the block.
 
     A local one gets just the processors that the workers ask for. Raises EvaluationError when no machine of the
-    cluster is large enough for one worker.
+    cluster is large enough for one worker, and UserError for a number of GPUs that Ray does not give.
     """
     with contextlib.ExitStack() as stack:
         if not ray.is_initialized():
-            stack.enter_context(connect(address, num_cpus=math.ceil(workers * cpu) if address == LOCAL else None))
+            processors = math.ceil(workers * cpu) if address == LOCAL else None
+            stack.enter_context(connect(address, num_cpus=processors, dashboard=dashboard))
         _require_room(cpu, gpu)
         yield
 
@@ -144,10 +145,18 @@ def receive_evaluator(reference: "ray.ObjectRef[Any]", cpu: float, gpu: float) -
 
 
 def _require_room(cpu: float, gpu: float) -> None:
+    if gpu > 1 and gpu != int(gpu):
+        raise UserError(f"A worker gets a part of one GPU or whole GPUs, not {gpu:g}.", pointer="/resources/gpu")
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     if not any(m.get("CPU", 0) >= cpu and m.get("GPU", 0) >= gpu for m in machines):
         found = "; ".join(f"{m.get('CPU', 0):g} CPU and {m.get('GPU', 0):g} GPU" for m in machines)
         raise EvaluationError(f"A worker needs {cpu:g} CPU and {gpu:g} GPU on one machine; Ray's machines have {found}.")
+
+
+def _variables(folder: str | None) -> dict[str, str]:
+    """What a Ray started here inherits; temporary files of its processes, which it kills, stay in its folder."""
+    tempfile.gettempdir()  # is remembered from its first call on, which must not be in the middle of ray.init
+    return {"RAY_USAGE_STATS_ENABLED": "0"} | ({"TMPDIR": folder} if folder else {})
 
 
 @contextlib.contextmanager

@@ -89,7 +89,7 @@ def _checked(outcome: object) -> Outcome:
     if not outcome.state.is_terminal:
         raise EvaluationError(f"The evaluator returned the state {outcome.state.value!r}, which is not an end.")
     # Whoever stores outcomes writes JSON: what cannot be written there fails this trial rather than the search.
-    json.dumps([dict(outcome.details), dict(outcome.artifacts)], allow_nan=False)
+    json.dumps([dict(outcome.details), dict(outcome.artifacts), outcome.reason], allow_nan=False)
     metrics, cost = _floats(outcome.metrics), _floats(outcome.cost)
     if wild := [f"{name} is {value}" for name, value in {**cost, **metrics}.items() if not math.isfinite(value)]:
         kept = {name: value for name, value in cost.items() if math.isfinite(value)}

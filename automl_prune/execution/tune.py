@@ -1,13 +1,11 @@
 """Ray Tune: its controller asks our source for trials and tells it their outcomes; actors are reused between trials.
 
-Costs some 50 to 100 ms per trial, which suits trials that train. Tune's own state lives in a folder that is removed at
+Costs some 20 to 100 ms per trial, which suits trials that train. Tune's own state lives in a folder that is removed at
 the end: the store is the truth, and a search is resumed from there.
 """
 
 import contextlib
-import json
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -22,16 +20,11 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
 from automl_prune.errors import EvaluationError
-from automl_prune.execution.cluster import LOCAL, cause_of_death, current, environment, joined, receive_evaluator, short_id
-from automl_prune.execution.common import (
-    CANCELLED,
-    PAUSE,
-    after_loss,
-    evaluate_safely,
-)
+from automl_prune.execution.cluster import LOCAL, cause_of_death, current, environment, joined, short_id
+from automl_prune.execution.common import CANCELLED, PAUSE, after_loss
+from automl_prune.execution.trainable import PruneTrial, decode_outcome, encode_trial
 from automl_prune.search.ports import TrialSource
-from automl_prune.space import Candidate
-from automl_prune.trial import Evaluator, Outcome, Trial, TrialState
+from automl_prune.trial import Evaluator, Trial
 
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # no boxes on stdout
@@ -43,8 +36,6 @@ SETTINGS = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a lost worker is one line in our log, not a traceback
 }
 
-logger = logging.getLogger(__name__)
-
 
 class TuneExecutor:
     """Evaluates as trials of a Ray Tune run; two of them cannot run in one process at the same time.
@@ -55,6 +46,7 @@ class TuneExecutor:
         cpu: Processors of one worker; also its number of torch threads, at least one.
         gpu: GPUs of one worker; fractions share one.
         address: Of Ray, used when the process is not connected yet (see :func:`~.cluster.connect`).
+        dashboard: Whether a Ray started for that has one.
         max_attempts: Workers that one trial may lose before it fails.
     """
 
@@ -66,10 +58,11 @@ class TuneExecutor:
         cpu: float = 1.0,
         gpu: float = 0.0,
         address: str = LOCAL,
+        dashboard: bool = True,
         max_attempts: int = 3,
     ) -> None:
         self.search_id, self.workers, self.cpu, self.gpu = search_id, workers, cpu, gpu
-        self.address, self.max_attempts = address, max_attempts
+        self.address, self.dashboard, self.max_attempts = address, dashboard, max_attempts
         self._names: dict[str, None] = {}
 
     def run(self, source: TrialSource, make_evaluator: Callable[[], Evaluator]) -> None:
@@ -77,7 +70,11 @@ class TuneExecutor:
         if source.finished or source.stopping:
             return
         talk = _Talk(source, self.max_attempts, self._names)
-        with joined(self.address, workers=self.workers, cpu=self.cpu, gpu=self.gpu), environment(SETTINGS), _hush():
+        with (
+            joined(self.address, self.workers, self.cpu, self.gpu, dashboard=self.dashboard),
+            environment(SETTINGS),
+            _hush(),
+        ):
             try:
                 self._fit(talk, make_evaluator)
             finally:
@@ -113,50 +110,6 @@ class TuneExecutor:
             ).fit()
 
 
-class PruneTrial(tune.Trainable):
-    """The actor: builds its evaluator once, then is reset to one trial after the other, each a single step."""
-
-    label = "search"
-    cpu, gpu = 1.0, 0.0
-    factory: "ray.ObjectRef[Any]"
-
-    @classmethod
-    def of(cls, label: str, cpu: float, gpu: float, make_evaluator: Callable[[], Evaluator]) -> type["PruneTrial"]:
-        """The class for one search; Tune's own wrappers would show in the dashboard under their name."""
-        made = {"label": label, "cpu": cpu, "gpu": gpu, "factory": ray.put(make_evaluator)}
-        return type(cls.__name__, (cls,), {"__module__": __name__, **made})
-
-    @classmethod
-    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """What one actor occupies."""
-        return tune.PlacementGroupFactory([{"CPU": cls.cpu, "GPU": cls.gpu}])
-
-    def setup(self, config: dict[str, Any]) -> None:
-        """Build the evaluator; a reason is kept and handed back rather than raised, or Tune would try for ever."""
-        self._trial, self._broken = config["trial"], None
-        try:
-            self._evaluator = receive_evaluator(self.factory, self.cpu, self.gpu)
-        except EvaluationError as error:
-            self._broken = str(error)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next trial."""
-        self._trial = new_config["trial"]
-        return True
-
-    def step(self) -> dict[str, Any]:
-        """Evaluate the trial; user errors come back as failed outcomes, so that what raises here is Ray alone."""
-        result = {"done": True, "worker": repr(self), "broken": self._broken}
-        if self._broken:
-            return result
-        trial = _decode_trial(self._trial)
-        logger.info("%s, attempt %d", trial.name, trial.attempt)
-        return {**result, "outcome": _encode_outcome(evaluate_safely(self._evaluator, trial))}
-
-    def __repr__(self) -> str:
-        return f"PruneTrial[search-{self.label}-w{os.getpid()}]"
-
-
 class _Talk:
     """The conversation between Tune and a source. Tune swallows what is raised into it, so errors wait for the end."""
 
@@ -189,7 +142,7 @@ class _Talk:
                 trial = self._again.popleft() if self._again else self._source.next()
                 if trial is not None:
                     self._flying[tune_id] = trial
-                    return {"name": trial.name, "trial": _encode_trial(trial)}
+                    return {"name": trial.name, "trial": encode_trial(trial)}
                 if self._flying:
                     return None
                 if self._source.finished:
@@ -203,7 +156,7 @@ class _Talk:
         with self._keeping_errors():
             if result["broken"]:
                 raise EvaluationError(result["broken"])
-            self._source.complete(self._land(tune_id), _decode_outcome(result["outcome"]))
+            self._source.complete(self._land(tune_id), decode_outcome(result["outcome"]))
 
     def lose(self, tune_id: str, cause: str) -> None:
         """Ask for the trial again or let it fail; once the run is over, leave it to be cancelled."""
@@ -313,21 +266,3 @@ def _hush() -> Iterator[None]:
 
 def _name(trial: TuneTrial) -> str:
     return f"{trial.config['name']}-{trial.trial_id}"
-
-
-def _encode_trial(trial: Trial) -> str:
-    return json.dumps({**vars(trial), "candidate": trial.candidate.widths}, default=dict)
-
-
-def _decode_trial(text: str) -> Trial:
-    data = json.loads(text)
-    return Trial(**{**data, "candidate": Candidate(tuple(data["candidate"])), "state": TrialState(data["state"])})
-
-
-def _encode_outcome(outcome: Outcome) -> str:
-    return json.dumps(vars(outcome), default=dict)
-
-
-def _decode_outcome(text: str) -> Outcome:
-    data = json.loads(text)
-    return Outcome(**{**data, "state": TrialState(data["state"])})

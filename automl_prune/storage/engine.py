@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -21,7 +22,7 @@ def connect(url: str, *, foreign_keys: bool = True) -> Engine:
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(parsed, pool_pre_ping=True)
+        return _postgres(parsed)
     engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
     _prepare_sqlite(engine, foreign_keys)
     return engine
@@ -37,9 +38,18 @@ def _parse(url: str) -> URL:
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
         raise UserError(f"Databases are sqlite or postgresql, not {parsed.drivername!r}.")
-    if parsed.database in (None, "", ":memory:"):
+    if not parsed.database or parsed.database == ":memory:":
         raise UserError("A SQLite database needs a file (sqlite:///FILE); for one in memory there is MemoryStore.")
+    if not Path(parsed.database).parent.is_dir():
+        raise UserError(f"The folder of the database {parsed.database!r} does not exist; make it first.")
     return parsed
+
+
+def _postgres(url: URL) -> Engine:
+    try:
+        return create_engine(url, pool_pre_ping=True)
+    except ModuleNotFoundError:
+        raise UserError("PostgreSQL is reached by psycopg 3, which is missing: pip install 'psycopg[binary]'.") from None
 
 
 def _prepare_sqlite(engine: Engine, foreign_keys: bool) -> None:

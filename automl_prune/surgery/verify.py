@@ -75,6 +75,13 @@ def masked(model: nn.Module, architecture: Architecture, kept: Mapping[str, Unit
     return copied
 
 
+def difference(
+    model: nn.Module, architecture: Architecture, kept: Mapping[str, Units], inputs: Tensor, *, seed: int = 0
+) -> str | None:
+    """Why cutting a network would not equal zeroing the same channels, or None; the network is not touched."""
+    return _difference(_randomised(model, seed), architecture, kept, inputs)
+
+
 def _difference(model: nn.Module, architecture: Architecture, kept: Mapping[str, Units], inputs: Tensor) -> str | None:
     """Why cutting is not zeroing, or None."""
     try:

@@ -6,7 +6,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -34,33 +34,25 @@ class ExecutorContract:
         """The executor under test."""
         raise NotImplementedError("Give the contract a fixture called executor.")
 
-    def test_every_trial_completes_exactly_once(self, executor: Executor, tmp_path: Path) -> None:
-        source = ScriptedSource(8)
-        executor.run(source, partial(build, score, tmp_path))
+    def test_trials_overlap_and_each_completes_exactly_once(self, executor: Executor, tmp_path: Path) -> None:
+        source, marks = ScriptedSource(8), tmp_path / "built"
+        marks.mkdir()
+        executor.run(source, partial(build, MeetAnother(tmp_path, patience=30 if self.has_workers else 0), marks))
         assert sorted(trial.number for trial, _ in source.completed) == list(range(8))
         for trial, outcome in source.completed:
             assert (outcome.state, outcome.metrics["number"]) == (TrialState.COMPLETE, trial.number)
             assert outcome.cost["seconds"] >= 0
             assert outcome.cost["cpu_seconds"] == 7.0, "a cost that the evaluator gives is kept"
-
-    def test_evaluators_are_built_once_per_worker(self, executor: Executor, tmp_path: Path) -> None:
-        source = ScriptedSource(8)
-        executor.run(source, partial(build, score, tmp_path))
-        assert 1 <= len(list(tmp_path.iterdir())) <= (2 if self.has_workers else 1)
+            assert outcome.metrics["met"] == 1.0 or not self.has_workers, "trial 0 waits for trial 1"
+        built = len(list(marks.iterdir()))
+        assert 1 <= built <= (2 if self.has_workers else 1), "evaluators are built once per worker, not per trial"
 
     def test_a_finished_source_needs_no_evaluator(self, executor: Executor, tmp_path: Path) -> None:
         executor.run(ScriptedSource(0), partial(build, score, tmp_path))
         assert list(tmp_path.iterdir()) == []
 
-    def test_trials_overlap(self, executor: Executor, tmp_path: Path) -> None:
-        if not self.has_workers:
-            pytest.skip("one trial after the other")
-        source = ScriptedSource(2)
-        executor.run(source, partial(build, MeetAnother(tmp_path)))
-        assert [outcome.metrics["met"] for _, outcome in source.completed] == [1.0, 1.0]
-
     def test_bad_evaluations_fail_with_their_reason(self, executor: Executor) -> None:
-        source = ScriptedSource(len(MISBEHAVIOUR) + 1)
+        source = ScriptedSource(len(MISBEHAVIOUR) + 1, generation=1)
         executor.run(source, partial(build, misbehave))
         outcomes = {trial.number: outcome for trial, outcome in source.completed}
         for number, (_, reason) in enumerate(MISBEHAVIOUR):
@@ -71,22 +63,23 @@ class ExecutorContract:
         assert outcomes[len(MISBEHAVIOUR)].state is TrialState.COMPLETE
 
     def test_a_source_may_have_nothing_for_a_while(self, executor: Executor) -> None:
-        source = ScriptedSource(6, generation=3, silent=1.0)
+        source = ScriptedSource(6, generation=1, silent=0.5)
+        began = time.monotonic()
         executor.run(source, partial(build, score))
         assert sorted(trial.number for trial, _ in source.completed) == list(range(6))
-        assert source.asked_in_vain <= 150, "asking without a pause keeps a processor busy"
+        assert source.asked_in_vain <= 40 * (time.monotonic() - began), "asking without a pause keeps a processor busy"
 
     def test_stopping_ends_the_run_and_cancels_what_is_in_flight(self, executor: Executor, tmp_path: Path) -> None:
         source = ScriptedSource(100, stop=lambda: len(list(tmp_path.iterdir())) >= 2)
-        began = time.monotonic()
         executor.run(source, partial(build, SleepLong(tmp_path, 60.0 if self.has_workers else 0.0)))
-        assert time.monotonic() - began < 20, "setting up, and at most some ten seconds to stop"
+        assert source.stopped_at is not None
+        assert time.monotonic() - source.stopped_at < 12
         assert len(source.completed) == source.handed_out == 2
         expected = TrialState.CANCELLED if self.has_workers else TrialState.COMPLETE
         assert {outcome.state for _, outcome in source.completed} == {expected}
 
     def test_an_evaluator_that_cannot_be_built_ends_the_run(self, executor: Executor, tmp_path: Path) -> None:
-        source = ScriptedSource(100)
+        source = ScriptedSource(100, generation=1)
         with pytest.raises(EvaluationError, match="no data set here"):
             executor.run(source, partial(build_nothing, tmp_path))
         assert 1 <= len(list(tmp_path.iterdir())) <= 2
@@ -94,22 +87,19 @@ class ExecutorContract:
         assert all(outcome.state is TrialState.CANCELLED for _, outcome in source.completed)
 
     def test_an_error_of_the_source_ends_the_run_and_comes_through(self, executor: Executor) -> None:
-        source = ScriptedSource(100, refuse_after=2)
+        source = ScriptedSource(100, generation=1, refuse_after=2)
         with pytest.raises(SourceClosedError):
             executor.run(source, partial(build, score))
         assert len(source.completed) == 2
 
-    def test_a_dead_worker_costs_an_attempt_and_three_fail_the_trial(self, executor: Executor) -> None:
+    def test_a_dead_worker_costs_an_attempt(self, executor: Executor) -> None:
         if not self.has_workers:
             pytest.skip("its only worker is this process")
-        source = ScriptedSource(4)
-        executor.run(source, partial(build, die))
-        ends = {trial.number: (trial.attempt, outcome) for trial, outcome in source.completed}
-        assert {number: attempt for number, (attempt, _) in ends.items()} == {0: 1, 1: 2, 2: 3, 3: 1}
-        assert [ends[number][1].state for number in (0, 1, 3)] == [TrialState.COMPLETE] * 3
-        assert ends[1][1].metrics["attempt"] == 2
-        assert ends[2][1].state is TrialState.FAILED
-        assert (ends[2][1].reason or "").startswith("3 attempts, last worker died: ")
+        source = ScriptedSource(3, generation=1)
+        executor.run(source, partial(build, Die(until_attempt=2)))
+        assert [(trial.number, trial.attempt) for trial, _ in source.completed] == [(0, 1), (1, 2), (2, 1)]
+        assert {outcome.state for _, outcome in source.completed} == {TrialState.COMPLETE}
+        assert [outcome.metrics["attempt"] for _, outcome in source.completed] == [1.0, 2.0, 1.0]
 
 
 class SourceClosedError(Exception):
@@ -140,6 +130,7 @@ class ScriptedSource:
         self.refuse_after = refuse_after
         self.handed_out = self.asked_in_vain = 0
         self.completed: list[tuple[Trial, Outcome]] = []
+        self.stopped_at: float | None = None
         self._asked_at: float | None = None
 
     def next(self) -> Trial | None:
@@ -166,8 +157,10 @@ class ScriptedSource:
 
     @property
     def stopping(self) -> bool:
-        """Whether the script says so."""
-        return self.stop()
+        """Whether the script says so; ``stopped_at`` is when it first did."""
+        if self.stop():
+            self.stopped_at = self.stopped_at or time.monotonic()
+        return self.stopped_at is not None
 
 
 def build(evaluator: Evaluator, marks: Path | None = None) -> Evaluator:
@@ -192,17 +185,19 @@ def score(trial: Trial) -> Outcome:
 
 @dataclass(frozen=True)
 class MeetAnother:
-    """Says whether another trial was under way at the same time."""
+    """Scores, and says whether another trial has begun by then."""
 
     folder: Path
+    patience: float
 
     def __call__(self, trial: Trial) -> Outcome:
-        """Wait for a second trial to begin."""
+        """Wait for a second trial to begin, with patience in seconds."""
         (self.folder / trial.name).touch()
-        give_up = time.monotonic() + 30
-        while (met := len(list(self.folder.iterdir())) >= 2) is False and time.monotonic() < give_up:
+        give_up = time.monotonic() + self.patience
+        while (met := len(list(self.folder.glob("trial-*"))) >= 2) is False and time.monotonic() < give_up:
             time.sleep(0.02)
-        return Outcome(TrialState.COMPLETE, {"met": float(met)})
+        scored = score(trial)
+        return replace(scored, metrics={**scored.metrics, "met": float(met)})
 
 
 @dataclass(frozen=True)
@@ -241,10 +236,16 @@ def misbehave(trial: Trial) -> Outcome:
     return MISBEHAVIOUR[trial.number][0]()  # type: ignore[return-value]  # that is the misbehaviour
 
 
-def die(trial: Trial) -> Outcome:
-    """Trial 1 ends its process in its first attempt, trial 2 in each."""
-    if trial.number == 1 and trial.attempt == 1:
-        os._exit(1)
-    if trial.number == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return Outcome(TrialState.COMPLETE, {"attempt": float(trial.attempt)})
+@dataclass(frozen=True)
+class Die:
+    """In the attempts before ``until_attempt`` trial 1 ends its process: by exit, then by a signal."""
+
+    until_attempt: int
+
+    def __call__(self, trial: Trial) -> Outcome:
+        """Die or report the attempt."""
+        if trial.number == 1 and trial.attempt < self.until_attempt:
+            if trial.attempt == 1:
+                os._exit(1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Outcome(TrialState.COMPLETE, {"attempt": float(trial.attempt)})

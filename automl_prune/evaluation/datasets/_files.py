@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 
 from automl_prune.errors import DatasetError
 
@@ -47,6 +48,8 @@ def fetch(url: str, md5: str, folder: Path) -> None:
             for file in _unpacked(Path(scratch, url.rpartition("/")[2])):
                 os.replace(file, folder / file.name)
     except (OSError, RuntimeError, HTTPException, tarfile.TarError) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it is the open connection
         raise DatasetError(
             f"{url} could not be fetched into {folder} ({error}). Check that this machine is online, or put the file there "
             f"by hand.",

@@ -1,0 +1,85 @@
+"""The worker's side of Ray Tune: the trainable, and how trials and outcomes travel to it and back."""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray import tune
+
+from automl_prune.errors import EvaluationError
+from automl_prune.execution.cluster import receive_evaluator
+from automl_prune.execution.common import evaluate_safely
+from automl_prune.space import Candidate
+from automl_prune.trial import Evaluator, Outcome, Trial, TrialState
+
+logger = logging.getLogger(__name__)
+
+
+class PruneTrial(tune.Trainable):
+    """The actor: builds its evaluator once, then is reset to one trial after the other, each a single step."""
+
+    label = "search"
+    cpu, gpu = 1.0, 0.0
+    factory: "ray.ObjectRef[Any]"
+
+    @classmethod
+    def of(cls, label: str, cpu: float, gpu: float, make_evaluator: Callable[[], Evaluator]) -> type["PruneTrial"]:
+        """The class for one search; Tune's own wrappers would show in the dashboard under their name."""
+        made = {"label": label, "cpu": cpu, "gpu": gpu, "factory": ray.put(make_evaluator)}
+        return type(cls.__name__, (cls,), {"__module__": __name__, **made})
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """What one actor occupies."""
+        return tune.PlacementGroupFactory([{"CPU": cls.cpu, "GPU": cls.gpu}])
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Build the evaluator; a reason is kept and handed back rather than raised, or Tune would try for ever."""
+        self._trial, self._broken = config["trial"], None
+        try:
+            self._evaluator = receive_evaluator(self.factory, self.cpu, self.gpu)
+        except EvaluationError as error:
+            self._broken = str(error)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial."""
+        self._trial = new_config["trial"]
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Evaluate the trial; user errors come back as failed outcomes, so that what raises here is Ray alone."""
+        result = {"done": True, "worker": repr(self), "broken": self._broken}
+        if self._broken:
+            return result
+        trial = decode_trial(self._trial)
+        logger.info("%s, attempt %d", trial.name, trial.attempt)
+        return {**result, "outcome": encode_outcome(evaluate_safely(self._evaluator, trial))}
+
+    def __repr__(self) -> str:
+        return f"PruneTrial[search-{self.label}-w{os.getpid()}]"
+
+
+def encode_trial(trial: Trial) -> str:
+    """A trial as JSON: what travels as a string stays one in Tune's files."""
+    widths = [int(width) for width in trial.candidate.widths]
+    return json.dumps({**vars(trial), "candidate": widths}, default=dict)
+
+
+def decode_trial(text: str) -> Trial:
+    """Read :func:`encode_trial`'s form."""
+    data = json.loads(text)
+    return Trial(**{**data, "candidate": Candidate(tuple(data["candidate"])), "state": TrialState(data["state"])})
+
+
+def encode_outcome(outcome: Outcome) -> str:
+    """An outcome as JSON."""
+    return json.dumps(vars(outcome), default=dict)
+
+
+def decode_outcome(text: str) -> Outcome:
+    """Read :func:`encode_outcome`'s form."""
+    data = json.loads(text)
+    return Outcome(**{**data, "state": TrialState(data["state"])})

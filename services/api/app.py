@@ -1,0 +1,49 @@
+"""The HTTP service as one ASGI app."""
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import Depends, FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from automl_prune.search.ports import Store
+from services.api import openapi, problems, searches, site, trials
+from services.api.catalog import catalog
+from services.api.context import Context, Review, Reviews, refuse_other_sites
+from services.api.headers import Envelope
+from services.api.standings import Standings
+from services.settings import Settings
+
+
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, completed once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = openapi.complete(super().openapi())
+        return self.openapi_schema
+
+
+def create_app(store: Store, settings: Settings, review: Review) -> FastAPI:
+    """An app that takes searches into ``store`` and shows what is there; it runs none itself.
+
+    Args:
+        store: Where searches live; called from several threads.
+        settings: Limits, the artifact folder and the public address.
+        review: Maps a SearchSpec to what it amounts to, as JSON, or raises a UserError.
+    """
+    app = _App(
+        title="automl-prune",
+        summary="Channel pruning as architecture search over widths.",
+        version=version("automl-prune"),
+        docs_url=None,
+        redoc_url=None,
+        responses=openapi.PROBLEM_RESPONSE,
+        dependencies=[Depends(refuse_other_sites)],
+    )
+    app.state.context = Context(store, settings, Reviews(review), catalog(), Standings(store))
+    problems.install(app)
+    app.add_middleware(Envelope)
+    for module in (searches, trials, site):
+        app.include_router(module.router)
+    app.mount("/web", StaticFiles(directory=site.WEB), name="web")
+    return app

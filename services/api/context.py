@@ -1,0 +1,114 @@
+"""What routes work with, handed over by ``create_app``, and the few things that they share."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import Depends, Path, Query, Request
+from starlette.convertors import StringConvertor, register_url_convertor
+
+from automl_prune.search.job import SearchJob
+from automl_prune.search.ports import Store
+from automl_prune.search.spec import SearchSpec
+from services.api import views
+from services.api.bodies import read_json
+from services.api.headers import same_site
+from services.api.paging import MAX_LIMIT
+from services.api.problems import RequestError
+from services.api.standings import Standings
+from services.settings import Settings
+
+Review = Callable[[SearchSpec], Mapping[str, Any]]
+
+_MOST_AT_ONCE = 17
+
+
+class Reviews:
+    """Reviews one spec at a time, in a thread, and lets a few more wait.
+
+    They are heavy, and tracing a network is not made for several threads at once.
+    """
+
+    def __init__(self, review: Review) -> None:
+        self._review = review
+        self._turn = CapacityLimiter(1)
+        self._here = 0
+
+    async def of(self, spec: SearchSpec) -> Mapping[str, Any]:
+        """The review of a spec; raises UserError, or RequestError (503) when too many are waiting for theirs."""
+        # Counted here and not by the limiter, which a task joins only after others had a chance to run.
+        if self._here >= _MOST_AT_ONCE:
+            raise RequestError(503, "busy", "Too many searches are being checked at once; try again.", retry_after=5)
+        self._here += 1
+        try:
+            return await to_thread.run_sync(self._review, spec, limiter=self._turn)
+        finally:
+            self._here -= 1
+
+
+@dataclass(frozen=True)
+class Context:
+    """The parts of one app.
+
+    Attributes:
+        reviews: Say what a spec amounts to.
+        catalog: What can be named in a spec, by kind.
+    """
+
+    store: Store
+    settings: Settings
+    reviews: Reviews
+    catalog: Mapping[str, Any]
+    standings: Standings
+
+    def search_json(self, job: SearchJob) -> dict[str, Any]:
+        """A search with how far it is and how well it does."""
+        progress = self.store.progress(job.id)
+        best = self.standings.best_by_arm(job, progress)
+        return views.search(job, progress, best, base_url=self.settings.public_url)
+
+
+class _Id(StringConvertor):
+    """An id in a path: no colon, so that ``/searches/ID:cancel`` is never taken for an id."""
+
+    regex = "[A-Za-z0-9_-]{1,64}"
+
+
+class _Number(StringConvertor):
+    """A trial number in a path, small enough for any database."""
+
+    regex = "[0-9]{1,9}"
+
+
+register_url_convertor("id", _Id())
+register_url_convertor("number", _Number())
+
+
+def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+InContext = Annotated[Context, Depends(_context)]
+
+
+async def _spec(request: Request, context: InContext) -> SearchSpec:
+    return SearchSpec.parse(await read_json(request, context.settings.max_body_bytes))
+
+
+def refuse_other_sites(request: Request, context: InContext) -> None:
+    """Raise RequestError (403) when a page of another site asks a browser to change something here."""
+    origin, host = request.headers.get("origin"), request.headers.get("host", "")
+    if request.method not in ("GET", "HEAD") and not same_site(origin, host, context.settings.public_url):
+        raise RequestError(403, "cross_origin", "Pages of other sites cannot change anything here.")
+
+
+# U+0000 is the one character that PostgreSQL cannot look for.
+_TEXT = Query(min_length=1, max_length=200, pattern=r"^[^\x00]*$")
+
+Spec = Annotated[SearchSpec, Depends(_spec)]
+SearchId = Annotated[str, Path(description="As POST /v1/searches returned it.")]
+Text = Annotated[str | None, _TEXT]
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most items of a page.")]
+PageToken = Annotated[str | None, Query(max_length=200, description="The next_page_token of the previous page.")]

@@ -1,0 +1,152 @@
+"""Errors on the wire: RFC 9457 problem details, whatever went wrong, and never what came in or a traceback."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy.exc
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from automl_prune.errors import FieldError, LeaseLostError, NotFoundError, SpecError, StateConflictError, UserError
+from services.api.headers import REQUEST_ID, SECURITY, request_id
+
+log = logging.getLogger(__name__)
+
+_MOST_ERRORS, _LONGEST_DETAIL, _LONGEST_POINTER = 100, 2000, 300
+
+
+class RequestError(Exception):
+    """A request that is wrong as HTTP or as JSON, before anybody looks at what it asks for."""
+
+    def __init__(
+        self, status: int, code: str, detail: str, *, pointer: str | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.pointer = status, code, pointer
+        self.headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One answer that is not a success; ``errors`` names the fields that are at fault, where some are."""
+
+    status: int
+    code: str
+    detail: str
+    errors: Sequence[FieldError] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+# The one place where an error class becomes a status; first match wins, whatever is not here is a 500.
+STATUS: Sequence[tuple[type[Exception], int]] = (
+    (UserError, 422),
+    (NotFoundError, 404),
+    (StateConflictError, 409),
+    (LeaseLostError, 409),
+)
+STORE_ERRORS = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError)
+TITLES = {
+    400: "The request cannot be read",
+    403: "The request comes from another site",
+    404: "There is no such thing",
+    405: "The method is not allowed here",
+    409: "The present state does not allow this",
+    413: "The body is too large",
+    415: "The body is of the wrong type",
+    422: "What was sent cannot be done",
+    500: "The service failed",
+    503: "The service is not available right now",
+}
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of ``app`` as a problem."""
+    handled = (RequestError, HTTPException, RequestValidationError, ClientDisconnect, *(c for c, _ in STATUS), *STORE_ERRORS)
+    for cls in (*handled, Exception):
+        app.add_exception_handler(cls, _answer)
+
+
+def problem_of(error: Exception) -> Problem:
+    """What an exception means to the client."""
+    if isinstance(error, RequestError):
+        fields = [] if error.pointer is None else [FieldError(error.pointer, str(error), error.code)]
+        return Problem(error.status, error.code, str(error), fields, error.headers)
+    if isinstance(error, RequestValidationError):
+        return Problem(422, "invalid_request", "A parameter is not as it should be.", _parameter_errors(error))
+    if isinstance(error, HTTPException):
+        return _of_http(error)
+    if isinstance(error, ClientDisconnect):
+        return Problem(400, "client_disconnected", "The connection closed before the body was complete.")
+    if isinstance(error, STORE_ERRORS):
+        return Problem(503, "store_unavailable", "The database does not answer; try again.", headers={"Retry-After": "5"})
+    for cls, status in STATUS:
+        if isinstance(error, cls):
+            return Problem(status, getattr(error, "code", "error"), str(error), _fields(error))
+    return Problem(500, "internal", "The service failed unexpectedly; its log names the cause under this request_id.")
+
+
+def response_of(problem: Problem, request: Request) -> JSONResponse:
+    """A problem as ``application/problem+json``."""
+    body = {
+        "type": f"urn:automl-prune:problem:{problem.code}",
+        "title": TITLES.get(problem.status) or HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": _short(problem.detail, _LONGEST_DETAIL),
+        "instance": quote(request.scope["path"][:_LONGEST_POINTER], safe="/:@-._~"),
+        "code": problem.code,
+        "request_id": request_id(request.scope),
+        "errors": [_error(e) for e in problem.errors[:_MOST_ERRORS]],
+    }
+    # Also set here: a 500 is answered outside of the middleware that sets them on everything else.
+    headers = {**SECURITY, **problem.headers, REQUEST_ID: request_id(request.scope)}
+    return JSONResponse(body, problem.status, headers, media_type="application/problem+json")
+
+
+async def _answer(request: Request, error: Exception) -> JSONResponse:
+    problem = problem_of(error)
+    if problem.status >= 500:
+        # Not the error itself: SQLAlchemy's quotes the statement with everything that was sent.
+        cause = getattr(error, "orig", None) or type(error).__name__
+        log.error("%s %r: %s (request %s)", request.method, request.scope["path"], cause, request_id(request.scope))
+    return response_of(problem, request)
+
+
+def _of_http(error: HTTPException) -> Problem:
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    details = {
+        404: "There is nothing at this path; /docs lists what there is.",
+        405: "This path does not take this method; the Allow header lists those it takes.",
+    }
+    detail = details.get(error.status_code, str(error.detail))
+    return Problem(error.status_code, code, detail, headers=error.headers or {})
+
+
+def _fields(error: Exception) -> Sequence[FieldError]:
+    if isinstance(error, SpecError):
+        return error.errors
+    if isinstance(error, UserError):
+        return [FieldError(error.pointer, str(error), error.code)]
+    return []
+
+
+def _parameter_errors(error: RequestValidationError) -> list[FieldError]:
+    return [FieldError("/" + "/".join(map(str, e["loc"])), f"{e['msg']}.", e["type"]) for e in error.errors()]
+
+
+def _error(error: FieldError) -> dict[str, Any]:
+    return {
+        "pointer": _short(error.pointer, _LONGEST_POINTER),
+        "detail": _short(error.detail, _LONGEST_DETAIL),
+        "code": error.code,
+    }
+
+
+def _short(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"

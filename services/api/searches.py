@@ -1,0 +1,94 @@
+"""Routes of searches: order, look, cancel."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Query, Response
+
+from automl_prune.errors import StateConflictError, UserError
+from automl_prune.search.job import SearchState
+from services.api import views
+from services.api.context import InContext, Limit, PageToken, SearchId, Spec, Text
+from services.api.openapi import SPEC_BODY
+from services.api.paging import page, read_search_token
+from services.api.standings import ARMS, front, objective, scored
+
+router = APIRouter(prefix="/v1", tags=["searches"])
+
+
+@router.post("/searches", status_code=201, openapi_extra=SPEC_BODY)
+async def submit(spec: Spec, context: InContext, response: Response) -> dict[str, Any]:
+    """Order a search; it is durable once this answers, and its life is followed at the Location."""
+    await context.reviews.of(spec)
+    job = await to_thread.run_sync(
+        lambda: context.store.add_search(spec.model_dump(mode="json"), name=spec.name, labels=spec.labels)
+    )
+    response.headers["Location"] = views.search_path(job, context.settings.public_url)
+    return await to_thread.run_sync(context.search_json, job)
+
+
+@router.post("/searches:validate", openapi_extra=SPEC_BODY)
+async def validate(spec: Spec, context: InContext) -> Mapping[str, Any]:
+    """Check an order without placing it: the space's size, what the full network costs, the budgets in absolute terms."""
+    return await context.reviews.of(spec)
+
+
+@router.get("/searches")
+def list_searches(
+    context: InContext,
+    state: Annotated[list[SearchState] | None, Query(description="Any of these.")] = None,
+    strategy: Text = None,
+    label: Text = None,
+    limit: Limit = 50,
+    page_token: PageToken = None,
+) -> dict[str, Any]:
+    """Searches, newest first; label is written key:value."""
+    found = context.store.list_searches(
+        states=state or (),
+        strategy=strategy,
+        label=_label(label),
+        limit=limit + 1,
+        before=read_search_token(page_token),
+    )
+    return page(found, limit, context.search_json, lambda job: job.id)
+
+
+@router.get("/searches/{search_id:id}")
+def get_search(search_id: SearchId, context: InContext) -> dict[str, Any]:
+    """One search: its state, how far it is, and the best it found so far next to its controls."""
+    return context.search_json(context.store.get_search(search_id))
+
+
+@router.post("/searches/{search_id:id}:cancel", status_code=202)
+def cancel(search_id: SearchId, context: InContext) -> dict[str, Any]:
+    """Stop a search: at once while it is queued, else as soon as its driver notices."""
+    return context.search_json(context.store.request_cancel(search_id))
+
+
+@router.get("/searches/{search_id:id}/best")
+def get_best(search_id: SearchId, context: InContext) -> Mapping[str, Any]:
+    """The best architecture as JSON, once the search has finished it."""
+    job = context.store.get_search(search_id)
+    if job.result is None:
+        when = "and will have none" if job.state.is_terminal else "yet; it is ready when the state is 'succeeded'"
+        raise StateConflictError(f"Search {job.id!r} is {job.state} and has no result {when}.")
+    return job.result
+
+
+@router.get("/searches/{search_id:id}/pareto")
+def get_pareto(search_id: SearchId, context: InContext) -> dict[str, Any]:
+    """The trade-off between the objective and the first budget's metric, for the search and for both controls."""
+    job = context.store.get_search(search_id)
+    aim, cost = objective(job), str(job.spec["budgets"][0]["metric"])
+    fronts = {arm: front(scored(context.store, job.id, arm, [aim.metric, cost]), aim, cost) for arm in ARMS}
+    return views.pareto(job, aim, cost, fronts)
+
+
+def _label(text: str | None) -> tuple[str, str] | None:
+    if text is None:
+        return None
+    key, colon, value = text.partition(":")
+    if not key or not colon:
+        raise UserError("label is written key:value, as in label=team:edge.", pointer="/query/label")
+    return key, value

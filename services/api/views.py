@@ -1,0 +1,110 @@
+"""Nouns as the JSON that clients see."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from automl_prune.problem import Objective
+from automl_prune.search.job import Artifact, SearchJob, StoredTrial
+from automl_prune.trial import TrialState
+from services.api.standings import ARMS
+
+Progress = Mapping[str, Mapping[str, int]]
+
+
+def search(job: SearchJob, progress: Progress, best: Mapping[str, StoredTrial], *, base_url: str | None) -> dict[str, Any]:
+    """A search; ``best`` is what Standings found, ``progress`` counts trials by arm and state."""
+    return {
+        "id": job.id,
+        "name": job.name,
+        "labels": dict(job.labels),
+        "state": job.state,
+        "state_reason": job.state_reason,
+        "cancel_requested": job.cancel_requested,
+        "spec": job.spec,
+        "progress": _progress(job, progress),
+        "best": trial(best["search"], job) if "search" in best else None,
+        "controls": {arm: trial(best[arm], job) for arm in ("uniform", "random") if arm in best},
+        "base": {**job.info.get("base", {}), **(best["base"].trial.metrics if "base" in best else {})},
+        "info": job.info,
+        "result_ready": job.result is not None,
+        "attempt": job.attempt,
+        "created_at": _time(job.created_at),
+        "updated_at": _time(job.updated_at),
+        "started_at": _time(job.started_at),
+        "finished_at": _time(job.finished_at),
+        "links": _links(job, base_url),
+    }
+
+
+def trial(stored: StoredTrial, job: SearchJob) -> dict[str, Any]:
+    """A trial of ``job``, its widths by group name."""
+    one = stored.trial
+    widths = one.candidate.widths
+    names = job.info.get("space", {}).get("names") or [str(i) for i in range(len(widths))]
+    return {
+        "number": one.number,
+        "name": one.name,
+        "arm": one.arm,
+        "state": one.state,
+        "attempt": one.attempt,
+        "widths": dict(zip(names, widths, strict=True)),
+        "metrics": one.metrics,
+        "cost": one.outcome.cost if one.outcome else {},
+        "reason": one.outcome.reason if one.outcome else None,
+        "origin": one.origin,
+        "parent": one.parent,
+        "repaired": one.repaired,
+        "asked_at": _time(stored.asked_at),
+        "ended_at": _time(stored.ended_at),
+    }
+
+
+def pareto(job: SearchJob, aim: Objective, cost: str, fronts: Mapping[str, Sequence[StoredTrial]]) -> dict[str, Any]:
+    """The fronts over the objective and one cost, by arm; ``items`` is the search's own."""
+    shown = {arm: [trial(t, job) for t in found] for arm, found in fronts.items()}
+    return {
+        "objective": {"metric": aim.metric, "maximize": aim.maximize},
+        "cost": {"metric": cost},
+        "items": shown.pop("search"),
+        "controls": shown,
+    }
+
+
+def artifact(one: Artifact, job: SearchJob, base_url: str | None) -> dict[str, Any]:
+    """A file of ``job``."""
+    href = f"{_root(base_url)}/v1/searches/{job.id}/artifacts/{quote(one.name, safe='')}"
+    return {"name": one.name, "size": one.size, "sha256": one.sha256, "href": href}
+
+
+def search_path(job: SearchJob, base_url: str | None) -> str:
+    """Where the search is, absolute when the service knows its public address."""
+    return f"{_root(base_url)}/v1/searches/{job.id}"
+
+
+def _progress(job: SearchJob, arms: Progress) -> dict[str, Any]:
+    states = {state: sum(arms.get(arm, {}).get(state, 0) for arm in ARMS) for state in TrialState}
+    return {
+        "completed": states[TrialState.COMPLETE],
+        "failed": states[TrialState.FAILED],
+        "running": states[TrialState.RUNNING],
+        "ended": sum(count for state, count in states.items() if state.is_terminal),
+        "total": job.info.get("evaluations") or job.spec.get("trials", {}).get("max"),
+        "arms": {arm: dict(counts) for arm, counts in arms.items()},
+    }
+
+
+def _links(job: SearchJob, base_url: str | None) -> dict[str, str | None]:
+    here = search_path(job, base_url)
+    parts = {part: f"{here}/{part}" for part in ("trials", "best", "pareto", "artifacts")}
+    page = f"{_root(base_url)}/searches/{job.id}"
+    return {"self": here, **parts, "page": page, "ray_dashboard": job.info.get("links", {}).get("ray_dashboard")}
+
+
+def _root(base_url: str | None) -> str:
+    return (base_url or "").rstrip("/")
+
+
+def _time(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None

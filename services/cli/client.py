@@ -1,0 +1,167 @@
+"""The service over HTTP: JSON in and out, problems as exceptions that read as sentences."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from automl_prune.errors import FieldError
+from services.cli.text import Json
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PAGE = 200
+_TIMEOUT = httpx.Timeout(300, connect=5)  # a network that nobody ordered before is traced and verified on submit
+
+
+class RefusedError(Exception):
+    """The server refused a request; ``errors`` names the fields that are at fault, where some are."""
+
+    def __init__(self, status: int, detail: str, errors: tuple[FieldError, ...] = ()) -> None:
+        super().__init__(detail)
+        self.status, self.errors = status, errors
+
+
+class UnreachableError(Exception):
+    """Nobody answers at the server's address, or not as this service does."""
+
+
+class Client:
+    """Calls the service at ``server``; raises RefusedError and UnreachableError.
+
+    Args:
+        server: Its address, such as ``http://127.0.0.1:8422``.
+        key: Sent as a bearer token when given.
+    """
+
+    def __init__(self, server: str, key: str | None = None) -> None:
+        self.server = server.rstrip("/")
+        try:
+            address = httpx.URL(self.server)
+        except httpx.InvalidURL:
+            address = httpx.URL()
+        if address.scheme not in ("http", "https") or not address.host:
+            raise RefusedError(0, f"{server!r} is no server address; write one like http://127.0.0.1:8422.")
+        self._http = httpx.Client(
+            base_url=self.server,
+            timeout=_TIMEOUT,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            trust_env=address.host not in LOOPBACK,  # a proxy cannot reach this machine's own addresses
+        )
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._http.close()
+
+    def submit(self, spec: object) -> Json:
+        """Order a search."""
+        return self._json("POST", "/v1/searches", json=spec)
+
+    def validate(self, spec: object) -> Json:
+        """Check an order without placing it."""
+        return self._json("POST", "/v1/searches:validate", json=spec)
+
+    def searches(self, limit: int, filters: Mapping[str, Any]) -> list[Json]:
+        """The newest searches, at most ``limit``."""
+        return self._items("/v1/searches", limit, filters)
+
+    def search(self, search_id: str) -> Json:
+        """One search."""
+        return self._json("GET", _path(search_id))
+
+    def trials(self, search_id: str, limit: int | None, filters: Mapping[str, Any]) -> list[Json]:
+        """A search's trials in order of number, at most ``limit``."""
+        return self._items(f"{_path(search_id)}/trials", limit, filters)
+
+    def best(self, search_id: str) -> Json:
+        """The architecture JSON of a finished search."""
+        return self._json("GET", f"{_path(search_id)}/best")
+
+    def cancel(self, search_id: str) -> Json:
+        """Stop a search."""
+        return self._json("POST", f"{_path(search_id)}:cancel")
+
+    def download(self, search_id: str, name: str, target: Path) -> None:
+        """Fetch a file of a search; ``target`` appears complete and with the recorded SHA-256, or not at all."""
+        files = {item["name"]: item for item in self._json("GET", f"{_path(search_id)}/artifacts")["items"]}
+        if name not in files:
+            state = self.search(search_id)["state"]
+            raise RefusedError(404, f"Search {search_id} has no {name} (yet); it is {state}.")
+        digest = hashlib.sha256()
+        draft = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            with draft.open("wb") as file, self._stream(f"{_path(search_id)}/artifacts/{quote(name)}") as response:
+                for chunk in response.iter_bytes():
+                    digest.update(chunk)
+                    file.write(chunk)
+            if digest.hexdigest() != files[name]["sha256"]:
+                raise UnreachableError(
+                    f"{name} arrived damaged (its SHA-256 differs from the recorded one); fetch it again."
+                )
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _items(self, path: str, limit: int | None, filters: Mapping[str, Any]) -> list[Json]:
+        wanted = {name: value for name, value in filters.items() if value not in (None, [])}
+        items: list[Json] = []
+        token: str | None = None
+        while limit is None or len(items) < limit:
+            size = PAGE if limit is None else min(PAGE, limit - len(items))
+            query = {**wanted, "limit": size, **({"page_token": token} if token else {})}
+            page = self._json("GET", path, params=query)
+            items += page["items"]
+            token = page["next_page_token"]
+            if token is None:
+                break
+        return items
+
+    def _json(self, method: str, path: str, **options: Any) -> Json:
+        with self._reached():
+            response = self._http.request(method, path, **options)
+            return _checked(response, self.server)
+
+    @contextmanager
+    def _stream(self, path: str) -> Iterator[httpx.Response]:
+        with self._reached(), self._http.stream("GET", path) as response:
+            if response.is_error:
+                response.read()
+                _checked(response, self.server)
+            yield response
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TimeoutException:
+            raise UnreachableError(f"{self.server} does not answer in time.") from None
+        except httpx.TransportError as error:
+            hint = "start one with 'automl-prune serve', or name another with --server"
+            raise UnreachableError(f"No server can be reached at {self.server} ({error}); {hint}.") from None
+
+
+def _path(search_id: str) -> str:
+    return f"/v1/searches/{quote(search_id, safe='')}"
+
+
+def _checked(response: httpx.Response, server: str) -> Json:
+    """The answer's JSON object; raises RefusedError for a problem and UnreachableError for what no such service sends."""
+    try:
+        data = response.json()
+    except ValueError:
+        data = None
+    if not isinstance(data, dict) or (response.is_error and "code" not in data) or response.is_redirect:
+        raise UnreachableError(f"{server} answers (status {response.status_code}), but not as automl-prune does.")
+    if response.status_code >= 500:
+        raise UnreachableError(f"{server}: {data['detail']} (request {data.get('request_id')})")
+    if response.is_error:
+        errors = tuple(FieldError(e["pointer"], e["detail"], e["code"]) for e in data.get("errors", ()))
+        raise RefusedError(response.status_code, data["detail"], errors)
+    return data

@@ -1,0 +1,64 @@
+"""Commands about the database of the settings."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from automl_prune.errors import UserError
+from services.cli import text
+from services.cli.options import AsJson, Home
+from services.cli.text import echo_json
+
+app = typer.Typer(help="The database's schema.", no_args_is_help=True)
+
+
+@app.command()
+def upgrade(home: Home = None, as_json: AsJson = False) -> None:
+    """Bring the database to the newest schema; creates it when there is none."""
+    from automl_prune.storage import migrate
+    from services.settings import load_settings
+
+    settings = load_settings(home=home)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with _answering():
+        migrate.upgrade(settings.database_url)
+    _print_revision(settings.database_url, as_json)
+
+
+@app.command()
+def current(home: Home = None, as_json: AsJson = False) -> None:
+    """Show the database's schema revision and the newest one."""
+    from services.settings import load_settings
+
+    _print_revision(load_settings(home=home).database_url, as_json)
+
+
+def _print_revision(url: str, as_json: bool) -> None:
+    from automl_prune.storage import migrate
+
+    with _answering():
+        found = {"revision": migrate.current(url) if _exists(url) else None, "newest": migrate.revisions()[0]}
+    if as_json:
+        echo_json(found)
+    else:
+        text.console().print(text.facts([("revision", found["revision"] or "none"), ("newest", found["newest"])]))
+
+
+def _exists(url: str) -> bool:
+    """False for a SQLite file that is not there: opening it, just to look, would create it."""
+    from sqlalchemy.engine import make_url
+
+    parsed = make_url(url)
+    return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").is_file()
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    from sqlalchemy.exc import OperationalError
+
+    try:
+        yield
+    except OperationalError as error:
+        raise UserError(f"The database cannot be opened: {error.orig}.") from None

@@ -1,0 +1,96 @@
+"""Commands that order searches, follow them, and stop them."""
+
+from typing import Annotated
+from urllib.parse import urljoin
+
+import typer
+from rich.console import Console
+
+from services.cli import text
+from services.cli.client import Client
+from services.cli.failures import FAILED
+from services.cli.options import SERVER, AsJson, Key, SearchId, Server, SpecFile
+from services.cli.progress import follow, shown, stage
+from services.cli.specs import read_spec
+from services.cli.text import Json, echo_json
+
+
+def submit(
+    spec: SpecFile,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the search to its end.")] = False,
+    as_json: AsJson = False,
+    server: Server = SERVER,
+    key: Key = None,
+) -> None:
+    """Order a search."""
+    data = read_spec(spec)
+    with Client(server, key) as client:
+        search = client.submit(data)
+        if watch:
+            follow_to_end(client, search["id"], as_json)
+        elif as_json:
+            echo_json(search)
+        else:
+            text.console().print(f"{search['id']} is {search['state']}; see {page(client, search)}")
+
+
+def validate(spec: SpecFile, as_json: AsJson = False, server: Server = SERVER, key: Key = None) -> None:
+    """Check an order on the server without placing it."""
+    data = read_spec(spec)
+    with Client(server, key) as client:
+        summary = client.validate(data)
+    if as_json:
+        echo_json(summary)
+        return
+    searched = sum(g["choices"] > 1 for g in summary["groups"])
+    rows = [
+        ("groups", f"{searched} searched, {len(summary['groups']) - searched} kept whole"),
+        ("space", f"10^{summary['log10_size']:.1f} candidates"),
+        ("full network", text.costs(summary["base"])),
+        ("narrowest", text.costs(summary["narrowest"])),
+        ("uniform control", text.costs(summary["uniform"])),
+        ("budgets", text.budgets(summary["budgets"])),
+        ("evaluations", f"at most {summary['evaluations']}, controls included"),
+    ]
+    text.console().print(text.facts(rows))
+
+
+def watch(search_id: SearchId, as_json: AsJson = False, server: Server = SERVER, key: Key = None) -> None:
+    """Follow a search to its end; exits with 1 unless it succeeds."""
+    with Client(server, key) as client:
+        client.search(search_id)  # what does not exist is refused before anything is shown
+        follow_to_end(client, search_id, as_json)
+
+
+def cancel(search_id: SearchId, as_json: AsJson = False, server: Server = SERVER, key: Key = None) -> None:
+    """Stop a search."""
+    with Client(server, key) as client:
+        search = client.cancel(search_id)
+    if as_json:
+        echo_json(search)
+    else:
+        note = "" if search["state"] == "cancelled" else "; it stops at its next trial"
+        text.console().print(f"{search['id']} is {search['state']}{note}")
+
+
+def follow_to_end(client: Client, search_id: str, as_json: bool) -> None:
+    """Show a search's progress and how it ended; exits with 1 unless it succeeded."""
+    screen = text.console(stderr=as_json)
+    with shown(screen) as display:
+        search = follow(lambda: client.search(search_id), display)
+    if as_json:
+        echo_json(search)
+    conclude(search, client.best(search_id) if search["result_ready"] else None, screen)
+
+
+def conclude(search: Json, result: Json | None, screen: Console) -> None:
+    """Say how a search ended; exits with 1 unless it has a result."""
+    screen.print(f"{search['id']} {stage(search)}")
+    if result is None:
+        raise typer.Exit(FAILED)
+    screen.print(text.results(result))
+
+
+def page(client: Client, search: Json) -> str:
+    """The search's page, absolute."""
+    return urljoin(f"{client.server}/", str(search["links"]["page"]))

@@ -1,0 +1,105 @@
+"""Following a search: one moving line on a terminal, plain lines anywhere else."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from services.cli.client import UnreachableError
+from services.cli.text import Json, clean, quality
+
+ENDED = ("succeeded", "failed", "cancelled")
+PATIENCE_SECONDS = 30.0
+"""How long a server may be away, while a search is followed, before following gives up."""
+
+_ARMS = ("search", "uniform", "random")
+_STEPS = 10
+
+
+class Display(Protocol):
+    """Shows a search, as ``GET /v1/searches/{id}`` describes it, each time it is told."""
+
+    def update(self, search: Json) -> None:
+        """Show how the search stands now."""
+        ...
+
+
+def follow(fetch: Callable[[], Json], display: Display, *, pause: float = 1.0) -> Json:
+    """Ask for a search until it ended, and return it; UnreachableError when the server stays away."""
+    answered = time.monotonic()
+    while True:
+        try:
+            search = fetch()
+        except UnreachableError:
+            if time.monotonic() - answered > PATIENCE_SECONDS:
+                raise
+        else:
+            answered = time.monotonic()
+            display.update(search)
+            if search["state"] in ENDED:
+                return search
+        time.sleep(pause)
+
+
+@contextmanager
+def shown(console: Console) -> Iterator[Display]:
+    """A display on this console."""
+    if not console.is_terminal:
+        yield Lines(console)
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        yield Line(progress)
+
+
+class Line:
+    """One line that moves."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=None)
+
+    def update(self, search: Json) -> None:
+        """Show how the search stands now."""
+        done, total = evaluated(search)
+        self._progress.update(self._task, description=_headline(search), completed=done, total=total)
+
+
+class Lines:
+    """A line for every change of state and for every tenth of the way."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last: tuple[str, int] | None = None
+
+    def update(self, search: Json) -> None:
+        """Print a line if there is something new."""
+        done, total = evaluated(search)
+        now = (stage(search), done * _STEPS // total)
+        if now != self._last:
+            self._last = now
+            self._console.print(f"{_headline(search)}, {done} of {total} candidates")
+
+
+def evaluated(search: Json) -> tuple[int, int]:
+    """How many candidates were evaluated, controls included, and how many there will be at most."""
+    arms = search["progress"]["arms"]
+    done = sum(n for arm in _ARMS for state, n in arms.get(arm, {}).items() if state not in ("pending", "running"))
+    return done, search["progress"]["total"]
+
+
+def stage(search: Json) -> str:
+    """The state and, where there is one, its reason."""
+    reason = clean(search["state_reason"])
+    return f"{search['state']}: {reason}" if reason else str(search["state"])
+
+
+def _headline(search: Json) -> str:
+    best = search["best"]
+    if best is None:
+        return stage(search)
+    metric = search["spec"].get("objective", "top1")
+    return f"{stage(search)}, best {metric} {quality(metric, best['metrics'].get(metric))}"

@@ -1,0 +1,112 @@
+"""``automl-prune serve``: the HTTP service, and the launcher that runs what it takes in."""
+
+import logging
+import socket
+import subprocess
+import threading
+from contextlib import nullcontext
+from types import TracebackType
+from typing import Annotated
+
+import typer
+
+from automl_prune.errors import UserError
+from services.cli import children
+from services.cli.client import LOOPBACK
+from services.cli.options import DataRoot, Home, WeightsRoot
+from services.settings import Settings, load_settings
+
+log = logging.getLogger("automl_prune.serve")
+
+GRACE_SECONDS = 10
+LAUNCHER_GRACE_SECONDS = 30.0
+RESTART_SECONDS = 2.0
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on: 127.0.0.1, localhost or ::1.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
+    home: Home = None,
+    data_root: DataRoot = None,
+    weights_root: WeightsRoot = None,
+    launcher: Annotated[bool, typer.Option(help="Run searches here, too.")] = True,
+) -> None:
+    """Take searches over HTTP and run them; Ctrl-C stops."""
+    settings = load_settings(host=host, port=port, home=home, data_root=data_root, weights_root=weights_root)
+    listening = listen(settings.host, settings.port)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    with children.stoppable(), listening:
+        try:
+            with Launched(settings) if launcher else nullcontext():
+                _answer(settings, listening)
+        except KeyboardInterrupt:
+            log.info("stopped")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket of this machine; raises UserError for any other address, or when the port is taken."""
+    if host not in LOOPBACK:
+        raise UserError(
+            f"Listening on {host!r} would let everyone who reaches this machine run searches, because the service has no "
+            f"API keys yet; listen on {', '.join(LOOPBACK)}, behind a proxy that checks who is calling where others need it."
+        )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UserError(f"Port {port} of {host} cannot be used: {error.strerror}; name another with --port.") from None
+
+
+def _answer(settings: Settings, listening: socket.socket) -> None:
+    """Serve until a signal ends it."""
+    import uvicorn
+
+    from services.api.app import create_app
+    from services.wiring import open_store, reviewer
+
+    app = create_app(open_store(settings), settings, reviewer(settings))
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    name = f"[{settings.host}]" if ":" in settings.host else settings.host
+    typer.echo(f"automl-prune is listening on http://{name}:{listening.getsockname()[1]}")
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+class Launched:
+    """The launcher as a child process, for the length of a ``with`` block; started again when it dies."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self._child = self._start()
+        self._watcher.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._lock:
+            self._over.set()
+        children.end(self._child, LAUNCHER_GRACE_SECONDS)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return children.start("services.launcher", settings=self._settings)
+
+    def _watch(self) -> None:
+        while True:
+            code = self._child.wait()
+            if self._over.wait(RESTART_SECONDS):
+                return
+            with self._lock:
+                if self._over.is_set():
+                    return
+                log.warning("the launcher ended with exit code %d; starting it again", code)
+                self._child = self._start()

@@ -1,0 +1,126 @@
+"""What commands print: JSON as it is, numbers with units, tables."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+Json = dict[str, Any]
+
+_WIDE = 200
+_BAR = 24
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where people read: wide enough for every table when nobody's terminal sets a width, and no text is markup."""
+    found = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    return found if found.is_terminal else Console(stderr=stderr, markup=False, highlight=False, emoji=False, width=_WIDE)
+
+
+def echo_json(data: object) -> None:
+    """JSON, and nothing else, on stdout."""
+    typer.echo(json.dumps(data, indent=1, allow_nan=False))
+
+
+def clean(text: object) -> str:
+    """Text from elsewhere without control characters, which terminals would obey; None becomes nothing."""
+    return "" if text is None else "".join(c if c.isprintable() else " " for c in str(text))
+
+
+def table(*headings: str, rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> Table:
+    """A table; columns named in ``right`` hold numbers."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        made.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(clean(cell) for cell in row))
+    return made
+
+
+def facts(rows: Iterable[tuple[str, object]]) -> Table:
+    """Names and values, those left out that are None."""
+    made = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        if value is not None:
+            made.add_row(name, clean(value))
+    return made
+
+
+def amount(value: float | None) -> str:
+    """A count with three digits and its magnitude, as in ``62.7 M``."""
+    if value is None:
+        return "–"
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= 0.9995 * size:
+            return f"{value / size:.3g}{unit}" if abs(value) < 999.5 * size else f"{value / size:.0f}{unit}"
+    return f"{value:g}"
+
+
+def quality(metric: str, value: float | None) -> str:
+    """An accuracy in percent, any other score as a number."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.2f} %" if metric.startswith("top") else f"{value:.4f}"
+
+
+def costs(values: Mapping[str, float]) -> str:
+    """MACs and parameters on one line."""
+    return ", ".join(f"{amount(values[name])} {name}" for name in ("macs", "params") if name in values)
+
+
+def budgets(items: Sequence[Mapping[str, Any]]) -> str:
+    """Absolute budgets, as in ``macs ≤ 62.7 M``."""
+    bounds = [
+        (i["metric"], sign, i[side]) for i in items for side, sign in (("min", "≥"), ("max", "≤")) if i[side] is not None
+    ]
+    return ", ".join(f"{metric} {sign} {amount(value)}" for metric, sign, value in bounds)
+
+
+def results(result: Mapping[str, Any]) -> Table:
+    """The networks of a finished search side by side: the full one, the best found, and the controls."""
+    metric = result["provenance"]["objective"]
+    base = result["base_metrics"]
+    rows = [_result("full network", base, base, metric, base.get("select"), None)]
+    best = result["metrics"]
+    rows.append(_result("best of the search", best, base, metric, best["search"], best.get(f"{metric}_before_recovery")))
+    for arm, row in result["controls"].items():
+        rows.append(_result(f"control: {arm}", row, base, metric, row["search"], row.get(f"{metric}_before_recovery")))
+    numbers = (f"search {metric}", f"report {metric} before", "after recovery", "macs", "of full", "params")
+    return table("network", *numbers, rows=rows, right=numbers)
+
+
+def groups(result: Mapping[str, Any]) -> Table:
+    """How much of each group was kept."""
+    rows = [
+        (g["name"], f"{g['width']}/{g['full_width']}", bar(g["width"] / g["full_width"]), "whole" if g["frozen"] else "")
+        for g in result["groups"]
+    ]
+    return table("group", "kept", "", " ", rows=rows, right=("kept",))
+
+
+def bar(share: float) -> str:
+    """A share between 0 and 1 as a bar."""
+    filled = max(1, round(share * _BAR)) if share else 0
+    return "█" * filled + "░" * (_BAR - filled)
+
+
+def _result(
+    name: str,
+    row: Mapping[str, Any],
+    base: Mapping[str, Any],
+    metric: str,
+    searched: Mapping[str, float] | None,
+    before: float | None,
+) -> tuple[str, ...]:
+    return (
+        name,
+        quality(metric, (searched or {}).get(metric)),
+        quality(metric, before),
+        quality(metric, row.get(metric)),
+        amount(row.get("macs")),
+        f"{100 * row['macs'] / base['macs']:.1f} %" if base.get("macs") else "–",
+        amount(row.get("params")),
+    )

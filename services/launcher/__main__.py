@@ -1,0 +1,23 @@
+"""``python -m services.launcher``: run the launcher until it is told to stop."""
+
+import logging
+import signal
+import threading
+
+from services.launcher.launcher import Launcher
+from services.settings import load_settings
+from services.wiring import open_store
+
+
+def main() -> None:
+    """Launch searches until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    settings = load_settings()
+    Launcher(open_store(settings), settings).run(stop)
+
+
+if __name__ == "__main__":
+    main()

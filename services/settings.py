@@ -1,0 +1,72 @@
+"""What the operator may set; the only place that reads the environment."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import platformdirs
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from automl_prune.errors import FieldError, SpecError
+
+PREFIX = "AUTOML_PRUNE_"
+
+Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _below_home(*parts: str) -> Any:
+    return Field(default_factory=lambda data: data["home"].joinpath(*parts))
+
+
+class Settings(BaseSettings):
+    """Where the service keeps things, where it listens, and how much it takes on.
+
+    Every field is read from ``AUTOML_PRUNE_<NAME>``; an empty variable counts as unset. Folders become absolute.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
+
+    home: Folder = Field(
+        default_factory=lambda: platformdirs.user_data_path("automl-prune", appauthor=False),
+        description="Everything the service writes, unless a field below says otherwise.",
+    )
+    database_url: str = Field(
+        default_factory=lambda data: f"sqlite:///{data['home'] / 'automl-prune.sqlite3'}",
+        repr=False,
+        description="An SQLAlchemy URL; never shown, as it may hold a password.",
+    )
+    artifacts_root: Folder = _below_home("artifacts")
+    cache_dir: Folder = _below_home("cache")
+    data_root: Folder = _below_home("data")
+    weights_root: Folder = _below_home("weights")
+    host: str = "127.0.0.1"
+    port: int = Field(8422, ge=0, le=65535, description="0 takes a free one.")
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/?#]+/?$",
+        description="How clients reach the service, for links; null: relative.",
+    )
+    max_body_bytes: Count = 262_144
+    lease_seconds: float = Field(30, gt=0, description="A driver that is silent for this long has lost its search.")
+    max_running: Count = Field(1, description="Searches at once.")
+    max_attempts: Count = Field(3, description="Drivers a search may lose before it fails.")
+    workers: Count = Field(default_factory=lambda: os.cpu_count() or 1, description="Trials at once on this machine.")
+    ray_address: str | None = Field(None, description="An existing Ray cluster; null starts a local one when needed.")
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from ``overrides`` (None: not given), then the environment, then defaults.
+
+    Raises:
+        SpecError: A value is out of range or a field unknown; names the environment variable, never the value.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise SpecError([_fault(item) for item in error.errors(include_url=False, include_input=False)]) from None
+
+
+def _fault(item: Any) -> FieldError:
+    return FieldError(PREFIX + "_".join(str(part) for part in item["loc"]).upper(), f"{item['msg']}.", item["type"])

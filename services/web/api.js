@@ -1,0 +1,53 @@
+// Talking to the service, which answers errors as RFC 9457 problems.
+
+export class Problem extends Error {
+  constructor(status, detail) {
+    super(detail);
+    this.status = status;
+  }
+}
+
+export async function call(path, options) {
+  const response = await fetch(path, { headers: { Accept: "application/json" }, ...options });
+  if (response.ok) return response.json();
+  const problem = await response.json().catch(() => ({}));
+  throw new Problem(response.status, problem.detail ?? `${path} answered ${response.status}.`);
+}
+
+const ENDED = new Set(["complete", "stopped", "infeasible", "failed", "cancelled"]);
+
+// All trials of a search. Full pages on which every trial has ended will never change and are not fetched again.
+export function trialReader(path) {
+  const settled = [];
+  return async () => {
+    const trials = settled.flatMap((page) => page.items);
+    let token = settled.at(-1)?.next_page_token;
+    let first = settled.length === 0;
+    while (first || token) {
+      const page = await call(`${path}?limit=200${token ? `&page_token=${encodeURIComponent(token)}` : ""}`);
+      trials.push(...page.items);
+      const contiguous = first ? settled.length === 0 : settled.at(-1)?.next_page_token === token;
+      if (contiguous && page.next_page_token && page.items.every((trial) => ENDED.has(trial.state))) settled.push(page);
+      token = page.next_page_token;
+      first = false;
+    }
+    return trials;
+  };
+}
+
+// Calls `refresh` now and every two seconds while the page is visible, until it says that nothing more will change.
+export async function keepFresh(refresh) {
+  const trouble = document.getElementById("trouble");
+  for (;;) {
+    try {
+      const done = document.hidden ? false : await refresh();
+      trouble.hidden = true;
+      if (done) return;
+    } catch (error) {
+      if (error instanceof Problem && error.status === 404) throw error;
+      trouble.textContent = error instanceof Problem ? error.message : "The service does not answer; trying again.";
+      trouble.hidden = false;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 2000));
+  }
+}

@@ -1,0 +1,23 @@
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from automl_prune.execution import Connection, connect
+
+
+@pytest.fixture(scope="session")
+def ray_folder() -> Iterator[Path]:
+    """Where the shared Ray keeps its logs; pytest's own folders are too long for its sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="ap-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def local_ray(ray_folder: Path) -> Iterator[Connection]:
+    """One Ray for all tests of executors, because starting one takes seconds; its GPU is one in name only."""
+    with connect(num_cpus=2, num_gpus=1, temp_dir=ray_folder, namespace="tests") as connection:
+        yield connection

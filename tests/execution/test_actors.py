@@ -1,0 +1,143 @@
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from ray.util.state import list_actors, list_tasks
+
+from automl_prune.errors import EvaluationError, UserError
+from automl_prune.execution import ActorsExecutor, Connection
+from automl_prune.testing.executor import Die, ExecutorContract, ScriptedSource, build, score
+from automl_prune.trial import Evaluator, Outcome, Trial, TrialState
+
+SEARCH = "srch_0190abcdef12"
+
+
+class TestActorsExecutor(ExecutorContract):
+    @pytest.fixture
+    def executor(self, local_ray: Connection) -> ActorsExecutor:
+        return ActorsExecutor(SEARCH, workers=2)
+
+
+def test_workers_and_trials_go_by_their_names_in_the_dashboard(local_ray: Connection, ray_folder: Path) -> None:
+    executor = ActorsExecutor("srch_0190dashboard", workers=1)
+    for _ in range(2):
+        executor.run(ScriptedSource(2), partial(build, score))
+    names = ["search-ashboard-w0", "search-ashboard-w1"]
+    assert executor.describe() == {"kind": "actors", "workers": 1, "dashboard": local_ray.dashboard, "actors": names}
+
+    worker = list_actors(local_ray.dashboard, filters=[("name", "=", names[1])])[0]
+    tasks = {"PruneWorker.build", "trial-0000", "trial-0001"}
+    assert _patiently(lambda: _tasks(local_ray, worker.actor_id), until=tasks) == tasks
+    assert _patiently(lambda: _states(local_ray, names), until={"DEAD"}) == {"DEAD"}, "no worker outlives its run"
+    logs = "".join(path.read_text() for path in ray_folder.glob(f"session_2*/logs/worker-*-{worker.pid}.err"))
+    assert "trial-0001, attempt 1" in logs
+
+
+def test_a_worker_has_the_threads_and_the_gpu_it_was_given(local_ray: Connection) -> None:
+    source = ScriptedSource(1)
+    ActorsExecutor(SEARCH, workers=1, cpu=2, gpu=0.5).run(source, make_environment_report)
+    outcome = source.completed[0][1]
+    assert (outcome.metrics["threads"], outcome.details["gpus"]) == (2, "0")
+
+
+def test_a_worker_without_a_gpu_sees_none(local_ray: Connection) -> None:
+    source = ScriptedSource(1)
+    ActorsExecutor(SEARCH, workers=1).run(source, partial(build, report_gpus))
+    assert source.completed[0][1].details["gpus"] == ""
+
+
+def test_more_than_any_machine_has_is_refused_at_once(local_ray: Connection) -> None:
+    with pytest.raises(EvaluationError, match=r"needs 64 CPU and 0 GPU .* have 2 CPU and 1 GPU"):
+        ActorsExecutor(SEARCH, cpu=64).run(ScriptedSource(1), partial(build, score))
+
+
+def test_one_and_a_half_gpus_are_refused(local_ray: Connection) -> None:
+    with pytest.raises(UserError, match=r"not 1\.5") as caught:
+        ActorsExecutor(SEARCH, gpu=1.5).run(ScriptedSource(1), partial(build, score))
+    assert caught.value.pointer == "/resources/gpu"
+
+
+def test_a_factory_that_workers_cannot_read_ends_the_run(local_ray: Connection) -> None:
+    with pytest.raises(EvaluationError, match=r"could not be sent to a worker: .*only where it was made"):
+        ActorsExecutor(SEARCH).run(ScriptedSource(5), Homebody())
+
+
+def test_a_trial_that_kills_too_many_workers_fails(local_ray: Connection) -> None:
+    source = ScriptedSource(2)
+    ActorsExecutor(SEARCH, workers=1, max_attempts=2).run(source, partial(build, Die(until_attempt=99)))
+    trial, outcome = source.completed[1]
+    assert (trial.number, trial.attempt, outcome.state) == (1, 2, TrialState.FAILED)
+    assert (outcome.reason or "").startswith("2 attempts, last worker died: Worker unexpectedly exits")
+
+
+def test_a_trial_that_workers_cannot_read_fails_and_the_next_one_does_not(local_ray: Connection) -> None:
+    source = Untidy(2)
+    ActorsExecutor(SEARCH, workers=1).run(source, partial(build, report_gpus))
+    unread, read = (outcome for _, outcome in source.completed)
+    assert unread.state is TrialState.FAILED
+    assert "only where it was made" in (unread.reason or "")
+    assert read.state is TrialState.COMPLETE
+
+
+def test_workers_that_die_while_building_end_the_run(local_ray: Connection) -> None:
+    with pytest.raises(EvaluationError, match="2 workers in a row died while building the evaluator"):
+        ActorsExecutor(SEARCH, workers=1, max_attempts=2).run(ScriptedSource(5), partial(os._exit, 1))
+
+
+def make_environment_report() -> Evaluator:
+    import torch
+
+    def report(trial: Trial) -> Outcome:
+        return replace(report_gpus(trial), metrics={"threads": torch.get_num_threads()})
+
+    return report
+
+
+def report_gpus(trial: Trial) -> Outcome:
+    return Outcome(TrialState.COMPLETE, details={"gpus": os.environ["CUDA_VISIBLE_DEVICES"]})
+
+
+class Homebody:
+    """A factory that arrives nowhere else."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _arrive, (os.getpid(),)
+
+    def __call__(self) -> Evaluator:
+        return score
+
+
+class Untidy(ScriptedSource):
+    """Its first trial carries something that only this process knows."""
+
+    def next(self) -> Trial | None:
+        trial = super().next()
+        return replace(trial, origin={"made": Homebody()}) if trial and trial.number == 0 else trial
+
+
+def _arrive(home: int) -> Homebody:
+    if os.getpid() != home:
+        raise ImportError("there is a module only where it was made")
+    return Homebody()
+
+
+def _patiently(look: Callable[[], set[str]], until: set[str]) -> set[str]:
+    """What there is to see, given the seconds that Ray takes to show it."""
+    give_up = time.monotonic() + 15
+    while (seen := look()) != until and time.monotonic() < give_up:
+        time.sleep(0.2)
+    return seen
+
+
+def _tasks(connection: Connection, actor_id: str) -> set[str]:
+    found = list_tasks(connection.dashboard, filters=[("actor_id", "=", actor_id), ("type", "=", "ACTOR_TASK")])
+    return {task.name for task in found}
+
+
+def _states(connection: Connection, names: list[str]) -> set[str]:
+    found = list_actors(connection.dashboard, limit=1000)
+    return {actor.state for actor in found if actor.name in names}

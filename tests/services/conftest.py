@@ -1,0 +1,192 @@
+"""A service around a toy network of two convolutions: its costs are exact, its accuracies made up."""
+
+import hashlib
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from automl_prune.errors import UnknownNameError
+from automl_prune.problem import Budget, Problem
+from automl_prune.search.job import Artifact, SearchState
+from automl_prune.search.ports import Store
+from automl_prune.search.spec import SearchSpec
+from automl_prune.space import Candidate, ChannelSpace
+from automl_prune.storage.sql import SqlStore
+from automl_prune.trial import Outcome, Trial, TrialState
+from services.api.app import create_app
+from services.api.context import Review
+from services.settings import Settings, load_settings
+
+SPACE = ChannelSpace(("conv1", "conv2"), (tuple(range(4, 17, 4)), tuple(range(8, 33, 8))))
+WEIGHTS = b"not really weights"
+
+Order = Callable[..., dict[str, Any]]
+Fill = Callable[[Store], str]
+
+
+def cost(widths: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.float64]]:
+    first, second = widths[:, 0].astype(float), widths[:, 1].astype(float)
+    macs = 1024 * 9 * (3 * first + first * second) + 10 * second
+    return {"macs": macs, "params": 9 * (3 * first + first * second) + 10 * second}
+
+
+def problem(spec: SearchSpec) -> Problem:
+    if spec.search_space.name != "toy":
+        raise UnknownNameError("search space", spec.search_space.name, ["toy"], pointer="/search_space/name")
+    full = Problem(SPACE, cost).costs(SPACE.full)
+    budgets = [Budget(b.metric, b.max or (b.max_ratio or 1) * full[b.metric]) for b in spec.budgets]
+    return Problem(SPACE, cost, budgets=tuple(budgets))
+
+
+def check(spec: SearchSpec) -> Mapping[str, Any]:
+    found = problem(spec)
+    found.check_reachable()
+    return {
+        "groups": len(SPACE),
+        "log10_size": SPACE.log10_size,
+        "base": found.costs(SPACE.full),
+        "budgets": [{"metric": b.metric, "max": b.max, "min": b.min} for b in found.budgets],
+        "evaluations": spec.trials.max * (1 + len(spec.controls)),
+    }
+
+
+def accuracy(candidate: Candidate) -> float:
+    return 0.9 - 0.8 / candidate.widths[0] - 1.6 / candidate.widths[1]
+
+
+def outcome(found: Problem, trial: Trial) -> Outcome:
+    if trial.number == 3:
+        return Outcome.failed("The loss was NaN <script>alert(1)</script>.", {"seconds": 0.5})
+    metrics = {"top1": accuracy(trial.candidate), **found.costs(trial.candidate)}
+    return Outcome(TrialState.COMPLETE, metrics, {"seconds": 1.5})
+
+
+def run(store: Store, job_id: str, attempt: int, found: Problem) -> None:
+    """Ask and tell eight trials of the search, three of the random control, one of the uniform one, and the base."""
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        arm = "uniform" if number == 11 else "random" if number >= 8 else "search"
+        drawn = Candidate(tuple(int(rng.choice(choices)) for choices in SPACE.choices))
+        within = drawn if found.is_feasible(drawn) else SPACE.narrowest
+        trial = Trial(number, found.widest_uniform if arm == "uniform" else within, arm, origin={"why": "toy"})
+        store.record_ask(job_id, attempt, trial)
+        store.record_start(job_id, attempt, number)
+        store.record_outcome(job_id, attempt, number, outcome(found, trial))
+    store.record_ask(job_id, attempt, Trial(12, SPACE.narrowest))
+    store.record_ask(job_id, attempt, Trial(13, SPACE.full, "base"))
+    store.record_outcome(job_id, attempt, 13, outcome(found, Trial(13, SPACE.full)))
+
+
+@pytest.fixture
+def review() -> Review:
+    return check
+
+
+@pytest.fixture
+def order() -> Order:
+    """Makes a valid order, with changes."""
+
+    def make(**changes: Any) -> dict[str, Any]:
+        plain = {
+            "name": "toy search",
+            "search_space": {"name": "toy"},
+            "dataset": {"name": "digits", "select_size": 100},
+            "strategy": {"name": "random"},
+            "budgets": [{"metric": "macs", "max_ratio": 0.5}],
+            "trials": {"max": 8},
+        }
+        return plain | changes
+
+    return make
+
+
+@pytest.fixture
+def fill(order: Order, settings: Settings) -> Fill:
+    """Puts a running search with trials and one file into a store, and returns its id."""
+
+    def put(store: Store) -> str:
+        spec = SearchSpec.parse(order(labels={"team": "edge"}))
+        found = problem(spec)
+        job_id = store.add_search(spec.model_dump(mode="json"), name=spec.name, labels=spec.labels).id
+        claimed = store.claim(lease_seconds=600)
+        assert claimed is not None
+        assert claimed.id == job_id
+        summary = dict(check(spec))
+        info = {
+            "base": summary["base"],
+            "space": {"names": list(SPACE.names), "full": list(SPACE.full.widths), "log10_size": SPACE.log10_size},
+            "budgets": summary["budgets"],
+            "evaluations": summary["evaluations"],
+            "splits": {"fit": 1000, "select": 100, "report": 300},
+            "links": {"ray_dashboard": "http://127.0.0.1:8265"},
+        }
+        store.set_state(job_id, claimed.attempt, SearchState.RUNNING, info=info)
+        run(store, job_id, claimed.attempt, found)
+        folder = settings.artifacts_root / job_id
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(WEIGHTS)
+        digest = hashlib.sha256(WEIGHTS).hexdigest()
+        store.add_artifact(job_id, claimed.attempt, Artifact("model.safetensors", len(WEIGHTS), digest))
+        return job_id
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("database") / "empty.sqlite3"
+    SqlStore.open(f"sqlite:///{path}", upgrade=True).close()
+    return path
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(home=tmp_path, max_body_bytes=10_000, public_url=None)
+
+
+@pytest.fixture
+def store(empty_database: Path, tmp_path: Path) -> Iterator[SqlStore]:
+    shutil.copy(empty_database, tmp_path / "automl-prune.sqlite3")
+    opened = SqlStore.open(f"sqlite:///{tmp_path / 'automl-prune.sqlite3'}")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
+    return create_app(store, settings, review)
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Iterator[TestClient]:
+    with TestClient(app) as opened:
+        yield opened
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[FastAPI], str]]:
+    """Serves an app over real HTTP on a free port of this machine, and returns its address."""
+    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(app: FastAPI) -> str:
+        listening = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        running.append((server, thread))
+        return f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+    yield start
+    for server, thread in running:
+        server.should_exit = True
+        thread.join(10)

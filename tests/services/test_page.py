@@ -1,0 +1,155 @@
+"""The page, drawn by a real browser from a real server."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from PIL import Image
+
+from automl_prune.search.job import SearchState
+from automl_prune.search.ports import Store
+from automl_prune.storage.sql import SqlStore
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+QUIET = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=4500",
+]
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+
+Fill = Callable[[Store], str]
+Browse = Callable[..., str]
+
+
+@pytest.fixture
+def browse(app: FastAPI, serve: Callable[[FastAPI], str], tmp_path: Path) -> Browse:
+    """Opens a path of the app in a browser, checks that nothing was refused or raised, and returns the document."""
+    address = serve(app)
+
+    def run(path: str, *flags: str) -> str:
+        assert BROWSER is not None
+        profile = f"--user-data-dir={tmp_path / 'profile'}"
+        command = [BROWSER, *QUIET, profile, *(flags or ["--dump-dom"]), address + path]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        assert "CONSOLE" not in done.stderr, done.stderr
+        return done.stdout
+
+    return run
+
+
+def marks(document: str, kind: str) -> int:
+    """Marks in plots; those in legends have no title."""
+    return len(re.findall(f'<g class="mark {kind}"[^>]*><title>', document))
+
+
+def test_a_search_is_drawn(browse: Browse, store: SqlStore, fill: Fill) -> None:
+    job_id = fill(store)
+    document = browse(f"/searches/{job_id}")
+    assert {kind: marks(document, kind) for kind in ("search", "random", "uniform", "best")} == {
+        "search": 7,
+        "random": 3,
+        "uniform": 1,
+        "best": 1,
+    }
+    assert document.count('<line class="budget"') == 1
+    assert "budget ≤ " in document
+    assert 'class="base-label"' in document
+    for arm in ("search", "random", "uniform"):
+        assert re.search(f'<path class="line {arm}" d="M[0-9.]+ [0-9.]+H', document)
+    assert document.count('<g class="group">') == 2
+    assert len(re.findall('role="img" aria-label="[^"]{20,}"', document)) == 3
+    assert "1 failed trial has no score" in document
+    assert 'href="http://127.0.0.1:8265"' in document
+    assert f'href="/v1/searches/{job_id}/artifacts/model.safetensors"' in document
+    assert "Cancel search" in document
+
+
+def test_trials_are_listed_and_their_text_stays_text(browse: Browse, store: SqlStore, fill: Fill) -> None:
+    document = browse(f"/searches/{fill(store)}")
+    table = document[document.index('<table class="trials">') :]
+    assert len(re.findall('<tr[^>]*><th scope="row"', table)) == 14
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in table
+    assert "<script>alert" not in document
+    assert table.count("★") == 1
+
+
+def test_a_finished_search_shows_what_was_reported(browse: Browse, store: SqlStore, fill: Fill) -> None:
+    job_id = fill(store)
+    job = store.get_search(job_id)
+    base = job.info["base"]
+    result: dict[str, Any] = {
+        "metrics": {"top1": 0.7777, "macs": base["macs"] / 4},
+        "base_metrics": {**base, "top1": 0.8},
+        "controls": {"uniform": {"top1": 0.75}, "random": {"top1": 0.79}},
+        "groups": [{"name": "conv1", "width": 4, "full_width": 16, "members": ["conv1"]}],
+    }
+    store.set_state(job_id, job.attempt, SearchState.SUCCEEDED, reason="Done as ordered.", result=result)
+    document = browse(f"/searches/{job_id}").replace("\N{NO-BREAK SPACE}", " ").replace("&nbsp;", " ")
+    for shown in (
+        "Reported top-1",
+        "77.77 %",
+        "−2.23 points",
+        "+2.77 points",
+        "−1.23 points",
+        "25.0 % of full",
+        "Done as ordered.",
+    ):
+        assert shown in document, shown
+    assert "conv1: 4 of 16 channels kept (25.0 %)" in document
+    assert f'href="/v1/searches/{job_id}/best"' in document
+    assert "Cancel search" not in document
+
+
+def test_searches_are_listed(browse: Browse, store: SqlStore, fill: Fill) -> None:
+    job_id = fill(store)
+    document = browse("/")
+    assert f'href="/searches/{job_id}">toy search</a>' in document
+    assert "pill running" in document
+    assert "1 running, 0 queued" in document
+    assert re.search(r'<progress max="24" value="12" aria-label="12 of 24 evaluations">', document)
+    assert "team: edge" in document
+
+
+def test_an_empty_list_tells_how_to_begin(browse: Browse) -> None:
+    document = browse("/")
+    assert "No searches yet" in document
+    assert "automl-prune submit spec.yaml" in document
+    assert re.search(r"curl -X POST http://127\.0\.0\.1:\d+/v1/searches", document)
+
+
+def test_an_unknown_search_says_so(browse: Browse) -> None:
+    document = browse("/searches/srch_unknown")
+    assert "There is nothing here" in document
+    assert "There is no search 'srch_unknown'." in document
+
+
+def test_the_api_page_lists_every_operation(browse: Browse, app: FastAPI) -> None:
+    document = browse("/docs")
+    assert document.count('class="verb ') == sum(len(verbs) for verbs in app.openapi()["paths"].values())
+    assert 'id="schema-SearchSpec"' in document
+
+
+@pytest.mark.parametrize("width", [1300, 420])
+def test_colours_reach_the_screen(browse: Browse, store: SqlStore, fill: Fill, tmp_path: Path, width: int) -> None:
+    picture = tmp_path / "page.png"
+    browse(f"/searches/{fill(store)}", f"--screenshot={picture}", f"--window-size={width},1600")
+    with Image.open(picture) as image:
+        assert image.size == (width, 1600)
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20) or []}
+    budget, best, uniform, kept = (0xA1, 0x1D, 0x2B), (0xB0, 0x12, 0x6F), (0x16, 0x7A, 0x54), (0x0B, 0x63, 0xCE)
+    assert {budget, best, uniform, kept} <= colours
