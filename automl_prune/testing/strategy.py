@@ -62,10 +62,12 @@ def run_toy(strategy: Strategy, evaluations: int, *, seed: int = 0) -> list[Tria
 class StrategyContract:
     """Subclass it with a fixture ``make_strategy`` that maps (problem, seed) to a strategy.
 
-    ``evaluations`` is how many trials the tests spend; ``learns`` is False for strategies that ignore what they are told.
+    ``evaluations`` is how many trials the tests spend, ``learning_evaluations`` how many it needs to beat random search;
+    ``learns`` is False for strategies that ignore what they are told.
     """
 
     evaluations = 60
+    learning_evaluations = 300
     learns = True
 
     def test_every_ask_lies_in_the_space_and_in_the_budget(self, make_strategy: MakeStrategy) -> None:
@@ -146,7 +148,7 @@ class StrategyContract:
         problem = toy_problem()
         ours, random = [], []
         for seed in range(10):
-            trials = run_toy(make_strategy(problem, seed), 300, seed=seed)
+            trials = run_toy(make_strategy(problem, seed), self.learning_evaluations, seed=seed)
             control = run_toy(RandomSearch(problem, RandomOptions(), seed=seed), len(trials), seed=seed)
             ours.append(max(t.metrics["top1"] for t in trials))
             random.append(max(t.metrics["top1"] for t in control))

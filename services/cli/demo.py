@@ -1,6 +1,7 @@
 """``automl-prune demo``: the main job from start to end, over HTTP, with a service of its own."""
 
 import re
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -52,12 +53,18 @@ def demo(
         search = ordered(client, spec, screen)
         finish(client, search, settings.home, screen)
         if keep:
-            screen.print(f"still serving at {server}; Ctrl-C stops it")
-            with suppress(KeyboardInterrupt):
-                child.wait()
-                raise UnreachableError(f"The service ended by itself; see {settings.home / LOG}.")
+            screen.print(f"page:    {page(client, search)}\nStill serving; Ctrl-C stops it.")
+            wait_for_interrupt(child, settings)
         else:
-            screen.print(f"page:    automl-prune serve --home {settings.home}, then /searches/{search['id']}")
+            again = f"automl-prune serve --home {shlex.quote(str(settings.home))}"
+            screen.print(f"page:    http://127.0.0.1:{settings.port}/searches/{search['id']} once you run: {again}")
+
+
+def wait_for_interrupt(child: children.Child, settings: Settings) -> None:
+    """Wait for Ctrl-C; raises UnreachableError when the service ends before."""
+    with suppress(KeyboardInterrupt):
+        child.wait()
+        raise UnreachableError(f"The service ended by itself; see {settings.home / LOG}.")
 
 
 def order(dataset: str, space: str | None, weights: Path | None, trials: int, budget: float) -> Json:
@@ -71,10 +78,10 @@ def order(dataset: str, space: str | None, weights: Path | None, trials: int, bu
         "name": f"demo: {space or 'digits_resnet'} on {dataset}",
         "labels": {"from": "demo"},
         "search_space": {"name": space or "digits_resnet"},
-        "weights": weights.name if weights else None,
+        "weights": weights.resolve().name if weights else None,
         "base_training": {"epochs": 20, "lr": 0.1},
         "dataset": {"name": dataset, "select_size": 400, "batch_size": 64} if digits else {"name": dataset},
-        "strategy": {"name": "abc", "preset": "corrected"},
+        "strategy": {"name": "abc", "preset": "corrected", "options": {"population": 5, "perturbed": 1}},
         "budgets": [{"metric": "macs", "max_ratio": budget}],
         "controls": ["uniform", "random"],
         "finish": {"top_k": 3 if digits else 1, "recovery": "fine_tune", "epochs": 5 if digits else 0.25, "lr": 0.02},
@@ -96,7 +103,7 @@ def demo_settings(home: Path | None, data_root: Path | None, weights: Path | Non
         artifacts_root=folder / "artifacts",
         cache_dir=below / "cache" if home is None else folder / "cache",
         data_root=data_root,
-        weights_root=weights.absolute().parent if weights else None,
+        weights_root=weights.resolve().parent if weights else None,
         host="127.0.0.1",
     )
 

@@ -34,7 +34,8 @@ def serve(
     """Take searches over HTTP and run them; Ctrl-C stops."""
     settings = load_settings(host=host, port=port, home=home, data_root=data_root, weights_root=weights_root)
     listening = listen(settings.host, settings.port)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("automl_prune").setLevel(logging.INFO)
     with children.stoppable(), listening:
         try:
             with Launched(settings) if launcher else nullcontext():

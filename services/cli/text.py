@@ -93,12 +93,10 @@ def results(result: Mapping[str, Any]) -> Table:
 
 
 def groups(result: Mapping[str, Any]) -> Table:
-    """How much of each group was kept."""
-    rows = [
-        (g["name"], f"{g['width']}/{g['full_width']}", bar(g["width"] / g["full_width"]), "whole" if g["frozen"] else "")
-        for g in result["groups"]
-    ]
-    return table("group", "kept", "", " ", rows=rows, right=("kept",))
+    """How much was kept of each group that can be cut."""
+    cut = [g for g in result["groups"] if not g["frozen"]]
+    rows = [(g["name"], f"{g['width']}/{g['full_width']}", bar(g["width"] / g["full_width"])) for g in cut]
+    return table("group", "kept", "", rows=rows, right=("kept",))
 
 
 def bar(share: float) -> str:

@@ -1,11 +1,11 @@
 import json
-import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,37 +18,7 @@ from automl_prune.storage.sql import SqlStore
 from automl_prune.testing import StoreContract
 from automl_prune.testing.store_kit import SCORED, SPEC, add, claimed, driven, trial
 
-WORK_UNTIL_EMPTY = """
-import json, sys
-from automl_prune.search.job import SearchState
-from automl_prune.space import Candidate
-from automl_prune.storage.sql import SqlStore
-from automl_prune.trial import Outcome, Trial, TrialState
-
-store, taken = SqlStore(sys.argv[1]), []
-print("ready", flush=True)
-sys.stdin.readline()
-while (job := store.claim(lease_seconds=60)) is not None:
-    taken.append(job.id)
-    store.record_ask(job.id, job.attempt, Trial(0, Candidate((1, 2))))
-    store.record_start(job.id, job.attempt, 0)
-    store.record_outcome(job.id, job.attempt, 0, Outcome(TrialState.COMPLETE, {"top1": 0.5}))
-    store.save_snapshot(job.id, job.attempt, {"seq": 2})
-    store.set_state(job.id, job.attempt, SearchState.SUCCEEDED)
-store.close()
-print(json.dumps(taken))
-"""
-
-ORDER_AND_DIE = """
-import os, signal, sys
-from automl_prune.storage.sql import SqlStore
-
-print("ready", flush=True)
-sys.stdin.readline()
-job = SqlStore.open(sys.argv[1], upgrade=True).add_search({}, name="last words", labels={})
-print(job.id, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
+RACE = Path(__file__).with_name("race.py")
 
 
 class TestSqliteStore(StoreContract):
@@ -71,36 +41,27 @@ class TestPostgresStore(StoreContract):
         return connected_store
 
 
-def race(script: str, url: str, *, processes: int, ends_with: int = 0) -> list[str]:
-    """Run a script in several processes that start together; gives back what each printed."""
-    command = [sys.executable, "-c", script, url]
-    pipe = subprocess.PIPE
-    workers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(processes)]
-    for worker in workers:
-        assert worker.stdout is not None
-        worker.stdout.readline()  # loaded, and waiting for the start
-    for worker in workers:
-        assert worker.stdin is not None
-        worker.stdin.write("go\n")
-        worker.stdin.flush()
-    answers = [worker.communicate(timeout=60) for worker in workers]
-    assert [worker.returncode for worker in workers] == [ends_with] * processes, answers
-    return [out for out, _ in answers]
+def race(what: str, url: str, *, processes: int) -> list[str]:
+    """Let processes do something at the same moment; gives back the ids they told."""
+    command = [sys.executable, str(RACE), what, url, str(processes)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == processes
+    return [search for ids in lines for search in ids]
 
 
 def test_processes_claim_each_search_once(url: str) -> None:
     with closing(SqlStore(url)) as store:
         ids = [add(store) for _ in range(60)]
-        printed = race(WORK_UNTIL_EMPTY, url, processes=3)
-        taken = [search for out in printed for search in json.loads(out)]
-        assert sorted(taken) == ids
+        assert sorted(race("work", url, processes=3)) == ids
         assert len(store.list_searches(states=[SearchState.SUCCEEDED], limit=100)) == 60
 
 
 def test_processes_may_open_a_new_database_at_once_and_die(empty_url: str) -> None:
-    printed = race(ORDER_AND_DIE, empty_url, processes=4, ends_with=-signal.SIGKILL)
+    told = race("order_and_die", empty_url, processes=4)
     with closing(SqlStore(empty_url)) as store:
-        assert {job.id for job in store.list_searches()} == {out.strip() for out in printed}
+        assert sorted(job.id for job in store.list_searches()) == sorted(told)
 
 
 def test_reading_does_not_wait_for_a_writer(sqlite_url: str) -> None:
