@@ -2,8 +2,11 @@
 
 import pytest
 
-pytest.register_assert_rewrite(*(f"{__name__}.store{part}" for part in ("_kit", "_searches", "_trials")))
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{part}" for part in ("executor", "store_kit", "store_searches", "store_trials"))
+)
 
+from automl_prune.testing.executor import ExecutorContract  # noqa: E402
 from automl_prune.testing.store import StoreContract  # noqa: E402  (pytest has to know before the import)
 
-__all__ = ["StoreContract"]
+__all__ = ["ExecutorContract", "StoreContract"]

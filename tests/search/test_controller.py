@@ -12,7 +12,7 @@ from automl_prune.search.controller import Controller
 from automl_prune.search.job import SearchJob
 from automl_prune.search.ports import Store
 from automl_prune.storage.memory import MemoryStore
-from automl_prune.strategies.base import STRATEGIES
+from automl_prune.strategies.base import STRATEGIES, Strategy
 from automl_prune.testing.strategy import toy_problem, toy_score
 from automl_prune.trial import Outcome, Trial, TrialState
 
@@ -34,7 +34,7 @@ def control(
     controls: Sequence[str] = ("uniform", "random"),
     problem: Problem = PROBLEM,
 ) -> Controller:
-    def make() -> object:
+    def make() -> Strategy:
         return STRATEGIES.get("abc").create(problem, seed=5, options={"population": 4})
 
     arms = plan_arms(
@@ -44,13 +44,13 @@ def control(
         controls=controls,
         top_k=2,
         train_base=False,
-        seed=5,  # type: ignore[arg-type]
+        seed=5,
     )
     return Controller(store, job.id, job.attempt, problem, arms)
 
 
 def outcome(trial: Trial) -> Outcome:
-    details = {"before": {}} if trial.arm in ("final", "report") else {}
+    details: dict[str, object] = {"before": {}} if trial.arm in ("final", "report") else {}
     return Outcome(TrialState.COMPLETE, {"top1": toy_score(PROBLEM, trial.candidate)}, details=details)
 
 

@@ -1,0 +1,26 @@
+# syntax=docker/dockerfile:1
+FROM python:3.11-slim
+
+# CPU builds of torch by default; for GPUs build with --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 \
+    AUTOML_PRUNE_HOME=/var/lib/automl-prune RAY_AUTH_MODE=token
+
+RUN pip install torch torchvision --index-url "$TORCH_INDEX"
+
+WORKDIR /opt/automl-prune
+COPY pyproject.toml README.md LICENSE ./
+COPY automl_prune automl_prune
+COPY search_spaces search_spaces
+COPY services services
+RUN pip install . \
+    && useradd --create-home --uid 10001 pruner \
+    && install -d -o pruner -g pruner /var/lib/automl-prune
+
+USER pruner
+VOLUME /var/lib/automl-prune
+EXPOSE 8422
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8422/readyz', timeout=2)"]
+CMD ["automl-prune", "serve"]
