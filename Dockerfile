@@ -1,13 +1,13 @@
 # syntax=docker/dockerfile:1
 FROM python:3.11-slim
 
-# CPU builds of torch by default; for GPUs build with --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Where torch comes from: empty takes the default index's build (with CUDA); name an index of CPU builds for a small image.
+ARG TORCH_INDEX=
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 \
     AUTOML_PRUNE_HOME=/var/lib/automl-prune RAY_AUTH_MODE=token
 
-RUN pip install torch torchvision --index-url "$TORCH_INDEX"
+RUN pip install torch torchvision ${TORCH_INDEX:+--index-url "$TORCH_INDEX"}
 
 WORKDIR /opt/automl-prune
 COPY pyproject.toml README.md LICENSE ./

@@ -6,7 +6,7 @@ Rooms, from the ground up; each imports only rooms above it in this list (``test
     architecture              what a network is: layers, coupled channel groups; tracing
     space                     allowed widths per group, and one choice of them
     networks                  registered networks
-    cost                      MACs, parameters, memory from widths alone
+    costs                     MACs, parameters, memory from widths alone
     trial, problem, pareto    what is searched, one evaluated candidate, fronts
     surgery                   which channels to keep, and the smaller module
     evaluation                data, splits, recovery, scores
@@ -19,11 +19,15 @@ Rooms, from the ground up; each imports only rooms above it in this list (``test
 Below these stand ``search_spaces`` (declarations of networks) and ``services`` (HTTP, command line, processes).
 """
 
-from automl_prune.architecture import Architecture, ChannelGroup
-from automl_prune.architecture.tracing import trace
-from automl_prune.errors import AutomlPruneError, UserError
-from automl_prune.export import load_architecture
-from automl_prune.functional import cost, prune
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from automl_prune.architecture import Architecture, ChannelGroup
+    from automl_prune.architecture.tracing import trace
+    from automl_prune.errors import AutomlPruneError, UserError
+    from automl_prune.export import load_architecture
+    from automl_prune.functional import cost, prune
 
 __all__ = [
     "Architecture",
@@ -35,3 +39,23 @@ __all__ = [
     "prune",
     "trace",
 ]
+
+_HOMES = {
+    "Architecture": "architecture",
+    "AutomlPruneError": "errors",
+    "ChannelGroup": "architecture",
+    "UserError": "errors",
+    "cost": "functional",
+    "load_architecture": "export",
+    "prune": "functional",
+    "trace": "architecture.tracing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that a room that needs no torch (the store, the command line's listings) does not wait for it.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from automl_prune.architecture import Architecture
 from automl_prune.architecture.tracing import trace
-from automl_prune.cost import CostModel
+from automl_prune.costs import CostModel
 from automl_prune.errors import TraceError
 from automl_prune.surgery.criteria import CRITERIA, Reduction
 from automl_prune.surgery.slicing import Ranking, materialise

@@ -13,7 +13,7 @@ LAYERS = [
     {"automl_prune.architecture"},
     {"automl_prune.space"},
     {"automl_prune.networks"},
-    {"automl_prune.cost"},
+    {"automl_prune.costs"},
     {"automl_prune.trial", "automl_prune.problem", "automl_prune.pareto"},
     {"automl_prune.surgery"},
     {"automl_prune.evaluation", "automl_prune.functional"},

@@ -7,7 +7,7 @@ import pytest
 PACKAGES = [
     "automl_prune",
     "automl_prune.architecture",
-    "automl_prune.cost",
+    "automl_prune.costs",
     "automl_prune.execution",
     "automl_prune.export",
     "automl_prune.search",

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from automl_prune.architecture import Architecture
-from automl_prune.cost import CostModel
+from automl_prune.costs import CostModel
 from automl_prune.evaluation.datasets.base import DATASETS
 from automl_prune.evaluation.images import Images, load_images
 from automl_prune.evaluation.modes import accepts_channels_last

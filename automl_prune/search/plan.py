@@ -21,7 +21,7 @@ import torchvision
 from pydantic import ValidationError
 
 from automl_prune.architecture import Architecture, channel_ids, model, rules, tracing
-from automl_prune.cost import METRICS, CostModel
+from automl_prune.costs import METRICS, CostModel
 from automl_prune.errors import FieldError, SpecError, UnknownNameError
 from automl_prune.evaluation.datasets.base import DATASETS
 from automl_prune.evaluation.evaluator import EvaluationSetup, Recovery

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from automl_prune.architecture import Architecture
-from automl_prune.cost import CONVENTION
+from automl_prune.costs import CONVENTION
 from automl_prune.errors import EvaluationError
 from automl_prune.search.arms import BASE, FINAL, REPORT, SEARCH
 from automl_prune.search.plan import Plan, budget_json

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from automl_prune.architecture import Architecture
 from automl_prune.architecture.model import Units, expand
 from automl_prune.architecture.tracing import trace
-from automl_prune.cost import CostModel
-from automl_prune.cost.counting import counted_macs
+from automl_prune.costs import CostModel
+from automl_prune.costs.counting import counted_macs
 from automl_prune.errors import TraceError
 from automl_prune.surgery.slicing import materialise
 

@@ -31,12 +31,12 @@ def start(module: str, *arguments: str, settings: Settings, stdout: Stream = Non
 
 def end(child: "Child", grace: float) -> None:
     """Ask a process to stop, wait for at most ``grace`` seconds, or until Ctrl-C, and then kill it."""
-    child.terminate()
-    try:
-        child.wait(grace)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        child.kill()
-        child.wait()
+    with child:
+        child.terminate()
+        try:
+            child.wait(grace)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            child.kill()
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def described(name: str, num_classes: int | None) -> Json:
         UnknownNameError: There is no such network.
         TraceError: It cannot be described as coupled channels.
     """
-    from automl_prune.cost import CostModel
+    from automl_prune.costs import CostModel
     from automl_prune.networks import NETWORKS
     from automl_prune.search.plan import admitted
     from services.settings import load_settings

@@ -50,7 +50,14 @@ def shown(console: Console) -> Iterator[Display]:
     if not console.is_terminal:
         yield Lines(console)
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[best]}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         yield Line(progress)
 
@@ -60,12 +67,13 @@ class Line:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._task = progress.add_task("", total=None)
+        self._task = progress.add_task("", total=None, best="")
 
     def update(self, search: Json) -> None:
         """Show how the search stands now."""
         done, total = evaluated(search)
-        self._progress.update(self._task, description=_headline(search), completed=done, total=total)
+        what = clean(search["state_reason"]) or search["state"]
+        self._progress.update(self._task, description=what, completed=done, total=total, best=best_so_far(search))
 
 
 class Lines:
@@ -81,7 +89,8 @@ class Lines:
         now = (stage(search), done * _STEPS // total)
         if now != self._last:
             self._last = now
-            self._console.print(f"{_headline(search)}, {done} of {total} candidates")
+            best = best_so_far(search)
+            self._console.print(f"{now[0]}, {done} of {total} candidates{f', best {best}' if best else ''}")
 
 
 def evaluated(search: Json) -> tuple[int, int]:
@@ -97,9 +106,9 @@ def stage(search: Json) -> str:
     return f"{search['state']}: {reason}" if reason else str(search["state"])
 
 
-def _headline(search: Json) -> str:
-    best = search["best"]
-    if best is None:
-        return stage(search)
-    metric = search["spec"].get("objective", "top1")
-    return f"{stage(search)}, best {metric} {quality(metric, best['metrics'].get(metric))}"
+def best_so_far(search: Json) -> str:
+    """The best score so far, as in ``top1 91.50 %``; nothing before there is one."""
+    if search["best"] is None:
+        return ""
+    metric = search["spec"]["objective"]
+    return f"{metric} {quality(metric, search['best']['metrics'].get(metric))}"

@@ -90,24 +90,25 @@ class Launched:
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> None:
-        self._child = self._start()
+        self.child = self._start()
         self._watcher.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._lock:
             self._over.set()
-        children.end(self._child, LAUNCHER_GRACE_SECONDS)
+        children.end(self.child, LAUNCHER_GRACE_SECONDS)
 
     def _start(self) -> subprocess.Popen[bytes]:
         return children.start("services.launcher", settings=self._settings)
 
     def _watch(self) -> None:
         while True:
-            code = self._child.wait()
+            with self.child as child:
+                code = child.wait()
             if self._over.wait(RESTART_SECONDS):
                 return
             with self._lock:
                 if self._over.is_set():
                     return
                 log.warning("the launcher ended with exit code %d; starting it again", code)
-                self._child = self._start()
+                self.child = self._start()

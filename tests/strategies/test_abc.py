@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import chisquare
 
 from automl_prune.architecture.tracing import trace
-from automl_prune.cost import CostModel
+from automl_prune.costs import CostModel
 from automl_prune.errors import SpecError, UnknownNameError
 from automl_prune.networks import NETWORKS
 from automl_prune.problem import Objective, Problem

@@ -1,5 +1,5 @@
 """What a candidate costs, from its widths alone."""
 
-from automl_prune.cost.closed_form import CONVENTION, METRICS, CostModel
+from automl_prune.costs.closed_form import CONVENTION, METRICS, CostModel
 
 __all__ = ["CONVENTION", "METRICS", "CostModel"]

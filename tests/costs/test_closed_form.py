@@ -6,8 +6,8 @@ import torch
 
 from automl_prune import cost, trace
 from automl_prune.architecture import Architecture
-from automl_prune.cost import CostModel
-from automl_prune.cost.counting import counted_macs
+from automl_prune.costs import CostModel
+from automl_prune.costs.counting import counted_macs
 from automl_prune.errors import UnknownNameError
 from automl_prune.networks import NETWORKS
 from automl_prune.space import ChannelSpace
