@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
+
 from automl_prune.errors import AutomlPruneError, LeaseLostError
 from automl_prune.search.job import SearchJob, SearchState
 from automl_prune.search.plan import make_plan
@@ -56,7 +58,9 @@ def drive(
         LeaseLostError: Another driver took over.
     """
     try:
-        plan = make_plan(SearchSpec.parse(job.spec), roots(settings))
+        spec = SearchSpec.parse(job.spec)
+        torch.set_num_threads(max(1, int(spec.resources.cpu)))  # more would fight with the workers, and with themselves
+        plan = make_plan(spec, roots(settings))
         executor = make_executor(plan, job.id, settings)
         artifacts = settings.artifacts_root / job.id
         with cluster(executor, settings):

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from automl_prune.execution import ActorsExecutor, InlineExecutor, TuneExecutor, connect
 from automl_prune.search.plan import Plan, Roots, make_plan
 from automl_prune.search.ports import Executor, Store
@@ -25,7 +27,12 @@ def roots(settings: Settings) -> Roots:
 
 def reviewer(settings: Settings) -> Callable[[SearchSpec], Mapping[str, Any]]:
     """A function that checks an order completely and summarises it; raises UserError."""
-    return lambda spec: make_plan(spec, roots(settings)).summary()
+
+    def review(spec: SearchSpec) -> Mapping[str, Any]:
+        torch.set_num_threads(1)  # the cores belong to the trials
+        return make_plan(spec, roots(settings)).summary()
+
+    return review
 
 
 def make_executor(plan: Plan, search_id: str, settings: Settings) -> Executor:

@@ -43,14 +43,19 @@ for panel, commands in COMMANDS.items():
 app.add_typer(database.app, name="db", rich_help_panel="Start here")
 
 
-@app.callback()
-def options(
-    show_version: Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version and exit.")] = False,
-) -> None:
-    """Channel pruning as architecture search over widths."""
-    if show_version:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"automl-prune {version('automl-prune')}")
         raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Channel pruning as architecture search over widths."""
 
 
 def main() -> None:

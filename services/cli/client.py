@@ -16,7 +16,7 @@ from services.cli.text import Json
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PAGE = 200
-_TIMEOUT = httpx.Timeout(300, connect=5)  # a network that nobody ordered before is traced and verified on submit
+_TIMEOUT = httpx.Timeout(600, connect=5)  # a network that nobody ordered before is traced and verified on submit
 
 
 class RefusedError(Exception):

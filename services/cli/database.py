@@ -22,7 +22,7 @@ def upgrade(home: Home = None, as_json: AsJson = False) -> None:
 
     settings = load_settings(home=home)
     settings.home.mkdir(parents=True, exist_ok=True)
-    with _answering():
+    with answering():
         migrate.upgrade(settings.database_url)
     _print_revision(settings.database_url, as_json)
 
@@ -38,7 +38,7 @@ def current(home: Home = None, as_json: AsJson = False) -> None:
 def _print_revision(url: str, as_json: bool) -> None:
     from automl_prune.storage import migrate
 
-    with _answering():
+    with answering():
         found = {"revision": migrate.current(url) if _exists(url) else None, "newest": migrate.revisions()[0]}
     if as_json:
         echo_json(found)
@@ -55,10 +55,13 @@ def _exists(url: str) -> bool:
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
+def answering() -> Iterator[None]:
+    """Raise UserError, instead of what SQLAlchemy raises, when the database cannot be opened."""
     from sqlalchemy.exc import OperationalError
 
     try:
         yield
     except OperationalError as error:
-        raise UserError(f"The database cannot be opened: {error.orig}.") from None
+        raise UserError(f"The database cannot be opened: {str(error.orig).strip()}.") from None
+    except ModuleNotFoundError as error:
+        raise UserError(f"This database needs the Python package {error.name!r}; install it.") from None

@@ -27,14 +27,14 @@ class Display(Protocol):
         ...
 
 
-def follow(fetch: Callable[[], Json], display: Display, *, pause: float = 1.0) -> Json:
+def follow(fetch: Callable[[], Json], display: Display, *, pause: float = 1.0, patience: float = PATIENCE_SECONDS) -> Json:
     """Ask for a search until it ended, and return it; UnreachableError when the server stays away."""
     answered = time.monotonic()
     while True:
         try:
             search = fetch()
         except UnreachableError:
-            if time.monotonic() - answered > PATIENCE_SECONDS:
+            if time.monotonic() - answered > patience:
                 raise
         else:
             answered = time.monotonic()

@@ -13,6 +13,7 @@ import typer
 from automl_prune.errors import UserError
 from services.cli import children
 from services.cli.client import LOOPBACK
+from services.cli.database import answering
 from services.cli.options import DataRoot, Home, WeightsRoot
 from services.settings import Settings, load_settings
 
@@ -65,7 +66,9 @@ def _answer(settings: Settings, listening: socket.socket) -> None:
     from services.api.app import create_app
     from services.wiring import open_store, reviewer
 
-    app = create_app(open_store(settings), settings, reviewer(settings))
+    with answering():
+        store = open_store(settings)
+    app = create_app(store, settings, reviewer(settings))
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -97,6 +100,7 @@ class Launched:
         with self._lock:
             self._over.set()
         children.end(self.child, LAUNCHER_GRACE_SECONDS)
+        self._watcher.join()
 
     def _start(self) -> subprocess.Popen[bytes]:
         return children.start("services.launcher", settings=self._settings)

@@ -9,11 +9,10 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-from automl_prune.errors import AutomlPruneError, LeaseLostError
+from automl_prune.errors import AutomlPruneError
 from automl_prune.execution import connect
 from automl_prune.search.job import SearchJob, SearchState
 from automl_prune.search.ports import Store
@@ -24,8 +23,8 @@ log = logging.getLogger("automl_prune.launcher")
 
 POLL_SECONDS = 0.3
 GRACE_SECONDS = 10.0
-STARTING_SECONDS = 60.0
-_OPEN = (SearchState.QUEUED, SearchState.PREPARING, SearchState.RUNNING, SearchState.FINISHING)
+STARTING_SECONDS = 120.0
+"""Lease of a claim until its driver renews it: time for a local Ray and a Python process to start on a busy machine."""
 
 
 @dataclass
@@ -34,7 +33,6 @@ class Running:
 
     job: SearchJob
     process: subprocess.Popen[bytes]
-    since: float
 
 
 class Launcher:
@@ -66,13 +64,10 @@ class Launcher:
         for running in [r for r in self._running if r.process.poll() is not None]:
             self._running.remove(running)
             self._settle(running)
-        for running in self._running:
-            self._hold(running)
-        if len(self._running) < self._settings.max_running and self._store.list_searches(states=_OPEN, limit=1):
-            self._start_ray()
-            job = self._store.claim(lease_seconds=self._settings.lease_seconds)
+        if len(self._running) < self._settings.max_running:
+            job = self._store.claim(lease_seconds=max(STARTING_SECONDS, self._settings.lease_seconds))
             if job is not None:
-                self._running.append(Running(job, self._start(job), time.monotonic()))
+                self._take(job)
 
     def stop_all(self) -> None:
         """End every driver and give its search back to the queue."""
@@ -87,9 +82,18 @@ class Launcher:
             self._give_back(running.job, "queued again: the service was stopped")
         self._running.clear()
 
+    def _take(self, job: SearchJob) -> None:
+        try:
+            self._running.append(Running(job, self._start(job)))
+        except Exception as error:
+            log.exception("no driver could be started for %s", job.id)
+            self._lost(job, f"no driver could be started: {type(error).__name__}: {error}")
+
     def _start(self, job: SearchJob) -> subprocess.Popen[bytes]:
         folder = self._settings.artifacts_root / job.id
         folder.mkdir(parents=True, exist_ok=True)
+        if job.spec.get("execution") != "inline":
+            self._start_ray()
         settings = self._settings.model_copy(update={"ray_address": self._ray_address})
         log.info("starting %s, attempt %d", job.id, job.attempt)
         with (folder / "search.log").open("ab") as stream:
@@ -102,7 +106,7 @@ class Launcher:
             )
 
     def _start_ray(self) -> None:
-        """Without a configured cluster, a local Ray starts before the first search is claimed and ends with the launcher.
+        """Without a configured cluster, a local Ray starts with the first search that needs it and ends with the launcher.
 
         It puts its authentication into this process's environment, where drivers inherit it from.
         """
@@ -111,26 +115,21 @@ class Launcher:
             self._ray_address = connection.address
             log.info("local Ray started, dashboard %s", connection.dashboard)
 
-    def _hold(self, running: Running) -> None:
-        """Keep the lease of a search while its driver is starting and does not renew it yet."""
-        if time.monotonic() - running.since < STARTING_SECONDS:
-            with suppress(LeaseLostError):  # it ended just now
-                self._store.renew(running.job.id, running.job.attempt, lease_seconds=self._settings.lease_seconds)
-
     def _settle(self, running: Running) -> None:
         """Whatever a driver left open when it ended."""
         job = self._store.get_search(running.job.id)
         if job.state.is_terminal or job.attempt != running.job.attempt:
             return
         code = running.process.returncode
-        losses = int(job.info.get("losses", 0)) + 1
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        self._store.set_state(job.id, job.attempt, job.state, info={"losses": losses})
-        if losses >= self._settings.max_attempts:
-            reason = f"{losses} drivers were lost, the last by {how}; see search.log"
-            self._store.set_state(job.id, job.attempt, SearchState.FAILED, reason=reason)
-        else:
-            self._give_back(job, f"queued again: driver {losses} of at most {self._settings.max_attempts} was lost by {how}")
+        self._lost(job, f"it was ended by signal {-code}" if code < 0 else f"it ended with exit code {code}")
+
+    def _lost(self, job: SearchJob, how: str) -> None:
+        """Queue a search again whose driver was lost, unless too many were."""
+        losses, most = int(job.info.get("losses", 0)) + 1, self._settings.max_attempts
+        state = SearchState.FAILED if losses >= most else job.state
+        reason = f"driver {losses} of at most {most} was lost: {how}; see search.log"
+        self._store.set_state(job.id, job.attempt, state, reason=reason, info={"losses": losses})
+        self._give_back(job, f"queued again: {reason}")
 
     def _give_back(self, job: SearchJob, reason: str) -> None:
         try:

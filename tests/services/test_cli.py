@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from automl_prune.errors import UserError
 from automl_prune.export import load_architecture
+from automl_prune.search.spec import SearchSpec
 from services.cli.app import COMMANDS, app
 from services.cli.client import UnreachableError
 from services.cli.progress import follow
@@ -108,7 +109,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 def finished(server: str, settings: Settings) -> str:
     """The id of a search that was submitted to the server and driven to its end."""
     store = open_store(settings)
-    store.add_search({**ORDER, "objective": "top1"}, name="tiny", labels={"team": "edge"})
+    store.add_search(SearchSpec.parse(ORDER).model_dump(mode="json"), name="tiny", labels={"team": "edge"})
     job = store.claim(lease_seconds=600)
     assert job is not None
     ended = drive(job, store, settings)
@@ -160,6 +161,12 @@ def test_the_database_is_upgraded_and_looking_does_not_create_it(call: Call, tmp
     upgraded = json.loads(call("db", "upgrade", "--home", folder, "--json").stdout)
     assert upgraded["revision"] == upgraded["newest"]
     assert json.loads(call("db", "current", "--home", folder, "--json").stdout) == upgraded
+
+
+def test_a_database_that_cannot_be_opened_is_a_sentence(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", f"sqlite:///{tmp_path}")  # a folder
+    for command in (("db", "upgrade"), ("serve", "--no-launcher", "--port", "0")):
+        assert "The database cannot be opened: unable to open database file" in call(*command, code=2).stderr
 
 
 def test_serve_listens_to_this_machine_only(call: Call) -> None:
@@ -251,13 +258,13 @@ def test_the_best_network_is_fetched(ask: Call, finished: str, tmp_path: Path) -
     result = json.loads(ask("best", finished, "-o", file, "--weights", weights, "--json").stdout)
     assert json.loads(file.read_text()) == result
     network = load_architecture(file, weights)
-    assert [sum(p.numel() for p in network.parameters())] == [result["metrics"]["params"]]
+    assert sum(p.numel() for p in network.parameters()) == result["metrics"]["params"]
     assert re.search(r"^layer1\.0\.conv1 +\d+/16 +█", ask("best", finished).stdout, re.MULTILINE)
     ask("export", finished, "--format", "safetensors", "-o", tmp_path / "small.safetensors")
     ask("export", finished, "--format", "state_dict", "-o", tmp_path / "small.pt")
     assert (tmp_path / "small.safetensors").read_bytes() == weights.read_bytes()
     state = torch.load(tmp_path / "small.pt", weights_only=True)
-    assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
+    assert all(torch.equal(state[name], parameter) for name, parameter in network.named_parameters())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.json", "best.safetensors", "small.pt", "small.safetensors"]
 
 
@@ -283,23 +290,29 @@ def test_a_server_that_is_not_there_or_not_ours_ends_with_3(call: Call) -> None:
     assert "is no server address" in call("list", "--server", "nowhere", code=2).stderr
 
 
-def test_following_survives_a_server_that_restarts() -> None:
-    search = {"state": "succeeded"}
-    answers: list[Any] = [UnreachableError("gone"), UnreachableError("gone"), search]
+class _Seen:
+    def __init__(self) -> None:
+        self.searches: list[dict[str, Any]] = []
 
-    class Nothing:
-        def update(self, search: dict[str, Any]) -> None:
-            seen.append(search)
+    def update(self, search: dict[str, Any]) -> None:
+        self.searches.append(search)
+
+
+def test_following_survives_a_server_that_restarts_but_not_one_that_stays_away() -> None:
+    search = {"state": "succeeded"}
+    answers: list[dict[str, Any] | None] = [None, None, search]
 
     def fetch() -> dict[str, Any]:
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return dict(answer)
+        answer = answers.pop(0) if answers else None
+        if answer is None:
+            raise UnreachableError("gone")
+        return answer
 
-    seen: list[dict[str, Any]] = []
-    assert follow(fetch, Nothing(), pause=0) == search
-    assert seen == [search]
+    seen = _Seen()
+    assert follow(fetch, seen, pause=0) == search
+    assert seen.searches == [search]
+    with pytest.raises(UnreachableError, match="gone"):
+        follow(fetch, seen, pause=0, patience=0)
 
 
 def test_a_launcher_that_dies_is_started_again(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
