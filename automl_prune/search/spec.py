@@ -82,6 +82,13 @@ class Resources(Strict):
     cpu: Annotated[float, Field(gt=0, le=256)] = 1
     gpu: Annotated[float, Field(ge=0, le=64)] = 0
 
+    @field_validator("gpu")
+    @classmethod
+    def _whole_above_one(cls, gpu: float) -> float:
+        if gpu > 1 and gpu != int(gpu):
+            raise ValueError("several GPUs are whole ones; a part is at most 1")
+        return gpu
+
 
 class SearchSpec(Strict):
     """A complete order for one search."""

@@ -1,0 +1,58 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from automl_prune.errors import SpecError
+from automl_prune.search.plan import Plan, make_plan
+from automl_prune.search.spec import SearchSpec
+from services.settings import load_settings
+from services.wiring import environment, make_executor, roots
+
+ORDER: dict[str, Any] = {
+    "search_space": {"name": "digits_resnet"},
+    "dataset": {"name": "digits", "select_size": 300},
+    "strategy": {"name": "abc"},
+    "budgets": [{"metric": "macs", "max_ratio": 0.5}],
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+def planned(home: Path, **changes: Any) -> Plan:
+    return make_plan(SearchSpec.parse(ORDER | changes), roots(load_settings(home=home)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, "actors"),
+        ({"recipe": {"fine_tune": {"steps": 5}}}, "tune"),
+        ({"recipe": {"fine_tune": {"epochs": 0.5}}}, "tune"),
+        ({"execution": "inline", "recipe": {"fine_tune": {"steps": 5}}}, "inline"),
+        ({"execution": "tune"}, "tune"),
+    ],
+)
+def test_auto_takes_tune_where_candidates_train(home: Path, changes: dict[str, Any], kind: str) -> None:
+    executor = make_executor(planned(home, **changes), "srch_x", load_settings(home=home))
+    assert executor.describe()["kind"] == kind
+
+
+def test_a_local_ray_gets_no_more_workers_than_it_has_room_for(home: Path) -> None:
+    plan = planned(home, trials={"parallel": 16})
+    assert make_executor(plan, "srch_x", load_settings(home=home, workers=3)).describe()["workers"] == 3
+
+
+def test_parts_of_more_than_one_gpu_are_refused() -> None:
+    with pytest.raises(SpecError, match=r"/resources/gpu: .*1\.5"):
+        SearchSpec.parse(ORDER | {"resources": {"gpu": 1.5}})
+
+
+def test_settings_travel_to_child_processes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(home=home, workers=3, lease_seconds=7)
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == settings

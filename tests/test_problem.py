@@ -1,0 +1,73 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from automl_prune.errors import BudgetError
+from automl_prune.problem import Budget, Objective, Problem, best_trials
+from automl_prune.space import Candidate
+from automl_prune.testing.strategy import toy_problem
+
+TOY = toy_problem(groups=5, width=12, budget=None)
+FULL = TOY.costs(TOY.space.full)["macs"]
+
+
+def with_budgets(*budgets: Budget) -> Problem:
+    return Problem(TOY.space, TOY.cost, TOY.objectives, budgets)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=5, max_size=5), st.floats(0.05, 1.0), st.booleans())
+def test_fitting_meets_the_maximum_and_wastes_little(widths: list[int], share: float, grow: bool) -> None:
+    problem = with_budgets(Budget("macs", max=share * FULL))
+    fitted = problem.fit(Candidate(tuple(widths)), grow=grow)
+    assert fitted in problem.space
+    assert problem.is_feasible(fitted)
+    if problem.is_feasible(Candidate(tuple(widths))) and not grow:
+        assert fitted.widths == tuple(widths)
+
+
+def test_the_widest_uniform_cannot_be_widened() -> None:
+    problem = with_budgets(Budget("macs", max=0.5 * FULL))
+    uniform = problem.widest_uniform
+    assert len(set(uniform.widths)) == 1
+    assert not problem.is_feasible(Candidate(tuple(w + 1 for w in uniform.widths)))
+
+
+def test_lower_bounds_count_too() -> None:
+    problem = with_budgets(Budget("macs", max=0.5 * FULL, min=0.4 * FULL))
+    assert not problem.is_feasible(TOY.space.narrowest)
+    assert not problem.is_feasible(TOY.space.full)
+    assert problem.is_feasible(problem.widest_uniform)
+
+
+def test_unreachable_budgets_say_what_is_reachable() -> None:
+    with pytest.raises(BudgetError, match="the narrowest network of this space costs 17") as caught:
+        with_budgets(Budget("macs"), Budget("macs", max=10)).check_reachable()
+    assert caught.value.pointer == "/budgets/1"
+    with pytest.raises(BudgetError, match="the full network costs"):
+        with_budgets(Budget("macs", min=2 * FULL)).check_reachable()
+    with pytest.raises(BudgetError, match="at once"):
+        with_budgets(Budget("macs", max=0.3 * FULL, min=0.4 * FULL)).check_reachable()
+
+
+def test_the_best_are_distinct_feasible_and_in_order() -> None:
+    problem = with_budgets(Budget("macs", max=0.5 * FULL))
+    small, other, wide = Candidate((3,) * 5), Candidate((2,) * 5), TOY.space.full
+    scored = [
+        (small, {"top1": 0.7}),
+        (wide, {"top1": 0.9}),
+        (other, {"top1": 0.8}),
+        (small, {"top1": 0.75}),
+        (small, {"top1": 0.6}),
+    ]
+    assert best_trials(problem, scored, 3) == [2, 3]
+
+
+def test_equal_scores_go_to_the_cheaper() -> None:
+    scored = [(Candidate((3,) * 5), {"top1": 0.7}), (Candidate((2,) * 5), {"top1": 0.7})]
+    assert best_trials(TOY, scored, 1) == [1]
+
+
+def test_losses_follow_the_direction() -> None:
+    problem = Problem(TOY.space, TOY.cost, (Objective("top1"), Objective("loss", maximize=False)))
+    assert problem.losses({"top1": 0.7, "loss": 0.2}) == [-0.7, 0.2]
