@@ -107,3 +107,32 @@ def test_a_population_in_one_call_equals_one_by_one() -> None:
 def test_unknown_groups_are_named() -> None:
     with pytest.raises(UnknownNameError, match="layer9"):
         cost(traced("resnet20"), {"layer9": 3})
+
+
+@pytest.mark.parametrize(
+    ("ids", "millions"),
+    [
+        ([19, 9, 15, 13, 10, 9, 10, 6, 9, 13, 11, 12, 7, 18, 7, 13, 12, 10, 19, 18], 1027.555),
+        ([23, 17, 16, 17, 16, 16, 18, 20, 18, 25, 11, 29, 22, 18, 13, 27, 17, 23, 23, 20], 1989.926),
+    ],
+)
+def test_resnet50_of_metapruning(ids: list[int], millions: float) -> None:
+    """Four stage genes (stem and three stages) and one inner gene per block: floor(C x (0.10 + 0.03 id))."""
+    architecture = traced("resnet50")
+    stages = ["conv1", "layer1.0.conv3", "layer2.0.conv3", "layer3.0.conv3"]
+    blocks = [f"layer{s + 1}.{b}" for s, count in enumerate((3, 4, 6, 3)) for b in range(count)]
+    genes = dict(zip(stages, ids[:4], strict=True))
+    genes |= {f"{block}.conv{c}": gene for block, gene in zip(blocks, ids[4:], strict=True) for c in (1, 2)}
+    widths = {name: architecture.group(name).width * (10 + 3 * gene) // 100 for name, gene in genes.items()}
+    assert round(cost(architecture, widths)["macs"] / 1e6, 3) == millions
+
+
+@pytest.mark.parametrize(("code", "millions"), [(10, 127.616), (7, 88.217), (5, 64.578), (3, 36.301), (1, 12.015)])
+def test_resnet56_as_thop_counts_it(code: int, millions: float) -> None:
+    """ABCPruner's convention adds four operations per element that a batch normalisation puts out."""
+    architecture = traced("resnet56")
+    inner = ChannelSpace.of(architecture, frozen=NETWORKS.get("resnet56").preset("published").frozen)
+    widths = {g: architecture.group(g).width * code // 10 for g in inner.names}
+    outputs = {layer: widths.get(g, architecture.group(g).width) for g, ls in architecture.producers.items() for layer in ls}
+    elements = sum(layer.positions * outputs[layer.name] for layer in architecture.layers if layer.kind == "conv")
+    assert (cost(architecture, widths)["macs"] + 4 * elements) / 1e6 == pytest.approx(millions, rel=1e-4)
