@@ -21,6 +21,7 @@ from automl_prune.search.ports import Store
 from automl_prune.search.run import run_search
 from automl_prune.search.spec import SearchSpec
 from automl_prune.trial import Trial
+from services import logs
 from services.settings import Settings, load_settings
 from services.wiring import cluster, make_executor, open_store, roots
 
@@ -32,7 +33,7 @@ LOST = 3
 
 def main(arguments: list[str]) -> int:
     """Drive the search named on the command line; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.configure()
     faulthandler.enable()
     search_id, attempt = arguments[0], int(arguments[1])
     settings = load_settings()

@@ -1,9 +1,9 @@
 """``python -m services.launcher``: run the launcher until it is told to stop."""
 
-import logging
 import signal
 import threading
 
+from services import logs
 from services.launcher.launcher import Launcher
 from services.settings import load_settings
 from services.wiring import open_store
@@ -11,7 +11,7 @@ from services.wiring import open_store
 
 def main() -> None:
     """Launch searches until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.configure()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
