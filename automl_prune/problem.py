@@ -13,6 +13,9 @@ from automl_prune.space import Candidate, ChannelSpace
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+TRIES = 200
+"""Draws after which budgets count as excluding each other."""
+
 CostFunction = Callable[[IntArray], Mapping[str, FloatArray]]
 
 
@@ -91,11 +94,16 @@ class Problem:
                     f"{budget.metric} cannot be at least {budget.min:,.6g} and at most {budget.max:,.6g} at once.",
                     pointer=f"/budgets/{i}",
                 )
+        if not self.is_feasible(self.widest_uniform):
+            self.sample(np.random.default_rng(0))
 
     @cached_property
     def widest_uniform(self) -> Candidate:
-        """The widest candidate that keeps the same ratio in every group and exceeds no maximum."""
-        return self.fit(self.space.full)
+        """The widest candidate that keeps the same ratio in every group and exceeds no maximum.
+
+        Where it misses a minimum, groups are widened one after the other until it does not.
+        """
+        return self.fill(self.fit(self.space.full))
 
     def fit(self, candidate: Candidate, *, grow: bool = False) -> Candidate:
         """The candidate with all widths scaled by one factor, the largest at which no maximum is exceeded.
@@ -121,6 +129,41 @@ class Problem:
             low, high = float(factors[last]), float(factors[last + 1])
         return chosen
 
+    def fill(self, candidate: Candidate) -> Candidate:
+        """The candidate widened, a choice at a time and group after group, until every minimum is met.
+
+        No step exceeds a maximum; where steps run out, what was reached comes back.
+        """
+        widths, space = list(candidate.widths), self.space
+        moved = True
+        while moved and self.shortfall(space.array([Candidate(tuple(widths))]))[0] > 0:
+            moved = False
+            for g, choices in enumerate(space.choices):
+                wider = next((w for w in choices if w > widths[g]), None)
+                trial = [*widths[:g], wider, *widths[g + 1 :]] if wider is not None else widths
+                if wider is not None and self.excess(np.array([trial], dtype=np.int64))[0] <= 0:
+                    widths, moved = trial, True
+                    if self.shortfall(np.array([widths], dtype=np.int64))[0] <= 0:
+                        break
+        return Candidate(tuple(widths))
+
+    def sample(self, rng: np.random.Generator, *, fill: bool = True) -> tuple[Candidate, Candidate]:
+        """A uniform draw, and the same draw scaled into every budget (up too, with ``fill``).
+
+        Raises:
+            BudgetError: None of ``TRIES`` draws could be brought into the budgets.
+        """
+        for _ in range(TRIES):
+            drawn = Candidate(tuple(int(rng.choice(c)) for c in self.space.choices))
+            fitted = self.fill(self.fit(drawn, grow=fill))
+            if self.is_feasible(fitted):
+                return drawn, fitted
+        raise BudgetError(
+            f"None of {TRIES} random candidates could be brought into all budgets at once; widen the range between min "
+            f"and max, or lower round_to.",
+            pointer="/budgets",
+        )
+
     def losses(self, metrics: Mapping[str, float]) -> list[float]:
         """Objectives as numbers to minimise; raises KeyError for a metric that was not reported."""
         return [-metrics[o.metric] if o.maximize else metrics[o.metric] for o in self.objectives]
@@ -134,7 +177,7 @@ class Problem:
 
 
 def best_trials(problem: Problem, scored: Sequence[tuple[Candidate, Mapping[str, float]]], count: int) -> list[int]:
-    """Indices of the ``count`` best distinct feasible candidates, best first; ties go to the cheaper, then the earlier."""
+    """Indices of the ``count`` best distinct feasible candidates, best first; ties: fewer channels, then the earlier."""
     seen: set[Candidate] = set()
     order: list[int] = []
     ranked = sorted(range(len(scored)), key=lambda i: (problem.losses(scored[i][1])[0], sum(scored[i][0].widths), i))

@@ -1,6 +1,7 @@
 """Named things: strategies, criteria, datasets, networks. Registered next to their definition, looked up by name."""
 
 import importlib
+import logging
 import pkgutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
@@ -9,6 +10,8 @@ from types import ModuleType
 from typing import Generic, TypeVar
 
 from automl_prune.errors import UnknownNameError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -74,17 +77,25 @@ class Registry(Generic[T]):
         with self._lock:
             if not self._loading:
                 self._loading = True
-                self._import()
-                self._loaded = True
+                try:
+                    self._import()
+                    self._loaded = True
+                finally:
+                    self._loading = False
 
     def _import(self) -> None:
         if self._package:
             _import_all(importlib.import_module(self._package))
         if self._group:
             for entry in entry_points(group=self._group):
-                module = entry.load()
-                if isinstance(module, ModuleType) and hasattr(module, "__path__"):
-                    _import_all(module)
+                try:
+                    module = entry.load()
+                    if isinstance(module, ModuleType) and hasattr(module, "__path__"):
+                        _import_all(module)
+                except Exception:
+                    log.exception(
+                        "the plug-in %r (%s) cannot be imported; what it registers is missing", entry.name, entry.value
+                    )
 
 
 def _import_all(package: ModuleType) -> None:

@@ -60,6 +60,11 @@ class ChannelSpace:
         groups = [g for g in free if not _matches((g.name, *architecture.producers[g.name]), frozen)]
         choices = [_choices(g, round_to, min_ratio) for g in groups]
         searched = [(g.name, c) for g, c in zip(groups, choices, strict=True) if len(c) > 1]
+        if not free:
+            reasons = sorted({g.frozen for g in architecture.groups if g.frozen})
+            raise UserError(
+                f"Nothing of this network can be cut: its groups are {'; '.join(reasons)}.", pointer="/search_space/name"
+            )
         if not searched:
             raise UserError("No group is left to search; loosen frozen, round_to or min_ratio.", pointer="/search_space")
         return cls(names=tuple(n for n, _ in searched), choices=tuple(c for _, c in searched))

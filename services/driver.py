@@ -76,7 +76,7 @@ def drive(
 
 @contextmanager
 def heartbeat(store: Store, job: SearchJob, lease_seconds: float, cancel: threading.Event) -> Iterator[None]:
-    """Renew the lease three times per period, and pass a cancel request on.
+    """Renew the lease three times per period and at least every second, and pass a cancel request on.
 
     A lost lease ends the process at once: whatever it would still write is refused anyway.
     """
@@ -87,7 +87,7 @@ def heartbeat(store: Store, job: SearchJob, lease_seconds: float, cancel: thread
             try:
                 current = store.renew(job.id, job.attempt, lease_seconds=lease_seconds)
             except LeaseLostError:
-                if not over.is_set():
+                if not _ended(store, job):
                     log.error("the lease of %s was lost to another driver", job.id)
                     os._exit(LOST)
                 return
@@ -106,6 +106,12 @@ def heartbeat(store: Store, job: SearchJob, lease_seconds: float, cancel: thread
     finally:
         over.set()
         thread.join(timeout=5)
+
+
+def _ended(store: Store, job: SearchJob) -> bool:
+    """Whether this very driver brought the search to its end."""
+    current = store.get_search(job.id)
+    return current.state.is_terminal and current.attempt == job.attempt
 
 
 def _log_trial(trial: Trial) -> None:

@@ -1,3 +1,5 @@
+import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -5,7 +7,8 @@ from hypothesis import strategies as st
 from automl_prune.errors import BudgetError
 from automl_prune.problem import Budget, Objective, Problem, best_trials
 from automl_prune.space import Candidate
-from automl_prune.testing.strategy import toy_problem
+from automl_prune.strategies.base import STRATEGIES
+from automl_prune.testing.strategy import run_toy, toy_problem
 
 TOY = toy_problem(groups=5, width=12, budget=None)
 FULL = TOY.costs(TOY.space.full)["macs"]
@@ -71,3 +74,20 @@ def test_equal_scores_go_to_the_cheaper() -> None:
 def test_losses_follow_the_direction() -> None:
     problem = Problem(TOY.space, TOY.cost, (Objective("top1"), Objective("loss", maximize=False)))
     assert problem.losses({"top1": 0.7, "loss": 0.2}) == [-0.7, 0.2]
+
+
+def test_a_narrow_band_is_met_by_every_strategy() -> None:
+    problem = with_budgets(Budget("macs", max=0.5 * FULL, min=0.49 * FULL))
+    problem.check_reachable()
+    for name in STRATEGIES:
+        trials = run_toy(STRATEGIES.get(name).create(problem), 30)
+        assert all(problem.is_feasible(t.candidate) for t in trials), name
+
+
+def test_budgets_that_exclude_each_other_are_refused() -> None:
+    def cost(widths: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.float64]]:
+        return {"macs": widths.sum(axis=1).astype(float), "params": widths.sum(axis=1).astype(float)}
+
+    problem = Problem(TOY.space, cost, TOY.objectives, (Budget("macs", max=20), Budget("params", min=40)))
+    with pytest.raises(BudgetError, match="brought into all budgets at once"):
+        problem.check_reachable()

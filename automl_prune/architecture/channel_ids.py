@@ -80,17 +80,18 @@ class ChannelIds:
         for unit in np.unique(label):
             if int(unit) in signature or int(unit) in reasons:
                 buckets.setdefault((signature.get(int(unit), ()), reasons.get(int(unit))), []).append(int(unit))
+        bases = [_name(first_layer.get(units[0]), units, reason) for (_, reason), units in buckets.items()]
         renumber = np.full(self.count, -1, dtype=np.int64)
         groups: list[ChannelGroup] = []
         names: dict[str, int] = {}
         start = 0
         for (key, reason), units in buckets.items():
             renumber[units] = np.arange(start, start + len(units))
-            name = first_layer.get(units[0], "input" if reason == "network input" else "padding")
+            name = _name(first_layer.get(units[0]), units, reason)
             names[name] = names.get(name, 0) + 1
             groups.append(
                 ChannelGroup(
-                    name=name if names[name] == 1 else f"{name}#{names[name]}",
+                    name=name if bases.count(name) == 1 else f"{name}#{names[name]}",
                     width=len(units) * _root_multiplicity(key),
                     units=len(units),
                     start=start,
@@ -143,6 +144,11 @@ class ChannelIds:
             )
             for name, axes in by_tensor.items()
         ]
+
+
+def _name(layer: str | None, units: list[int], reason: str | None) -> str:
+    """The first layer that puts a group out; what no layer puts out is called by what it is."""
+    return layer or ("padding" if units[0] == ZERO else "input" if reason == "network input" else "fixed")
 
 
 def _root_multiplicity(signature: object) -> int:

@@ -176,6 +176,8 @@ class Architecture:
         """
         widths: dict[str, int] = {}
         for name, width in channels.items():
+            if name not in self.by_name and width == self._layer_width(name):
+                continue  # a layer of several groups that stays whole
             group = self.by_name[name] if name in self.by_name else self._group_of_layer(name)
             check_width(group, width)
             if widths.setdefault(group.name, int(width)) != width:
@@ -208,6 +210,12 @@ class Architecture:
             uncut=data["uncut"],
             fixed_macs=data["fixed_macs"],
         )
+
+    def _layer_width(self, name: str) -> int | None:
+        """Output channels of a layer, or None where no layer has that name."""
+        layer = next((found for found in self.layers if found.name == name), None)
+        axes = self.tensor[layer.weight].axes if layer and layer.weight in self.tensor else ()
+        return sum(len(a.ids()) for a in axes if a.role == "out") or None
 
     def _group_of_layer(self, name: str) -> ChannelGroup:
         outputs = [t for layer in self.layers if layer.name == name and (t := self.tensor.get(layer.weight))]

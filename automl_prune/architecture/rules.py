@@ -103,7 +103,10 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     *("neg", "exp", "abs", "sqrt", "rsqrt", "square", "clamp", "clamp_min", "pow", "to", "_to_copy", "lift_fresh_copy"),
 )
 def _pass_through(graph: Graph, node: Node) -> Any:
-    return graph.value(node.args[0])
+    value = graph.value(node.args[0])
+    if value is None and any(graph.values.get(n) is not None for n in node.all_input_nodes):
+        return NotImplemented  # the channels are in another argument, as in 2 ** x
+    return value
 
 
 @rule("add", "sub", "mul", "div", "maximum", "minimum")
@@ -133,7 +136,8 @@ def _weighted(graph: Graph, node: Node) -> Any:
     dim = -1 if operation(node) == "linear" else 1
     inputs = along(value, dim)
     if inputs is None:
-        return NotImplemented
+        graph.freeze(value, f"taken in by {weight} in an order that cannot be followed")
+        inputs = _frozen_ids(graph, value.shape[dim], f"taken in by {weight}")
     shape, kernel = _shape(node), node.args[1].meta["val"].shape  # type: ignore[union-attr]
     channels = shape[dim]
     groups = len(inputs) // kernel[1]

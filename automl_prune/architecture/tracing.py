@@ -37,7 +37,7 @@ def trace(model: nn.Module, example_input: Tensor) -> Architecture:
     """
     program = _export(model, example_input)
     graph = Graph(ids=ChannelIds(), batch=example_input.shape[0], values={}, tensors={}, constants={})
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
     for node in program.graph.nodes:
         _visit(graph, node, program.graph_signature, tensors)
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
@@ -96,7 +96,8 @@ def _visit(graph: Graph, node: Node, signature: Any, tensors: Mapping[str, Tenso
 def _placeholder(graph: Graph, node: Node, signature: Any, tensors: Mapping[str, Tensor]) -> None:
     spec = next(s for s in signature.input_specs if s.arg.name == node.name)
     if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-        graph.tensors[node] = spec.target
+        # A tensor with two names goes by its first, so that both of its uses are cut alike.
+        graph.tensors[node] = next(name for name, tensor in tensors.items() if tensor is tensors[spec.target])
         if spec.kind is InputKind.BUFFER and not tensors[spec.target].is_floating_point():
             graph.constants[node] = tensors[spec.target].detach().cpu()
     elif spec.kind is InputKind.USER_INPUT and isinstance(node.meta.get("val"), Tensor):

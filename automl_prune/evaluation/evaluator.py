@@ -35,7 +35,7 @@ from automl_prune.evaluation.weights import fit, load_state_dict_file, save_safe
 from automl_prune.networks import NETWORKS
 from automl_prune.space import ChannelSpace
 from automl_prune.surgery.criteria import CRITERIA
-from automl_prune.surgery.inherit import inherit
+from automl_prune.surgery.inherit import from_scratch, inherit
 from automl_prune.surgery.slicing import Ranking, materialise
 from automl_prune.trial import Outcome, Trial, TrialState
 
@@ -60,6 +60,7 @@ class EvaluationSetup:
         seed: Of the search: splits, training order, random criteria.
         weights: The base network's file; None when the preparation arm trains it.
         data_root, artifacts, cache: Folders; artifacts are the search's own.
+        gpu: GPUs of a trial; 0 stays on the CPU.
     """
 
     network: str
@@ -73,6 +74,7 @@ class EvaluationSetup:
     data_root: Path
     artifacts: Path
     cache: Path
+    gpu: float = 0.0
     recovery: Recovery = Recovery()
     base_training: FineTune = field(default_factory=lambda: FineTune(epochs=5, lr=0.1))
 
@@ -131,7 +133,7 @@ class CandidateEvaluator:
         save_safetensors(model, self.setup.artifacts / files["before"])
         recovery = self.setup.recovery
         if recovery.kind == "scratch":
-            model = inherit(self._fresh(), self.setup.architecture, self._narrow(trial), scope="nothing")
+            model = from_scratch(self._fresh(), self.setup.architecture, self._narrow(trial))
         if recovery.kind != "none":
             order = FineTune(epochs=recovery.epochs, lr=recovery.lr)
             self._train(model, order, trial, salt=3, warmup=recovery.kind == "scratch")
@@ -157,7 +159,7 @@ class CandidateEvaluator:
         recipe, setup = self.setup.recipe, self.setup
         if recipe.inherit == "scratch":
             kept = self._narrow(trial)
-            model = inherit(self._fresh(), setup.architecture, kept, scope="nothing")
+            model = from_scratch(self._fresh(), setup.architecture, kept)
         else:
             widths = setup.space.widths(trial.candidate)
             kept = {name: units.tolist() for name, units in self.ranking.keep(widths, seed=self._seed(trial, 0)).items()}
@@ -179,8 +181,9 @@ class CandidateEvaluator:
         return model
 
     def _fresh(self) -> nn.Module:
+        """A newly initialised full network on the device that the trial was given."""
         torch.manual_seed(self.setup.seed)
-        return NETWORKS.get(self.setup.network).build(self.setup.num_classes)
+        return NETWORKS.get(self.setup.network).build(self.setup.num_classes).to("cuda" if self.setup.gpu else "cpu")
 
     def _train(self, model: nn.Module, order: FineTune, trial: Trial, *, salt: int, warmup: bool = False) -> None:
         steps = order.steps + round(order.epochs * self.images.fit_batches)

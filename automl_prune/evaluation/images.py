@@ -61,7 +61,7 @@ class Images:
             )
         else:
             order = np.random.default_rng(self._splits.seed).permutation(self._splits.fit)
-            made = self._batches(self._train, order)
+            made = self._batches(self._train, order, drop_last=True)
         return self._counted(islice(made, limit))
 
     def select(self) -> Iterator[Batch]:

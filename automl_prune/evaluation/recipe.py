@@ -59,5 +59,6 @@ class Recipe(Strict):
     recalibrate_batches: Annotated[int, Field(ge=0, le=10_000)] = Field(
         20, description="Fit batches from which batch-norm statistics are re-estimated; 0 keeps them."
     )
+    reconstruct: Literal["none"] = Field("none", description="Least-squares reconstruction is not available yet.")
     fine_tune: FineTune = FineTune()
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 runs forward passes under autocast.")

@@ -100,9 +100,9 @@ def plan_arms(
 
 
 def finalists(problem: Problem, history: History, top_k: int) -> list[Proposal]:
-    """The best ``top_k`` searched candidates, and the best of each control, to be recovered."""
+    """The best ``top_k`` of the search and of the random control, and the uniform control, to be recovered."""
     proposals = []
-    for arm, count in ((SEARCH, top_k), ("uniform", 1), ("random", 1)):
+    for arm, count in ((SEARCH, top_k), ("uniform", 1), ("random", top_k)):
         scored = [t for t in history if t.arm == arm and t.state is TrialState.COMPLETE]
         best = best_trials(problem, [(t.candidate, t.metrics) for t in scored], count)
         proposals += [Proposal(scored[i].candidate, {"of": scored[i].number, "arm": arm}) for i in best]

@@ -80,8 +80,15 @@ class Controller:
             if trial is not None:
                 return self._start(trial)
             if not self._next_arm():
+                self._failure = self._failure or self._stuck()
                 return None
         return None
+
+    def _stuck(self) -> str | None:
+        """Why nothing will ever come, if a strategy waits although nothing is in flight."""
+        if self._open or not 0 <= self._current < len(self._arms):
+            return None
+        return f"The strategy of the {self._arms[self._current].name} arm waits for trials, but none is in flight."
 
     def complete(self, trial: Trial, outcome: Outcome) -> None:
         """Record an outcome and tell the strategy that asked."""
@@ -89,6 +96,8 @@ class Controller:
             sequence = self._store.record_outcome(self._id, self._attempt, trial.number, outcome)
         except StateConflictError:
             log.warning("%s already has an outcome; a late one is ignored", trial.name)
+            if self._open.pop(trial.number, None):
+                self._tell(self._store.trial(self._id, trial.number).trial)
             return
         ended = replace(self._open.pop(trial.number, trial), state=outcome.state, outcome=outcome)
         self._tell(ended)
@@ -199,9 +208,7 @@ class Controller:
 
     def _snapshot(self, sequence: int) -> None:
         states = {name: s.state_dict() for name, s in self._strategies.items()}
-        self._store.save_snapshot(
-            self._id, self._attempt, {"sequence": sequence, "strategies": states, "asked": self._asked}
-        )
+        self._store.save_snapshot(self._id, self._attempt, {"sequence": sequence, "strategies": states})
         self._since_snapshot = 0
 
     def _restore(self) -> None:
@@ -221,6 +228,7 @@ class Controller:
             if snapshot and sequence == covered:
                 self._load(snapshot)
         self._again.extend(self._open[n] for n in sorted(self._open))
+        self._failure = next(filter(None, map(self._why_give_up, self.history)), None)
         if self._current < 0:
             self._enter(0)
 

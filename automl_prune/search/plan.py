@@ -33,7 +33,7 @@ from automl_prune.problem import Budget, Objective, Problem
 from automl_prune.search.spec import BudgetSpec, SearchSpec, field_errors
 from automl_prune.space import ChannelSpace
 from automl_prune.strategies.base import STRATEGIES, Strategy
-from automl_prune.surgery import verify
+from automl_prune.surgery import slicing, verify
 from automl_prune.surgery.criteria import CRITERIA
 
 log = logging.getLogger(__name__)
@@ -95,6 +95,7 @@ class Plan:
             artifacts=artifacts,
             cache=self.roots.cache,
             recovery=Recovery(spec.finish.recovery, spec.finish.epochs, spec.finish.lr),
+            gpu=spec.resources.gpu,
             base_training=FineTune(epochs=spec.base_training.epochs, lr=spec.base_training.lr),
         )
 
@@ -167,7 +168,7 @@ def make_plan(spec: SearchSpec, roots: Roots) -> Plan:
         architecture,
         round_to=preset.round_to if wanted.round_to is None else wanted.round_to,
         min_ratio=preset.min_ratio if wanted.min_ratio is None else wanted.min_ratio,
-        frozen=[*preset.frozen, *wanted.frozen],
+        frozen=[*wanted.frozen, *preset.frozen],
     )
     cost = CostModel(architecture, space.names)
     full = {name: float(values[0]) for name, values in cost(space.array([space.full])).items()}
@@ -215,7 +216,11 @@ def read_recipe(strategy: type[Strategy], spec: SearchSpec) -> Recipe:
     """The preset's recipe with the user's overrides; raises SpecError or UnknownNameError."""
     published = strategy.recipe(spec.strategy.preset)
     try:
-        recipe = Recipe.model_validate({**published, **spec.recipe})
+        trained = spec.recipe.get("fine_tune")
+        merged = {**published, **spec.recipe}
+        if isinstance(trained, Mapping):
+            merged["fine_tune"] = {**published.get("fine_tune", {}), **trained}
+        recipe = Recipe.model_validate(merged)
     except ValidationError as error:
         raise SpecError(field_errors(error, "/recipe")) from None
     if recipe.inherit != "scratch":
@@ -239,7 +244,10 @@ def open_images(spec: SearchSpec, network: NetworkDefinition, roots: Roots) -> I
 def dataset_root(spec: SearchSpec, roots: Roots) -> Path:
     """The dataset's folder, resolved below the data root; raises SpecError when it leads out of it."""
     root = roots.data.resolve()
-    path = (root / (spec.dataset.root or "")).resolve()
+    try:
+        path = (root / (spec.dataset.root or "")).resolve()
+    except (ValueError, OSError, RuntimeError):  # a null byte, a name too long, links in a circle
+        path = Path("/")
     if not path.is_relative_to(root):
         raise SpecError([FieldError("/dataset/root", "This folder is not below the server's data root; name one that is.")])
     return path
@@ -276,7 +284,7 @@ def admitted(network: NetworkDefinition, num_classes: int, cache: Path) -> Archi
 def _network_id(network: NetworkDefinition, num_classes: int) -> str:
     """What an architecture depends on: the network's name and sizes, versions, and the code that builds and describes it."""
     build = getattr(network.build, "func", network.build)
-    modules = [channel_ids, model, rules, tracing, verify, inspect.getmodule(build)]
+    modules = [channel_ids, model, rules, tracing, slicing, verify, inspect.getmodule(build)]
     sources = [inspect.getsource(m) for m in modules if m is not None]
     key = [network.name, network.input_shape, num_classes, torch.__version__, torchvision.__version__, sources]
     return f"{network.name}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"

@@ -36,6 +36,7 @@ def build_result(plan: Plan, search_id: str, trials: Sequence[Trial], *, seconds
     best = _row(trials, reports[SEARCH])
     final = _by_number(trials, int(reports[SEARCH].origin["final"]))
     kept = final.outcome.details["kept"] if final.outcome else {}
+    strategy = plan.make_strategy()
     return {
         "schema_version": SCHEMA_VERSION,
         "search_id": search_id,
@@ -54,8 +55,8 @@ def build_result(plan: Plan, search_id: str, trials: Sequence[Trial], *, seconds
         "recovery": plan.spec.finish.model_dump(mode="json") | {"candidates": _recovered(trials)},
         "provenance": {
             "strategy": plan.spec.strategy.name,
-            "preset": plan.spec.strategy.preset,
-            "options": dict(plan.spec.strategy.options),
+            "preset": plan.spec.strategy.preset or type(strategy).default_preset,
+            "options": strategy.options.model_dump(mode="json"),
             "seed": plan.spec.seed,
             "objective": plan.spec.objective,
             "recipe": plan.recipe.model_dump(mode="json"),

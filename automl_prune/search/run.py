@@ -4,9 +4,9 @@ import hashlib
 import json
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def run_search(
         EvaluationError: Nothing could be evaluated; the caller records the failure.
         LeaseLostError: Another driver took over.
     """
-    started, searching = time.monotonic(), _Stopwatch()
+    searching = _Stopwatch(store, job)
     artifacts.mkdir(parents=True, exist_ok=True)
     controller = Controller(
         store,
@@ -74,23 +74,28 @@ def run_search(
     if controller.stopping:
         store.set_state(job.id, job.attempt, SearchState.CANCELLED, reason="cancelled by request")
     else:
-        result = build_result(plan, job.id, controller.history, seconds=time.monotonic() - started)
+        result = build_result(plan, job.id, controller.history, seconds=_since(job.started_at))
         _publish(store, job, result, controller.history, artifacts)
     return store.get_search(job.id)
 
 
 class _Stopwatch:
-    """Seconds since the search arm started; 0 before."""
+    """Seconds since the search arm first asked, by whichever driver; 0 before."""
 
-    def __init__(self) -> None:
-        self._since: float | None = None
+    def __init__(self, store: Store, job: SearchJob) -> None:
+        asked = store.trials(job.id, arm=SEARCH, limit=1)
+        self._started = asked[0].asked_at if asked else None
 
     def start(self) -> None:
-        self._since = self._since or time.monotonic()
+        self._started = self._started or datetime.now(UTC)
 
     @property
     def seconds(self) -> float:
-        return 0.0 if self._since is None else time.monotonic() - self._since
+        return _since(self._started)
+
+
+def _since(moment: datetime | None) -> float:
+    return 0.0 if moment is None else (datetime.now(UTC) - moment).total_seconds()
 
 
 @contextmanager

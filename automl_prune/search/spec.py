@@ -66,6 +66,7 @@ class FinishSpec(Strict):
     recovery: Literal["none", "fine_tune", "scratch"] = "fine_tune"
     epochs: Annotated[float, Field(ge=0, le=1000)] = Field(1.0, description="Passes over the fit split; fractions allowed.")
     lr: Annotated[float, Field(gt=0, le=10)] = 0.01
+    distill: Literal[False] = Field(False, description="Distillation is not available yet.")
 
 
 class TrialsSpec(Strict):
@@ -74,6 +75,8 @@ class TrialsSpec(Strict):
     max: Annotated[int, Field(ge=1, le=100_000)] = 100
     parallel: Annotated[int, Field(ge=1, le=256)] = 2
     max_seconds: Annotated[float, Field(gt=0)] | None = None
+    patience: None = Field(None, description="Stopping without progress is not available yet.")
+    early_stop: None = Field(None, description="Ending trials early is not available yet.")
 
 
 class Resources(Strict):

@@ -36,7 +36,7 @@ class ABCOptions(StrategyOptions):
         50, ge=1, le=100_000, description="Cycles T; n + T(2n + s) evaluations, s at most one scout a cycle."
     )
     limit: int = Field(5, ge=1, le=100_000, description="Failures M after which a source is abandoned.")
-    max_preserve: int = Field(10, ge=1, le=10, description="Largest code K: no group keeps more than K tenths.")
+    max_preserve: int = Field(10, ge=1, le=10, description="Largest code K, in tenths; scaling onto a budget may go beyond.")
     perturbed: int = Field(2, ge=1, description="Groups that a neighbour changes.")
     include_uniform: bool = Field(False, description="Let the first source be the uniform width instead of a random one.")
     compatible: bool = Field(False, description="The released code's operators, defects included, one trial at a time.")
@@ -109,8 +109,7 @@ class BeeColony(Strategy):
             return None
         source = phase.schedule[phase.asked]
         code = self._fly(phase.name, source, rng)
-        decoded = self.decode(code)
-        fitted = self.problem.fit(decoded, grow=self.options.over_budget == "fit")
+        decoded, fitted = self.decode(code), self.candidate(code)
         origin = {"phase": phase.name, "cycle": phase.cycle, "bee": phase.asked, "source": source, "code": list(code)}
         phase.asked += 1
         return Proposal(fitted, origin, repaired=fitted != decoded)
@@ -188,11 +187,23 @@ class BeeColony(Strategy):
             if self._useful(code, source):
                 return code
         # All sources are alike, or nothing near fits: a corrected colony looks elsewhere, a compatible one insists.
-        return code if self.options.compatible else self._scout(rng, initial=True)
+        code = code if self.options.compatible else self._scout(rng, initial=True)
+        return code if self.problem.is_feasible(self.candidate(code)) else self._affordable(code)
+
+    def _affordable(self, code: Code) -> Code:
+        """The code that comes nearest to the uniform width, which meets every budget."""
+        uniform = self.problem.widest_uniform.widths
+        return tuple(
+            max(1, min(self.options.max_preserve, 10 * w // full)) for w, full in zip(uniform, self._full, strict=True)
+        )
 
     def _useful(self, code: Code, source: int) -> bool:
-        stale = not self.options.compatible and code == self.sources[source].code
-        return not stale and (self.options.over_budget == "fit" or self.problem.is_feasible(self.decode(code)))
+        """Whether a code is new among the sources, as a network too, and is or can be brought into the budgets."""
+        candidate = self.candidate(code)
+        known = [] if self.options.compatible else [self.candidate(s.code) for s in self.sources if s.code is not None]
+        if candidate in known or not self.problem.is_feasible(candidate):
+            return False
+        return self.options.over_budget == "fit" or self.problem.is_feasible(self.decode(code))
 
     def _scout(self, rng: np.random.Generator, *, initial: bool) -> Code:
         """A random code; the released code's scouts never draw K and draw 1 twice as often."""
@@ -224,6 +235,10 @@ class BeeColony(Strategy):
     def decode(self, code: Sequence[int]) -> Candidate:
         """Widths floor(C v / 10), at least 1, moved to the nearest width of the space."""
         return self.problem.space.snap([max(1, full * v // 10) for full, v in zip(self._full, code, strict=True)])
+
+    def candidate(self, code: Sequence[int]) -> Candidate:
+        """The network of a code, brought into the budgets."""
+        return self.problem.fill(self.problem.fit(self.decode(code), grow=self.options.over_budget == "fit"))
 
     def fitness(self, trial: Trial) -> float | None:
         """Higher is better and positive: the metric itself, or 1 / (1 + metric) where less is better; None for failures."""

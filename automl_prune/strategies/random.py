@@ -3,13 +3,7 @@
 import numpy as np
 from pydantic import Field
 
-from automl_prune.errors import BudgetError
-from automl_prune.problem import Problem
-from automl_prune.space import Candidate
 from automl_prune.strategies.base import STRATEGIES, Proposal, Strategy, StrategyOptions
-
-TRIES = 200
-"""Draws before a budget with a lower bound counts as unreachable by sampling."""
 
 
 class RandomOptions(StrategyOptions):
@@ -30,18 +24,5 @@ class RandomSearch(Strategy):
 
     def propose(self, rng: np.random.Generator) -> Proposal:
         """A fresh draw."""
-        drawn, fitted = feasible_sample(self.problem, rng, fill=self.options.fill)
+        drawn, fitted = self.problem.sample(rng, fill=self.options.fill)
         return Proposal(fitted, repaired=fitted != drawn)
-
-
-def feasible_sample(problem: Problem, rng: np.random.Generator, *, fill: bool = True) -> tuple[Candidate, Candidate]:
-    """A uniform draw, and the same draw scaled into every budget; raises BudgetError after ``TRIES`` draws."""
-    for _ in range(TRIES):
-        drawn = Candidate(tuple(int(rng.choice(c)) for c in problem.space.choices))
-        fitted = problem.fit(drawn, grow=fill)
-        if problem.is_feasible(fitted):
-            return drawn, fitted
-    raise BudgetError(
-        f"None of {TRIES} random candidates could be scaled into the budgets; widen the range between min and max.",
-        pointer="/budgets",
-    )

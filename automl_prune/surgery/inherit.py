@@ -1,5 +1,6 @@
 """Which weights a candidate inherits from the full network, and which start afresh."""
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -10,7 +11,7 @@ from automl_prune.architecture import Architecture
 from automl_prune.architecture.model import Units
 from automl_prune.surgery.slicing import materialise
 
-Scope = Literal["all", "convolutions", "nothing"]
+Scope = Literal["all", "convolutions"]
 
 
 def inherit(
@@ -28,7 +29,7 @@ def inherit(
         architecture: Its description.
         kept: Kept units by group name.
         scope: ``all`` weights and statistics; ``convolutions`` as ABCPruner does (convolution weights, and linear layers
-            whose inputs are whole: not biases of convolutions, not normalisation); ``nothing`` starts from scratch.
+            whose inputs are whole: not biases of convolutions, not normalisation).
         seed: For what starts afresh; None uses torch's own generator.
     """
     small = materialise(model, architecture, kept)
@@ -39,18 +40,30 @@ def inherit(
             torch.manual_seed(seed)
         full = dict(model.named_modules())
         for name, module in small.named_modules():
-            _refresh(module, full[name], scope)
+            _refresh(module, full[name])
     return small
 
 
-def _refresh(module: nn.Module, original: nn.Module, scope: Scope) -> None:
+def from_scratch(fresh: nn.Module, architecture: Architecture, kept: Mapping[str, Units]) -> nn.Module:
+    """The smaller module of a newly initialised one, its weights rescaled to their new fan-in (He et al. 2015)."""
+    small = materialise(fresh, architecture, kept)
+    full = dict(fresh.named_parameters())
+    with torch.no_grad():
+        for name, weight in small.named_parameters():
+            if weight.dim() > 1:
+                weight.mul_(math.sqrt(full[name][0].numel() / weight[0].numel()))
+    return small
+
+
+def _refresh(module: nn.Module, original: nn.Module) -> None:
+    """Initialise again what ABCPruner does not inherit."""
     reset = getattr(module, "reset_parameters", None)
     if reset is None:
         return
-    if scope == "convolutions" and isinstance(module, nn.Linear) and isinstance(original, nn.Linear):
+    if isinstance(module, nn.Linear) and isinstance(original, nn.Linear):
         if module.in_features == original.in_features:
             return
-    elif scope == "convolutions" and isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+    elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         weight = module.weight.detach().clone()
         reset()
         with torch.no_grad():

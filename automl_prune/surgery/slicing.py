@@ -138,8 +138,7 @@ def _declare_sizes(module: nn.Module) -> None:
     """Make a module's own account of its sizes agree with its tensors."""
     match module:
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
-            depthwise = module.weight.shape[1] == 1 and module.groups > 1
-            if depthwise:
+            if module.in_channels == module.groups > 1:  # depthwise in the full network: a group per channel
                 module.groups = module.weight.shape[0] // (module.out_channels // module.in_channels)
             module.out_channels = module.weight.shape[0]
             module.in_channels = module.weight.shape[1] * module.groups

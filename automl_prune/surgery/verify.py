@@ -48,7 +48,9 @@ def verify(model: nn.Module, architecture: Architecture, example_input: Tensor, 
             reasons[group.name] = reason
     architecture = freeze(architecture, reasons)
     together = {g.name: _half(rng, g.units) for g in architecture.free_groups}
-    if reason := _difference(probe, architecture, together, inputs):
+    narrowest = {g.name: np.zeros(1, dtype=np.int64) for g in architecture.free_groups}
+    reason = _difference(probe, architecture, together, inputs) or _difference(probe, architecture, narrowest, inputs)
+    if reason:
         architecture = freeze(
             architecture, {g.name: f"exact alone, but not together: {reason}" for g in architecture.free_groups}
         )
@@ -78,8 +80,12 @@ def masked(model: nn.Module, architecture: Architecture, kept: Mapping[str, Unit
 def difference(
     model: nn.Module, architecture: Architecture, kept: Mapping[str, Units], inputs: Tensor, *, seed: int = 0
 ) -> str | None:
-    """Why cutting a network would not equal zeroing the same channels, or None; the network is not touched."""
-    return _difference(_randomised(model, seed), architecture, kept, inputs)
+    """Why cutting a network would not equal zeroing the same channels, or None; the network is not touched.
+
+    Of ``inputs`` only the shape and the type matter: zeros would hide a wrong index.
+    """
+    noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(seed)).to(inputs)
+    return _difference(_randomised(model, seed), architecture, kept, noise)
 
 
 def _difference(model: nn.Module, architecture: Architecture, kept: Mapping[str, Units], inputs: Tensor) -> str | None:

@@ -72,7 +72,7 @@ def test_arms_follow_each_other_and_numbers_count_up() -> None:
     evaluated = finish(control(store, claimed(store)))
     arms = [t.arm for t in evaluated]
     assert list(dict.fromkeys(arms)) == ["base", "search", "uniform", "random", "final", "report"]
-    assert (arms.count("search"), arms.count("random"), arms.count("final"), arms.count("report")) == (24, 24, 4, 4)
+    assert (arms.count("search"), arms.count("random"), arms.count("final"), arms.count("report")) == (24, 24, 5, 4)
     assert [t.number for t in evaluated] == list(range(len(evaluated)))
 
 
@@ -85,7 +85,7 @@ def test_no_controls_when_switched_off() -> None:
 def test_finalists_are_the_best_of_each_arm() -> None:
     store = MemoryStore()
     evaluated = finish(control(store, claimed(store)))
-    for arm, count in (("search", 2), ("uniform", 1), ("random", 1)):
+    for arm, count in (("search", 2), ("uniform", 1), ("random", 2)):
         scored = sorted((toy_score(PROBLEM, t.candidate) for t in evaluated if t.arm == arm), reverse=True)
         finals = [toy_score(PROBLEM, t.candidate) for t in evaluated if t.arm == "final" and t.origin["arm"] == arm]
         assert len(finals) == count

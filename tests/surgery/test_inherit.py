@@ -7,7 +7,7 @@ from automl_prune.architecture import Architecture
 from automl_prune.architecture.tracing import trace
 from automl_prune.networks import NETWORKS
 from automl_prune.surgery.criteria import CRITERIA
-from automl_prune.surgery.inherit import inherit
+from automl_prune.surgery.inherit import from_scratch, inherit
 from automl_prune.surgery.slicing import Ranking
 
 
@@ -49,10 +49,10 @@ def test_all_widths_full_reproduce_every_convolution() -> None:
     assert all(torch.equal(small.get_parameter(f"{n}.weight"), model.get_parameter(f"{n}.weight")) for n in convolutions)
 
 
-def test_nothing_is_inherited_from_scratch_and_the_seed_decides() -> None:
+def test_from_scratch_keeps_the_variance_of_activations() -> None:
     model, architecture = network("resnet20")
-    first, second, third = (inherit(model, architecture, {}, scope="nothing", seed=s) for s in (1, 1, 2))
-    name = "layer1.0.conv1.weight"
-    assert torch.equal(first.get_parameter(name), second.get_parameter(name))
-    assert not torch.equal(first.get_parameter(name), third.get_parameter(name))
-    assert not torch.equal(first.get_parameter(name), model.get_parameter(name))
+    small = from_scratch(model, architecture, {"conv1": range(4), "layer1.0.conv1": range(8)})
+    name = "layer1.0.conv2.weight"
+    cut, full = small.get_parameter(name), model.get_parameter(name)
+    assert cut.shape == (4, 8, 3, 3)
+    assert torch.allclose(cut, full[:4, :8] * 2**0.5)

@@ -126,3 +126,41 @@ def test_prune_without_a_service_on_a_users_module() -> None:
     small = prune_module(model, x[:1], {"features.0": 30, "features.3.squeeze": 5}, "fpgm")
     assert small.get_parameter("features.0.weight").shape[0] == 30
     assert small.get_parameter("features.3.expand3x3.weight").shape[1] == 5
+
+
+class Grouped(nn.Module):
+    """Groups of four channels, cut down to one channel each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1, groups=2), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.middle(self.first(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("first", "middle"), [(2, 8), (8, 2), (2, 2), (4, 6)])
+def test_grouped_convolutions_keep_their_groups(first: int, middle: int) -> None:
+    small = prune_module(Grouped(), torch.zeros(1, 3, 4, 4), {"first": first, "middle": middle})
+    layer = small.get_submodule("middle")
+    assert isinstance(layer, nn.Conv2d)
+    assert (layer.groups, layer.in_channels, layer.out_channels) == (2, first, middle)
+    assert small(torch.zeros(1, 3, 4, 4)).shape == (1, 2, 4, 4)
+
+
+class Tied(nn.Module):
+    """Two layers with one weight, and an activation that only looks like a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(2 ** self.second(self.first(x)))  # type: ignore[no-any-return]
+
+
+def test_tied_weights_and_powers_are_not_mistaken() -> None:
+    architecture = trace(Tied(), torch.zeros(1, 4, 4, 4))
+    assert architecture.free_groups == ()
+    assert any("pow" in (g.frozen or "") or "network input" in (g.frozen or "") for g in architecture.groups)
