@@ -68,5 +68,11 @@ def load_settings(**overrides: Any) -> Settings:
         raise SpecError([_fault(item) for item in error.errors(include_url=False, include_input=False)]) from None
 
 
+def environment(settings: Settings) -> dict[str, str]:
+    """The settings as environment variables, for child processes."""
+    values = settings.model_dump()
+    return {PREFIX + name.upper(): str(value) for name, value in values.items() if value is not None}
+
+
 def _fault(item: Any) -> FieldError:
     return FieldError(PREFIX + "_".join(str(part) for part in item["loc"]).upper(), f"{item['msg']}.", item["type"])

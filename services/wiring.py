@@ -11,7 +11,7 @@ from automl_prune.search.plan import Plan, Roots, make_plan
 from automl_prune.search.ports import Executor, Store
 from automl_prune.search.spec import SearchSpec
 from automl_prune.storage.sql import SqlStore
-from services.settings import PREFIX, Settings
+from services.settings import Settings
 
 
 def open_store(settings: Settings) -> Store:
@@ -59,9 +59,3 @@ def cluster(executor: Executor, settings: Settings) -> Iterator[None]:
     local = settings.ray_address is None
     with connect(settings.ray_address, num_cpus=settings.workers if local else None):
         yield
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """The settings as environment variables, for child processes."""
-    values = settings.model_dump()
-    return {PREFIX + name.upper(): str(value) for name, value in values.items() if value is not None}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO
 
-from services.settings import PREFIX, Settings
+from services.settings import PREFIX, Settings, environment
 
 Stream = IO[bytes] | int | None
 
@@ -55,8 +55,6 @@ def _interrupt(*_: object) -> None:
 
 
 def _variables(settings: Settings) -> Mapping[str, str]:
-    from services.wiring import environment
-
     others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     return others | environment(settings)
 

@@ -16,8 +16,7 @@ from automl_prune.errors import AutomlPruneError
 from automl_prune.execution import connect
 from automl_prune.search.job import SearchJob, SearchState
 from automl_prune.search.ports import Store
-from services.settings import Settings
-from services.wiring import environment
+from services.settings import Settings, environment
 
 log = logging.getLogger("automl_prune.launcher")
 

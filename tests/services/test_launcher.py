@@ -14,8 +14,8 @@ import pytest
 from automl_prune.search.job import SearchJob, SearchState
 from automl_prune.search.ports import Store
 from automl_prune.trial import TrialState
-from services.settings import Settings, load_settings
-from services.wiring import environment, open_store
+from services.settings import Settings, environment, load_settings
+from services.wiring import open_store
 
 ORDER: dict[str, Any] = {
     "search_space": {"name": "digits_resnet"},

@@ -6,8 +6,8 @@ import pytest
 from automl_prune.errors import SpecError
 from automl_prune.search.plan import Plan, make_plan
 from automl_prune.search.spec import SearchSpec
-from services.settings import load_settings
-from services.wiring import environment, make_executor, roots
+from services.settings import environment, load_settings
+from services.wiring import make_executor, roots
 
 ORDER: dict[str, Any] = {
     "search_space": {"name": "digits_resnet"},
