@@ -46,6 +46,7 @@ class UnknownNameError(UserError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, pointer: str = "") -> None:
         choices = sorted(known)
+        name = name if len(name) <= 80 else name[:79] + "…"
         near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         shown = ", ".join(choices[:40]) + (" …" if len(choices) > 40 else "")

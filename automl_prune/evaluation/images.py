@@ -117,7 +117,14 @@ def load_images(
         DatasetError: Files are missing or corrupt, sizes do not fit, or the network takes something else.
     """
     channels, height, width = input_shape
-    train, test = _load(dataset, root, spec.download, (height, width))
+    try:
+        train, test = _load(dataset, root, spec.download, (height, width))
+    except OSError as error:
+        raise DatasetError(
+            f"Dataset {spec.name!r} cannot be read: {error.strerror or type(error).__name__}. Name a folder below the data "
+            f"root that this service may read.",
+            pointer="/dataset/root",
+        ) from error
     train = match_channels(train, channels)
     test = match_channels(test, channels) if test is not None else None
     if len(mean) != channels or len(std) != channels:

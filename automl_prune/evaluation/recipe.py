@@ -20,8 +20,8 @@ class DatasetSpec(Strict):
     (or a seeded part of the whole where there is none).
     """
 
-    name: str
-    root: str | None = Field(
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    root: Annotated[str, Field(max_length=1000)] | None = Field(
         None, description="A folder below the server's data root; null for the dataset's default place."
     )
     select_size: Positive = Field(5000, description="Training images held out to score candidates.")
@@ -49,7 +49,9 @@ class FineTune(Strict):
 class Recipe(Strict):
     """How a candidate is made and scored."""
 
-    inherit: str = Field("l1", description="A criterion that ranks channels, or 'scratch' for fresh weights.")
+    inherit: Annotated[str, Field(max_length=200)] = Field(
+        "l1", description="A criterion that ranks channels, or 'scratch' for fresh weights."
+    )
     scope: Literal["all", "convolutions"] = Field(
         "all",
         description="convolutions: only convolution weights, and linear layers whose inputs are whole, are inherited; "

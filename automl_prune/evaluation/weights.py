@@ -17,6 +17,7 @@ from automl_prune.errors import WeightsError
 
 _POINTER = "/weights"
 _NESTED = ("state_dict", "model", "model_state_dict", "net")
+_DEEPEST = 4
 _PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and torch.compile
 _SHOWN = 5
 
@@ -79,7 +80,7 @@ def fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     not count, floating types convert into each other, and buffers of whole numbers (index maps) may be missing.
 
     Raises:
-        WeightsError: The weights are of another network; says which tensors differ and how.
+        WeightsError: The weights are of another network; says which tensors differ and how; or they are not finite.
     """
     targets = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor) and not _is_counter(name)}
     given = {name: tensor for name, tensor in state.items() if not _is_counter(name)}
@@ -106,6 +107,12 @@ def fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         raise WeightsError(
             f"The weights do not fit the network of {len(targets)} tensors: {'; '.join(filter(None, findings))}. Use "
             f"weights of this network, or set search_space (its num_classes, too) to the network they belong to.",
+            pointer=_POINTER,
+        )
+    if wild := [n for n in common if given[n].is_floating_point() and not bool(given[n].isfinite().all())]:
+        raise WeightsError(
+            f"The weights hold NaN or infinity: {_listed('tensors', wild)}. Use a checkpoint from before the training "
+            f"diverged.",
             pointer=_POINTER,
         )
     with torch.no_grad():
@@ -156,8 +163,9 @@ _READERS: dict[str, Callable[[Path], object]] = {
 
 
 def _state_dict(content: object, file: str) -> dict[str, Tensor]:
-    while isinstance(content, dict) and (key := next((k for k in _NESTED if isinstance(content.get(k), dict)), None)):
-        content = content[key]
+    for _ in range(_DEEPEST):  # bounded: a file may hold itself
+        if isinstance(content, dict) and (key := next((k for k in _NESTED if isinstance(content.get(k), dict)), None)):
+            content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(name, str) for name in content):
         raise _no_state_dict(file, f"it holds {_described(content)}")
     state: dict[str, Any] = dict(content)

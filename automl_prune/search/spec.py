@@ -125,9 +125,8 @@ class SearchSpec(Strict):
     @model_validator(mode="after")
     def _select_is_not_report(self) -> "SearchSpec":
         if self.dataset.report_on == "select":
-            raise ValueError(
-                "dataset.report_on is 'select': candidates chosen on the select split cannot be reported on it; use 'report'"
-            )
+            said = "candidates chosen on the select split cannot be reported on it; use 'report'"
+            raise SpecError([FieldError("/dataset/report_on", f"It is 'select': {said}.", "select_is_report")])
         return self
 
     @classmethod
@@ -148,7 +147,8 @@ def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
         pointer = prefix + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in item["loc"])
         came = item.get("input")
         shown = f" (came: {came!r})" if isinstance(came, str | int | float | bool) and len(repr(came)) <= 80 else ""
-        found.append(FieldError(pointer, f"{item['msg']}{shown}.", item["type"]))
+        message = item["msg"].removeprefix("Value error, ")
+        found.append(FieldError(pointer[:300], f"{message}{shown}.", item["type"]))
     return found
 
 

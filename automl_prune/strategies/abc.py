@@ -37,7 +37,7 @@ class ABCOptions(StrategyOptions):
     )
     limit: int = Field(5, ge=1, le=100_000, description="Failures M after which a source is abandoned.")
     max_preserve: int = Field(10, ge=1, le=10, description="Largest code K, in tenths; scaling onto a budget may go beyond.")
-    perturbed: int = Field(2, ge=1, description="Groups that a neighbour changes.")
+    perturbed: int = Field(2, ge=1, le=4096, description="Groups that a neighbour changes.")
     include_uniform: bool = Field(False, description="Let the first source be the uniform width instead of a random one.")
     compatible: bool = Field(False, description="The released code's operators, defects included, one trial at a time.")
     over_budget: Literal["fit", "reject"] = Field(

@@ -119,7 +119,7 @@ class Strategy(ABC):
 
 
 def _option_error(strategy: type[Strategy], item: Any) -> FieldError:
-    path = "".join(f"/{part}" for part in item["loc"])
+    path = "".join(f"/{str(part)[:80].replace('~', '~0').replace('/', '~1')}" for part in item["loc"])
     known = ", ".join(strategy.Options.model_fields) or "none"
     hint = f" Options of {strategy.name!r}: {known}." if item["type"] == "extra_forbidden" else ""
     return FieldError(f"/strategy/options{path}", f"{item['msg']}.{hint}", item["type"])

@@ -13,7 +13,7 @@ from automl_prune.search.ports import Store
 from automl_prune.search.spec import SearchSpec
 from services.api import views
 from services.api.bodies import read_json
-from services.api.headers import same_site
+from services.api.headers import known_host, same_site
 from services.api.paging import MAX_LIMIT
 from services.api.problems import RequestError
 from services.api.standings import Standings
@@ -98,8 +98,11 @@ async def _spec(request: Request, context: InContext) -> SearchSpec:
 
 
 def refuse_other_sites(request: Request, context: InContext) -> None:
-    """Raise RequestError (403) when a page of another site asks a browser to change something here."""
+    """Raise RequestError: 421 for a Host that is not ours, 403 when another site's page wants to change something here."""
     origin, host = request.headers.get("origin"), request.headers.get("host", "")
+    if not known_host(host, context.settings.public_url):
+        detail = "This service answers to this machine's own names; set AUTOML_PRUNE_PUBLIC_URL where it has another one."
+        raise RequestError(421, "misdirected_request", detail)
     if request.method not in ("GET", "HEAD") and not same_site(origin, host, context.settings.public_url):
         raise RequestError(403, "cross_origin", "Pages of other sites cannot change anything here.")
 

@@ -17,6 +17,7 @@ SECURITY = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -55,4 +56,19 @@ def same_site(origin: str | None, host: str, public_url: str | None) -> bool:
     if origin is None:
         return True
     ours = {host, urlsplit(public_url).netloc if public_url else host}
-    return urlsplit(origin).netloc in ours
+    try:
+        return urlsplit(origin).netloc in ours
+    except ValueError:  # no URL at all
+        return False
+
+
+def known_host(host: str, public_url: str | None) -> bool:
+    """Whether ``Host`` names this machine or the public address.
+
+    Another name means that somebody's domain was pointed here, and that its pages pass for ours in a browser.
+    """
+    try:
+        name = urlsplit(f"//{host}").hostname
+    except ValueError:
+        return False
+    return name in LOOPBACK or (public_url is not None and host == urlsplit(public_url).netloc)

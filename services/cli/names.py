@@ -10,7 +10,7 @@ from services.cli.options import AsJson
 from services.cli.text import Json, echo_json
 
 Describe = Annotated[str | None, typer.Option(metavar="NAME", help="Trace and verify this network; list its groups.")]
-Classes = Annotated[int | None, typer.Option(min=2, help="Classes of the described network.")]
+Classes = Annotated[int | None, typer.Option(min=2, max=100_000, help="Classes of the described network.")]
 
 
 def spaces(describe: Describe = None, num_classes: Classes = None, as_json: AsJson = False) -> None:

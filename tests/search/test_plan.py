@@ -110,3 +110,27 @@ def test_a_damaged_cache_is_made_anew(roots: Roots) -> None:
     for file in roots.cache.glob("architecture-digits_resnet-*.json"):
         file.write_text("{")
     assert admitted(network, 10, roots.cache) == first
+
+
+def test_a_file_that_holds_itself_is_refused(roots: Roots) -> None:
+    content: dict[str, Any] = {}
+    content["state_dict"] = content
+    roots.weights.mkdir()
+    torch.save(content, roots.weights / "cyclic.pt")
+    with pytest.raises(UserError, match=r"cyclic\.pt is no state dict"):
+        make_plan(order(weights="cyclic.pt"), roots)
+
+
+def test_weights_that_are_not_finite_are_refused(roots: Roots) -> None:
+    state = NETWORKS.get("digits_resnet").build(10).state_dict()
+    state["layer1.0.conv1.weight"][0, 0, 0, 0] = float("nan")
+    roots.weights.mkdir()
+    torch.save(state, roots.weights / "nan.pt")
+    with pytest.raises(UserError, match=r"NaN or infinity: 1 tensors \(layer1\.0\.conv1\.weight\)"):
+        make_plan(order(weights="nan.pt"), roots)
+
+
+def test_a_folder_name_too_long_for_the_file_system_is_refused(roots: Roots) -> None:
+    with pytest.raises(UserError) as caught:
+        make_plan(order(dataset={"name": "cifar10", "root": "a" * 300}, search_space={"name": "resnet20"}), roots)
+    assert caught.value.pointer == "/dataset/root"

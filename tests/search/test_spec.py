@@ -48,7 +48,7 @@ def test_round_trip() -> None:
         ({"execution": "spark"}, "/execution", "'auto', 'tune', 'actors' or 'inline'"),
         ({"controls": ["luck"]}, "/controls/0", "'uniform' or 'random'"),
         ({"seed": -1}, "/seed", "greater than or equal to 0"),
-        ({"dataset": {"name": "cifar10", "report_on": "select"}}, "", "cannot be reported on it"),
+        ({"dataset": {"name": "cifar10", "report_on": "select"}}, "/dataset/report_on", "cannot be reported on it"),
     ],
 )
 def test_faults_are_found_by_pointer(changes: dict[str, Any], pointer: str, said: str) -> None:

@@ -34,7 +34,7 @@ def test_an_order_becomes_a_queued_search(client: TestClient, store: SqlStore, o
 
 def test_links_are_absolute_when_the_address_is_known(tmp_path: Path, review: Review, order: Order) -> None:
     settings = load_settings(home=tmp_path, public_url="https://prune.example/")
-    client = TestClient(create_app(MemoryStore(), settings, review))
+    client = TestClient(create_app(MemoryStore(), settings, review), base_url="http://127.0.0.1")
     response = client.post("/v1/searches", json=order())
     assert response.headers["location"] == response.json()["links"]["self"]
     assert response.json()["links"]["page"].startswith("https://prune.example/searches/srch_")
@@ -276,3 +276,14 @@ def test_pages_may_only_load_what_is_ours(client: TestClient) -> None:
         assert "<script>" not in response.text
         assert "http://" not in response.text.replace("http://www.w3.org", "")
     assert client.get("/v1/searches").headers["cache-control"] == "no-store"
+
+
+def test_a_foreign_host_is_turned_away(client: TestClient) -> None:
+    for host in ("evil.example", "evil.example:8422", "[::1", ""):
+        answer = client.get("/v1/searches", headers={"Host": host})
+        assert (answer.status_code, answer.json()["code"]) == (421, "misdirected_request"), host
+    assert client.get("/v1/searches", headers={"Host": "localhost:8422"}).status_code == 200
+
+
+def test_a_malformed_origin_is_another_site(client: TestClient) -> None:
+    assert client.post("/v1/searches:validate", json={}, headers={"Origin": "http://[::1"}).status_code == 403

@@ -18,11 +18,15 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 CROP = 0.875  # the part of the shorter side that is kept, as when 256 is cropped to 224
 
 
+LONGEST_SIDE = 20
+"""Longest side accepted, in shorter sides: resizing a strip would take memory without bounds."""
+
+
 class ImageFolder(Dataset):
     """Pictures at ``root/<class>/*.jpg``, or the same below ``root/train`` with tests below ``root/val`` or ``root/test``.
 
-    Folder names that are all whole numbers are the class indices themselves, so that a part of ImageNet keeps its
-    classes; other names are numbered in sorted order.
+    Folder names that are all whole numbers of at most six digits are the class indices themselves, so that a part of
+    ImageNet keeps its classes; other names are numbered in sorted order.
     """
 
     name = "image_folder"
@@ -53,7 +57,7 @@ def _class_indices(folder: Path) -> dict[str, int]:
             f"{'it has no folders' if folder.is_dir() else 'it does not exist'}. Point dataset.root at such a folder.",
             pointer="/dataset/root",
         )
-    if all(name.isascii() and name.isdigit() for name in names):
+    if all(name.isascii() and name.isdigit() and len(name) <= 6 for name in names):
         return {name: int(name) for name in names}
     return {name: i for i, name in enumerate(names)}
 
@@ -108,6 +112,8 @@ def _read_picture(file: Path, image_size: tuple[int, int]) -> npt.NDArray[np.uin
             picture = stored.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise corrupt(file, error) from error
+    if max(picture.size) > LONGEST_SIDE * min(picture.size):
+        raise corrupt(file, ValueError(f"its sides, {picture.width} and {picture.height}, differ too much"))
     scale = max(height / picture.height, width / picture.width) / CROP
     size = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
     picture = picture.resize(size, Image.Resampling.BILINEAR)
