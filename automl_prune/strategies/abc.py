@@ -98,6 +98,7 @@ class BeeColony(Strategy):
         self.phase = Phase("initial", 0, list(range(options.population)))
         self.best: tuple[float, Code] | None = None
         self._full = problem.space.full.widths
+        self._candidates: dict[Code, Candidate] = {}
 
     # The conversation ------------------------------------------------------------------------------------------------
 
@@ -237,8 +238,12 @@ class BeeColony(Strategy):
         return self.problem.space.snap([max(1, full * v // 10) for full, v in zip(self._full, code, strict=True)])
 
     def candidate(self, code: Sequence[int]) -> Candidate:
-        """The network of a code, brought into the budgets."""
-        return self.problem.fill(self.problem.fit(self.decode(code), grow=self.options.over_budget == "fit"))
+        """The network of a code, brought into the budgets; kept, as sources are compared with every new bee."""
+        key = tuple(code)
+        if key not in self._candidates:
+            fitted = self.problem.fit(self.decode(key), grow=self.options.over_budget == "fit")
+            self._candidates[key] = self.problem.fill(fitted)
+        return self._candidates[key]
 
     def fitness(self, trial: Trial) -> float | None:
         """Higher is better and positive: the metric itself, or 1 / (1 + metric) where less is better; None for failures."""

@@ -24,7 +24,14 @@ pytestmark = pytest.mark.timeout(600)
 
 def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "services.cli", "demo", "--home", str(home), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell that runs the tests in the background lets its children ignore Ctrl-C; a user's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def still_running(home: Path) -> list[str]:
