@@ -28,3 +28,9 @@ def test_the_contract_with_users() -> None:
     import automl_prune
 
     assert {"trace", "prune", "cost", "load_architecture"} <= set(automl_prune.__all__)
+
+
+def test_the_contracts_that_plug_ins_subclass() -> None:
+    from automl_prune import testing
+
+    assert testing.__all__ == ["ExecutorContract", "StoreContract", "StrategyContract"]

@@ -88,12 +88,12 @@ def match_channels(images: ImageSet, channels: int) -> ImageSet:
     )
 
 
-def check_classes(images: ImageSet, num_classes: int) -> None:
+def check_classes(found: int, num_classes: int) -> None:
     """Raise DatasetError when a label is not among the network's classes."""
-    if images.num_classes > num_classes:
+    if found > num_classes:
         raise DatasetError(
-            f"The dataset has labels up to {images.num_classes - 1} and the network {num_classes} classes. Set "
-            f"search_space.num_classes to {images.num_classes} or more.",
+            f"The dataset has labels up to {found - 1} and the network {num_classes} classes. Set "
+            f"search_space.num_classes to {found} or more.",
             pointer="/search_space/num_classes",
         )
 

@@ -26,6 +26,7 @@ from automl_prune.errors import FieldError, SpecError, UnknownNameError
 from automl_prune.evaluation.datasets.base import DATASETS
 from automl_prune.evaluation.evaluator import EvaluationSetup, Recovery
 from automl_prune.evaluation.images import Images, load_images
+from automl_prune.evaluation.loading import check_classes
 from automl_prune.evaluation.recipe import FineTune, Recipe
 from automl_prune.evaluation.weights import fit, load_state_dict_file, resolve_weights
 from automl_prune.networks import NETWORKS, NetworkDefinition
@@ -151,16 +152,7 @@ def make_plan(spec: SearchSpec, roots: Roots) -> Plan:
     preset = network.preset(spec.search_space.preset)
     num_classes = spec.search_space.num_classes or network.num_classes
     images = open_images(spec, network, roots)
-    if images.num_classes > num_classes:
-        raise SpecError(
-            [
-                FieldError(
-                    "/search_space/num_classes",
-                    f"The network has {num_classes} classes, dataset {spec.dataset.name!r} has {images.num_classes}; "
-                    f"ask for num_classes {images.num_classes} or more.",
-                )
-            ]
-        )
+    check_classes(images.num_classes, num_classes)
     weights = read_weights(spec, network, num_classes, roots)
     architecture = admitted(network, num_classes, roots.cache)
     wanted = spec.search_space

@@ -3,10 +3,11 @@
 import pytest
 
 pytest.register_assert_rewrite(
-    *(f"{__name__}.{part}" for part in ("executor", "store_kit", "store_searches", "store_trials"))
+    *(f"{__name__}.{part}" for part in ("executor", "store_kit", "store_searches", "store_trials", "strategy"))
 )
 
 from automl_prune.testing.executor import ExecutorContract  # noqa: E402
 from automl_prune.testing.store import StoreContract  # noqa: E402  (pytest has to know before the import)
+from automl_prune.testing.strategy import StrategyContract  # noqa: E402
 
-__all__ = ["ExecutorContract", "StoreContract"]
+__all__ = ["ExecutorContract", "StoreContract", "StrategyContract"]

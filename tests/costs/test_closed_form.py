@@ -68,8 +68,7 @@ def test_resnet50_inner_widths_at_seven_tenths() -> None:
     assert round(costs["params"] / 1e6, 3) == 16.945
 
 
-def test_mobilenet_v2_of_amc() -> None:
-    """AMC's published 70 % network differs from ours in rounding only; here the full one and a uniform half are checked."""
+def test_mobilenet_v2_at_half_of_every_width() -> None:
     architecture = traced("mobilenet_v2")
     widths = {g.name: g.width // 2 for g in architecture.free_groups}
     model = NETWORKS.get("mobilenet_v2").build(1000)

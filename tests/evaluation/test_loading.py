@@ -110,7 +110,7 @@ def test_colour_images_do_not_fit_a_grey_network() -> None:
 
 
 def test_labels_beyond_the_networks_classes_are_refused() -> None:
-    check_classes(images(10), 10)
+    check_classes(images(10).num_classes, 10)
     with pytest.raises(DatasetError, match="labels up to 9 and the network 9 classes") as caught:
-        check_classes(images(10), 9)
+        check_classes(images(10).num_classes, 9)
     assert caught.value.pointer == "/search_space/num_classes"

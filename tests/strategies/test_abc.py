@@ -235,9 +235,9 @@ def test_the_published_recipe_is_two_epochs_of_random_filters() -> None:
 
 
 def test_corrected_colony_beats_random_on_the_separable_toy() -> None:
-    """13 groups of codes 1 … 8, fitness 50 … 90, n = 10, T = 50, M = 5; 30 seeds (a hundred by hand)."""
+    """13 groups of codes 1 … 8, fitness 50 … 90, n = 10, T = 50, M = 5; a hundred seeds."""
     wins, gains = 0, []
-    for seed in range(30):
+    for seed in range(100):
         rng = np.random.default_rng(seed)
         target, scale = rng.integers(1, 9, 13), rng.uniform(0.5, 1.5, 13)
 
@@ -249,7 +249,7 @@ def test_corrected_colony_beats_random_on_the_separable_toy() -> None:
         control = max(fitness(rng.integers(1, 9, 13)) for _ in range(len(asked)))
         wins += ours > control
         gains.append(ours - control)
-    assert wins >= 0.95 * 30
+    assert wins >= 95
     assert np.mean(gains) >= 0.4
 
 

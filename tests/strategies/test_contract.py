@@ -4,7 +4,8 @@ import pytest
 
 from automl_prune.problem import Problem
 from automl_prune.strategies.base import STRATEGIES, Strategy
-from automl_prune.testing.strategy import MakeStrategy, StrategyContract, run_toy, toy_problem
+from automl_prune.testing import StrategyContract
+from automl_prune.testing.strategy import MakeStrategy, run_toy, toy_problem
 
 DO_NOT_LEARN = {"random", "uniform"}
 CASES = [(name, preset) for name in STRATEGIES for preset in STRATEGIES.get(name).presets]
@@ -21,7 +22,7 @@ class TestEveryStrategy(StrategyContract):
 
     @pytest.fixture(autouse=True)
     def _what_it_learns(self, name: str, preset: str) -> None:
-        # The paper's own budget, 17 evaluations, does not beat random; see the simulation in the algorithm's literature.
+        # The paper's own budget of 17 evaluations is too small to beat random draws.
         self.learning_evaluations = 600 if name == "abc" else 300
         self.learns = name not in DO_NOT_LEARN and (name, preset) != ("abc", "published")
 
