@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from automl_prune.evaluation.evaluator import CandidateEvaluator
-from automl_prune.search.arms import FINAL, SEARCH, plan_arms
+from automl_prune.search.arms import BASE, FINAL, PREPARATION, REPORT, SEARCH, History, plan_arms
 from automl_prune.search.controller import Controller
 from automl_prune.search.job import Artifact, SearchJob, SearchState
 from automl_prune.search.plan import Plan, budget_json, evaluations
@@ -118,27 +118,23 @@ def _cancelled_by(event: threading.Event, controller: Controller) -> Iterator[No
         thread.join()
 
 
+_STAGES: Mapping[str, tuple[SearchState, str]] = {
+    PREPARATION: (SearchState.PREPARING, "training the full network"),
+    BASE: (SearchState.PREPARING, "scoring the full network"),
+    SEARCH: (SearchState.RUNNING, "evaluating candidates"),
+    "uniform": (SearchState.RUNNING, "evaluating the uniform control"),
+    "random": (SearchState.RUNNING, "evaluating the random control"),
+    FINAL: (SearchState.FINISHING, "recovering the best candidates"),
+    REPORT: (SearchState.FINISHING, "scoring the report split"),
+}
+
+
 def _enter(store: Store, job: SearchJob, plan: Plan, executor: Executor, arm: str, searching: _Stopwatch) -> None:
     """Say where the search is, each time an arm starts."""
-    state = SearchState.RUNNING
     if arm == SEARCH:
         searching.start()
-    elif arm in ("preparation", "base"):
-        state = SearchState.PREPARING
-    elif arm == FINAL or arm == "report":
-        state = SearchState.FINISHING
-    store.set_state(job.id, job.attempt, state, reason=_REASONS.get(arm), info=describe(plan, executor))
-
-
-_REASONS: Mapping[str, str] = {
-    "preparation": "training the full network",
-    "base": "scoring the full network",
-    SEARCH: "evaluating candidates",
-    "uniform": "evaluating the uniform control",
-    "random": "evaluating the random control",
-    FINAL: "recovering the best candidates",
-    "report": "scoring the report split",
-}
+    state, reason = _STAGES[arm]
+    store.set_state(job.id, job.attempt, state, reason=reason, info=describe(plan, executor))
 
 
 def describe(plan: Plan, executor: Executor) -> dict[str, Any]:
@@ -156,9 +152,9 @@ def describe(plan: Plan, executor: Executor) -> dict[str, Any]:
     }
 
 
-def _publish(store: Store, job: SearchJob, result: dict[str, Any], history: Any, artifacts: Path) -> None:
+def _publish(store: Store, job: SearchJob, result: dict[str, Any], history: History, artifacts: Path) -> None:
     """Write the files, record them, and end the search; nothing is visible before all of it is there."""
-    report = next(t for t in history if t.arm == "report" and t.origin["arm"] == SEARCH)
+    report = next(t for t in history if t.arm == REPORT and t.origin["arm"] == SEARCH)
     shutil.copyfile(artifacts / f"trial-{int(report.origin['final']):04d}.safetensors", artifacts / MODEL_FILE)
     model = _artifact(artifacts / MODEL_FILE)
     result["artifacts"] = [{"name": model.name, "sha256": model.sha256, "size": model.size}]
