@@ -2,16 +2,17 @@
 
 Rooms, from the ground up; each imports only rooms above it in this list (``tests/test_layers.py``):
 
-    errors, registry          what may go wrong · things by name
+    errors, plugins, registry what may go wrong · modules of others · things by name
     architecture              what a network is: layers, coupled channel groups; tracing
-    space                     allowed widths per group, and one choice of them
+    granularity, space        rules for widths · allowed widths per group, and one choice of them
     networks                  registered networks
     costs                     MACs, parameters, memory from widths alone
     trial, problem, pareto    what is searched, one evaluated candidate, fronts
+    describe                  a space as data: groups, widths, what is kept whole and why
     surgery                   which channels to keep, and the smaller module
     evaluation                data, splits, recovery, scores
     strategies                what to try next
-    search                    the loop; owns the ports Store and Executor
+    loop                      a search from order to result; owns the ports Store and Executor
     storage, execution        the ports' adapters: SQL, Ray
     export                    what leaves: the small network
     testing                   contracts that plug-ins are tested with
@@ -28,15 +29,18 @@ if TYPE_CHECKING:
     from automl_prune.errors import AutomlPruneError, UserError
     from automl_prune.export import load_architecture
     from automl_prune.functional import cost, prune
+    from automl_prune.functional_search import SearchResult, search
 
 __all__ = [
     "Architecture",
     "AutomlPruneError",
     "ChannelGroup",
+    "SearchResult",
     "UserError",
     "cost",
     "load_architecture",
     "prune",
+    "search",
     "trace",
 ]
 
@@ -44,10 +48,12 @@ _HOMES = {
     "Architecture": "architecture",
     "AutomlPruneError": "errors",
     "ChannelGroup": "architecture",
+    "SearchResult": "functional_search",
     "UserError": "errors",
     "cost": "functional",
     "load_architecture": "export",
     "prune": "functional",
+    "search": "functional_search",
     "trace": "architecture.tracing",
 }
 

@@ -1,14 +1,18 @@
 """The package as functions, for a user's own module; no service, no registered names."""
 
+import copy
 from collections.abc import Mapping
+from typing import Any, get_args
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from automl_prune.architecture import Architecture
 from automl_prune.architecture.tracing import trace
 from automl_prune.costs import CostModel
-from automl_prune.errors import TraceError
-from automl_prune.surgery.criteria import CRITERIA, Reduction
+from automl_prune.errors import TraceError, UnknownNameError, UserError, WidthError
+from automl_prune.surgery.criteria import CRITERIA, Criterion, Reduction
 from automl_prune.surgery.slicing import Ranking, materialise
 from automl_prune.surgery.verify import difference
 
@@ -27,20 +31,24 @@ def prune(
     The very cut that is returned is checked first: it must equal zeroing the same channels.
 
     Args:
-        model: Any module that ``torch.export`` accepts with one tensor argument.
-        example_input: A batch ``[n, channels, …]``.
+        model: Any module whose forward pass takes one tensor.
+        example_input: A batch ``[n, channels, …]`` of the type that the module takes.
         channels: Channels to keep, by group name or by layer name; what is not named stays whole.
         criterion: Which channels are kept: a registered criterion's name.
         reduction: How scores of coupled layers combine: mean, sum, max or first.
         seed: For the random criterion.
 
     Raises:
-        TraceError: The module cannot be traced, or the cut would not be exact.
-        UnknownNameError: No such group, layer or criterion.
+        TraceError: The module fails its own forward pass or cannot be traced, or the cut would not be exact.
+        UnknownNameError: No such group, layer, criterion or reduction.
         WidthError: A width that its group cannot take.
+        UserError: An argument is of another type.
     """
+    chosen = _criterion(criterion, reduction, seed)
+    _check_channels(channels)
+    checked_output(model, example_input)
     architecture = trace(model, example_input)
-    ranking = Ranking(model, architecture, CRITERIA.get(criterion), reduction=reduction)
+    ranking = Ranking(model, architecture, chosen, reduction=reduction)
     kept = ranking.keep(channels, seed=seed)
     if reason := difference(model, architecture, kept, example_input):
         raise TraceError(f"{type(model).__name__} cannot be cut to {dict(channels)}: {reason}.")
@@ -58,4 +66,72 @@ def cost(architecture: Architecture, widths: Mapping[str, int] | None = None) ->
         UnknownNameError: No such group or layer.
         WidthError: A width that its group cannot take.
     """
+    _check_channels(widths or {})
     return CostModel(architecture).one(architecture.resolve(widths or {}))
+
+
+def checked_output(model: nn.Module, example_input: Tensor) -> Any:
+    """What a module gives for a batch, in evaluation mode; computed by a copy.
+
+    Raises:
+        TraceError: It cannot be copied, or its forward pass raises.
+        UserError: One of the two is something else.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"The model is {_article(model)}; pass a torch.nn.Module.")
+    if not isinstance(example_input, Tensor):
+        raise UserError(f"The example input is {_article(example_input)}; pass one tensor, a batch [n, channels, …].")
+    came = f"{str(example_input.dtype).removeprefix('torch.')} {list(example_input.shape)}"
+    if example_input.dim() < 2 or not example_input.numel():
+        raise UserError(f"The example input is {came}; pass a batch [n, channels, …] of at least one sample.")
+    tried = copied(model).eval()
+    try:
+        with torch.no_grad():
+            return tried(example_input.detach())
+    except Exception as error:
+        raise TraceError(
+            f"{type(model).__name__} fails its own forward pass on the example input, {came}: {_first_line(error)} Pass an "
+            f"input of the shape, type and device that model(example_input) takes."
+        ) from error
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy that shares nothing; raises TraceError where there can be none."""
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise TraceError(f"{type(model).__name__} cannot be copied with copy.deepcopy: {_first_line(error)}") from error
+
+
+def _criterion(name: str, reduction: str, seed: int) -> Criterion:
+    if not isinstance(name, str):
+        raise UserError(f"The criterion is {_article(name)}; pass the name of one: {', '.join(CRITERIA)}.")
+    if reduction not in get_args(Reduction):
+        raise UnknownNameError("reduction", str(reduction), get_args(Reduction))
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise UserError(f"The seed is {seed!r}; pass a whole number from 0.")
+    return CRITERIA.get(name)
+
+
+def _check_channels(channels: Mapping[str, int]) -> None:
+    """Raise WidthError or UserError unless this maps names to whole numbers; which ones they may be is seen later."""
+    if not isinstance(channels, Mapping):
+        raise UserError(f"The channels are {_article(channels)}; pass a mapping of group or layer names to widths.")
+    for name, width in channels.items():
+        if not isinstance(name, str):
+            raise UserError(f"A key of the channels is {_article(name)}; pass names of groups or layers.")
+        if isinstance(width, bool | np.bool_) or not isinstance(width, int | np.integer):
+            raise WidthError(
+                f"{name!r} cannot be {width!r} wide: that is {_article(width)}; pass a whole number of channels."
+            )
+
+
+def _article(thing: object) -> str:
+    name = type(thing).__name__
+    return f"{'an' if name[:1] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return said if said.endswith(".") else f"{said}."

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from automl_prune.errors import UnknownNameError
+from automl_prune.granularity import Override
 from automl_prune.registry import Registry
 
 if TYPE_CHECKING:
@@ -13,12 +14,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preset:
-    """A published choice of what is searched: frozen groups (globs), granularity, and where it comes from."""
+    """A published choice of what is searched: frozen groups (globs), granularity, and where it comes from.
+
+    An order's own round_to and min_ratio replace these; its frozen and overrides are read after these and win.
+    """
 
     frozen: tuple[str, ...] = ()
     round_to: int = 1
     min_ratio: float = 0.0
     help: str = ""
+    overrides: tuple[Override, ...] = ()
+
+    @property
+    def declared(self) -> tuple[Override, ...]:
+        """Frozen groups and overrides as one list, in the order in which they are read."""
+        return (*(Override(pattern, frozen=True) for pattern in self.frozen), *self.overrides)
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,33 @@
 """Named things: strategies, criteria, datasets, networks. Registered next to their definition, looked up by name."""
 
-import importlib
-import logging
-import pkgutil
+import sys
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
-from types import ModuleType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
+from automl_prune import plugins
 from automl_prune.errors import UnknownNameError
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+# One lock for all: a plug-in registers in several. Other threads wait for imports; the importing one may look names up.
+_LOCK = RLock()
+_REGISTRIES: "WeakSet[Registry[Any]]" = WeakSet()
 
 
 class Registry(Generic[T]):
     """Objects of one kind by name; a duplicate is refused, a miss answers with the nearest names.
 
+    What is built in is always imported first, so that no plug-in takes a name away from it.
+
     Args:
         kind: What is registered, as an error message would call it.
         package: Folder imported before the first look-up, so that a new file registers itself.
-        entry_point_group: Installed plug-in modules imported before the first look-up.
+        entry_point_group: Modules that installed distributions name there are imported before the first look-up.
     """
 
     def __init__(self, kind: str, *, package: str | None = None, entry_point_group: str | None = None) -> None:
@@ -31,13 +35,19 @@ class Registry(Generic[T]):
         self._package = package
         self._group = entry_point_group
         self._items: dict[str, T] = {}
-        self._loaded = self._loading = False
-        self._lock = RLock()  # other threads wait for the imports; the importing one may look names up
+        self._origins: dict[str, str] = {}
+        self._complete = self._loading = False
+        self._built_in = self._loading_built_in = False
+        _REGISTRIES.add(self)
 
     def add(self, name: str, item: T) -> T:
         """Register an item; raises ValueError if the name is taken by another."""
+        origin = _caller()
+        if origin.partition(".")[0] not in self._own_packages:
+            self._load_built_in()
         if name in self._items and self._items[name] is not item:
-            raise ValueError(f"A {self.kind} called {name!r} is already registered.")
+            raise ValueError(f"A {self.kind} called {name!r} is already registered, by {self._origins[name]}.")
+        self._origins.setdefault(name, origin)
         self._items[name] = item
         return item
 
@@ -72,32 +82,64 @@ class Registry(Generic[T]):
         return name in self._items
 
     def _load(self) -> None:
-        if self._loaded:
+        if self._complete and not plugins.waiting():
             return
-        with self._lock:
-            if not self._loading:
-                self._loading = True
-                try:
-                    self._import()
-                    self._loaded = True
-                finally:
-                    self._loading = False
+        with _LOCK:
+            if self._loading:
+                return
+            self._loading = True
+            try:
+                self._load_built_in()
+                for entry in () if self._complete else self._entries[1]:
+                    plugins.load_entry_point(entry, _forget)
+                plugins.load_allowed(_forget)
+                self._complete = True
+            finally:
+                self._loading = False
 
-    def _import(self) -> None:
-        if self._package:
-            _import_all(importlib.import_module(self._package))
-        if self._group:
-            for entry in entry_points(group=self._group):
-                try:
-                    module = entry.load()
-                    if isinstance(module, ModuleType) and hasattr(module, "__path__"):
-                        _import_all(module)
-                except Exception:
-                    log.exception(
-                        "the plug-in %r (%s) cannot be imported; what it registers is missing", entry.name, entry.value
-                    )
+    def _load_built_in(self) -> None:
+        if self._built_in:
+            return
+        with _LOCK:
+            if self._loading_built_in:
+                return
+            self._loading_built_in = True
+            try:
+                for module in self._built_in_modules:
+                    plugins.import_all(module)
+                self._built_in = True
+            finally:
+                self._loading_built_in = False
+
+    @cached_property
+    def _entries(self) -> tuple[list[EntryPoint], list[EntryPoint]]:
+        """Entry points of this distribution, and of others."""
+        found = sorted(entry_points(group=self._group), key=lambda e: e.name) if self._group else []
+        own = [e for e in found if e.dist is not None and e.dist.name == plugins.OWN]
+        return own, [e for e in found if e not in own]
+
+    @cached_property
+    def _built_in_modules(self) -> list[str]:
+        return [*([self._package] if self._package else []), *(entry.module for entry in self._entries[0])]
+
+    @cached_property
+    def _own_packages(self) -> set[str]:
+        return {module.partition(".")[0] for module in (__name__, *self._built_in_modules)}
+
+    def _forget(self, failed: Callable[[str], bool]) -> None:
+        for name in [name for name, origin in self._origins.items() if failed(origin)]:
+            del self._items[name], self._origins[name]
 
 
-def _import_all(package: ModuleType) -> None:
-    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        importlib.import_module(info.name)
+def _forget(failed: Callable[[str], bool]) -> None:
+    """Take back what was registered by the modules that ``failed`` says."""
+    for registry in _REGISTRIES:
+        registry._forget(failed)
+
+
+def _caller() -> str:
+    """The module that calls into this one."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__"))

@@ -1,17 +1,17 @@
 """The search space: which widths each channel group may take, and one choice of them."""
 
-import fnmatch
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from automl_prune.architecture import Architecture, ChannelGroup
+from automl_prune.architecture import Architecture
 from automl_prune.errors import UnknownNameError, UserError, WidthError
+from automl_prune.granularity import KeptWhole, Override, allowed_widths, rules_of, summed_up
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -26,10 +26,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ChannelSpace:
-    """The groups that are searched and the widths that each may take, ascending and ending with the full width."""
+    """The groups that are searched and the widths that each may take, ascending and ending with the full width.
+
+    ``kept_whole`` lists the groups that could be cut too but are not searched, with reasons.
+    """
 
     names: tuple[str, ...]
     choices: tuple[tuple[int, ...], ...]
+    kept_whole: tuple[KeptWhole, ...] = ()
 
     @classmethod
     def of(
@@ -39,6 +43,9 @@ class ChannelSpace:
         round_to: int = 1,
         min_ratio: float = 0.0,
         frozen: Sequence[str] = (),
+        overrides: Sequence[Override] = (),
+        declared: Sequence[Override] = (),
+        allow_empty: bool = False,
     ) -> "ChannelSpace":
         """The space of an architecture's free groups.
 
@@ -47,27 +54,20 @@ class ChannelSpace:
             round_to: Widths are multiples of this (and of the group's divisor); the full width always stays allowed.
             min_ratio: No group becomes narrower than this part of its full width.
             frozen: Glob patterns; a group keeps its full width when one matches its name or a layer that puts it out.
+            overrides: What differs for some groups; where two match the same group, the later wins.
+            declared: Overrides of the network's author, which come before ``frozen`` and ``overrides``.
+            allow_empty: Whether a space without any group is an answer too.
 
         Raises:
             UnknownNameError: A pattern matches nothing.
-            UserError: Nothing is left to search.
+            UserError: Rules contradict each other, an override has no effect, or nothing is left to search.
+            WidthError: A listed width that its group cannot take.
         """
-        names = {n for group, layers in architecture.producers.items() for n in (group, *layers)}
-        for i, pattern in enumerate(frozen):
-            if not fnmatch.filter(names, pattern):
-                raise UnknownNameError("group or layer", pattern, names, pointer=f"/search_space/frozen/{i}")
-        free = architecture.free_groups
-        groups = [g for g in free if not _matches((g.name, *architecture.producers[g.name]), frozen)]
-        choices = [_choices(g, round_to, min_ratio) for g in groups]
-        searched = [(g.name, c) for g, c in zip(groups, choices, strict=True) if len(c) > 1]
-        if not free:
-            reasons = sorted({g.frozen for g in architecture.groups if g.frozen})
-            raise UserError(
-                f"Nothing of this network can be cut: its groups are {'; '.join(reasons)}.", pointer="/search_space/name"
-            )
-        if not searched:
-            raise UserError("No group is left to search; loosen frozen, round_to or min_ratio.", pointer="/search_space")
-        return cls(names=tuple(n for n, _ in searched), choices=tuple(c for _, c in searched))
+        rules = rules_of(round_to, min_ratio, declared, frozen, overrides)
+        choices, kept_whole = allowed_widths(architecture, rules)
+        if not choices and not allow_empty:
+            raise _nothing_left(architecture, kept_whole)
+        return cls(names=tuple(choices), choices=tuple(choices.values()), kept_whole=kept_whole)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -138,20 +138,27 @@ class ChannelSpace:
 
     def to_json(self) -> dict[str, Any]:
         """JSON form; :meth:`from_json` reads it back equal."""
-        return {"names": list(self.names), "choices": [list(c) for c in self.choices]}
+        return {
+            "names": list(self.names),
+            "choices": [list(c) for c in self.choices],
+            "kept_whole": [asdict(k) for k in self.kept_whole],
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "ChannelSpace":
         """Read :meth:`to_json`'s form."""
-        return cls(tuple(data["names"]), tuple(tuple(c) for c in data["choices"]))
+        kept_whole = tuple(KeptWhole(**k) for k in data["kept_whole"])
+        return cls(tuple(data["names"]), tuple(tuple(c) for c in data["choices"]), kept_whole)
 
 
-def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, p) for p in patterns for name in names)
-
-
-def _choices(group: ChannelGroup, round_to: int, min_ratio: float) -> tuple[int, ...]:
-    step = math.lcm(max(1, round_to), group.divisor)
-    lowest = max(1, math.ceil(min_ratio * group.width - 1e-9))
-    widths = range(math.ceil(lowest / step) * step, group.width, step)
-    return (*widths, group.width)
+def _nothing_left(architecture: Architecture, kept_whole: Sequence[KeptWhole]) -> UserError:
+    if not kept_whole:
+        reasons = sorted({g.frozen for g in architecture.groups if g.frozen})
+        return UserError(
+            f"Nothing of this network can be cut: its groups are {'; '.join(reasons)}.", pointer="/search_space/name"
+        )
+    reasons = [f"{part['reason']} ({part['count']})" for part in summed_up((k.by, k.reason, k.name) for k in kept_whole)]
+    return UserError(
+        f"No group is left to search: {'; '.join(reasons)}. Loosen frozen, round_to, min_ratio or overrides.",
+        pointer="/search_space",
+    )

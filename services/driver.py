@@ -14,14 +14,16 @@ from contextlib import contextmanager
 
 import torch
 
+from automl_prune import plugins
 from automl_prune.errors import AutomlPruneError, LeaseLostError
-from automl_prune.search.job import SearchJob, SearchState
-from automl_prune.search.plan import make_plan
-from automl_prune.search.ports import Store
-from automl_prune.search.run import run_search
-from automl_prune.search.spec import SearchSpec
+from automl_prune.loop.job import SearchJob, SearchState
+from automl_prune.loop.plan import make_plan
+from automl_prune.loop.ports import Store
+from automl_prune.loop.run import run_search
+from automl_prune.loop.spec import SearchSpec
 from automl_prune.trial import Trial
 from services import logs
+from services.admission import Admissions
 from services.settings import Settings, load_settings
 from services.wiring import cluster, make_executor, open_store, roots
 
@@ -58,10 +60,11 @@ def drive(
     Raises:
         LeaseLostError: Another driver took over.
     """
+    plugins.allow(settings.plugins)
     try:
         spec = SearchSpec.parse(job.spec)
         torch.set_num_threads(max(1, int(spec.resources.cpu)))  # more would fight with the workers, and with themselves
-        plan = make_plan(spec, roots(settings))
+        plan = make_plan(spec, roots(settings), admit=Admissions(settings))
         executor = make_executor(plan, job.id, settings)
         artifacts = settings.artifacts_root / job.id
         with cluster(executor, settings):

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import platformdirs
-from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from automl_prune.errors import FieldError, SpecError
 
@@ -14,10 +14,16 @@ PREFIX = "AUTOML_PRUNE_"
 
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 Count = Annotated[int, Field(ge=1)]
+Module = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$", max_length=200)]
+Modules = Annotated[tuple[Module, ...], NoDecode, BeforeValidator(lambda value: _split(value))]
 
 
 def _below_home(*parts: str) -> Any:
     return Field(default_factory=lambda data: data["home"].joinpath(*parts))
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -54,6 +60,10 @@ class Settings(BaseSettings):
     max_attempts: Count = Field(3, description="Drivers a search may lose before it fails.")
     workers: Count = Field(default_factory=lambda: os.cpu_count() or 1, description="Trials at once on this machine.")
     ray_address: str | None = Field(None, description="An existing Ray cluster; null starts a local one when needed.")
+    admission_seconds: float = Field(
+        600, gt=0, description="How long building, tracing and verifying a network may take, before its first search."
+    )
+    plugins: Modules = Field((), description="Modules to import for what they register; separated by commas.")
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -71,7 +81,11 @@ def load_settings(**overrides: Any) -> Settings:
 def environment(settings: Settings) -> dict[str, str]:
     """The settings as environment variables, for child processes."""
     values = settings.model_dump()
-    return {PREFIX + name.upper(): str(value) for name, value in values.items() if value is not None}
+    return {PREFIX + name.upper(): _text(value) for name, value in values.items() if value is not None}
+
+
+def _text(value: object) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _fault(item: Any) -> FieldError:

@@ -1,17 +1,25 @@
 """The composition root: settings become a store, folders, a reviewer of orders, and an executor."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from automl_prune.architecture import Architecture
 from automl_prune.execution import ActorsExecutor, InlineExecutor, TuneExecutor, connect
-from automl_prune.search.plan import Plan, Roots, make_plan
-from automl_prune.search.ports import Executor, Store
-from automl_prune.search.spec import SearchSpec
+from automl_prune.loop.plan import Plan, Roots, make_plan
+from automl_prune.loop.ports import Executor, Store
+from automl_prune.loop.spec import SearchSpec
+from automl_prune.networks import NetworkDefinition
 from automl_prune.storage.sql import SqlStore
+from services.admission import Admissions
 from services.settings import Settings
+
+_REVIEWS = 2
+"""Orders that are checked at the same time."""
 
 
 def open_store(settings: Settings) -> Store:
@@ -26,11 +34,26 @@ def roots(settings: Settings) -> Roots:
 
 
 def reviewer(settings: Settings) -> Callable[[SearchSpec], Mapping[str, Any]]:
-    """A function that checks an order completely and summarises it; raises UserError."""
+    """A function that checks an order completely and summarises it; thread-safe, a few orders at once.
+
+    An order whose network must be admitted first gives its turn away while it waits for that. Raises UserError, or BusyError
+    when too many wait.
+    """
+    turns, admissions = threading.BoundedSemaphore(_REVIEWS), Admissions(settings)
+
+    def admit(network: NetworkDefinition, num_classes: int, cache: Path) -> Architecture:
+        if (found := admissions.known(network, num_classes, cache)) is not None:
+            return found
+        turns.release()
+        try:
+            return admissions(network, num_classes, cache)
+        finally:
+            turns.acquire()
 
     def review(spec: SearchSpec) -> Mapping[str, Any]:
         torch.set_num_threads(1)  # the cores belong to the trials
-        return make_plan(spec, roots(settings)).summary()
+        with turns:
+            return make_plan(spec, roots(settings), admit=admit).summary()
 
     return review
 

@@ -9,25 +9,29 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = [
     {"automl_prune.errors"},
+    {"automl_prune.plugins"},
+    {"automl_prune.cloning"},
     {"automl_prune.registry"},
     {"automl_prune.architecture"},
+    {"automl_prune.granularity"},
     {"automl_prune.space"},
     {"automl_prune.networks"},
     {"automl_prune.costs"},
     {"automl_prune.trial", "automl_prune.problem", "automl_prune.pareto"},
+    {"automl_prune.describe"},
     {"automl_prune.surgery"},
     {"automl_prune.evaluation", "automl_prune.functional"},
     {"automl_prune.strategies"},
-    {"automl_prune.search"},
+    {"automl_prune.loop"},
     {"automl_prune.storage", "automl_prune.execution", "automl_prune.export"},
-    {"automl_prune.testing"},
+    {"automl_prune.testing", "automl_prune.functional_search"},
     {"automl_prune"},
     {"search_spaces"},
     {"services"},
 ]
 FORBIDDEN = {
     "automl_prune.strategies": ("automl_prune.surgery", "automl_prune.evaluation"),
-    "automl_prune.search": ("sqlalchemy", "ray", "fastapi"),
+    "automl_prune.loop": ("sqlalchemy", "ray", "fastapi"),
     "automl_prune.storage": ("automl_prune.execution",),
     "automl_prune.execution": ("automl_prune.storage",),
 }

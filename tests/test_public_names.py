@@ -10,7 +10,7 @@ PACKAGES = [
     "automl_prune.costs",
     "automl_prune.execution",
     "automl_prune.export",
-    "automl_prune.search",
+    "automl_prune.loop",
     "automl_prune.storage",
     "automl_prune.testing",
 ]

@@ -1,7 +1,14 @@
+import logging
+import sys
 import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from automl_prune import plugins
 from automl_prune.errors import UnknownNameError
 from automl_prune.networks import NETWORKS
 from automl_prune.registry import Registry
@@ -42,3 +49,79 @@ def test_other_threads_wait_for_the_first_import() -> None:
     for thread in threads:
         thread.join()
     assert all(names == found[0] for names in found)
+
+
+Make = Callable[[Sequence[str], Mapping[str, str]], Registry[int]]
+REGISTER = "from bag import things\nthings.add({!r}, 1)\n"
+
+
+@pytest.fixture
+def things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Makes a registry with entry points to modules, which are given as files with their source."""
+    monkeypatch.setattr(plugins, "_found", [])
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(entries: Sequence[str], files: Mapping[str, str]) -> Registry[int]:
+        for name, source in files.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(source)
+        found = [EntryPoint(name, name, "some.things") for name in entries]
+        monkeypatch.setattr("automl_prune.registry.entry_points", lambda group: found)
+        bag = ModuleType("bag")
+        made: Registry[int] = Registry("thing", entry_point_group="some.things")
+        bag.things = made  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "bag", bag)
+        return made
+
+    yield make
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def test_a_failed_plugin_leaves_nothing_behind_and_others_stay(things: Make, caplog: pytest.LogCaptureFixture) -> None:
+    files = {
+        "bad/nets.py": REGISTER.format("half"),
+        "bad/__init__.py": f"import bad.nets\n{REGISTER.format('whole')}1 / 0\n",
+        "good.py": REGISTER.format("fine"),
+    }
+    with caplog.at_level(logging.ERROR):
+        assert list(things(["bad", "good"], files)) == ["fine"]
+    assert "plug-in 'bad'" in caplog.text
+    assert "ZeroDivisionError: division by zero" in caplog.text
+    assert [(p.name, p.state) for p in plugins.plugins()] == [("bad", "failed"), ("good", "loaded")]
+
+
+def test_what_a_failed_plugin_imported_of_another_stays_registered(things: Make) -> None:
+    files = {"bad.py": "import good\nraise SystemExit(3)\n", "good.py": REGISTER.format("fine")}
+    assert things(["bad", "good"], files).get("fine") == 1
+    assert plugins.plugins()[0].error == "SystemExit: 3"
+
+
+def test_a_sound_plugin_shares_modules_with_a_failed_one(things: Make) -> None:
+    files = {
+        "pack/__init__.py": "",
+        "pack/shared.py": REGISTER.format("shared"),
+        "pack/bad.py": "import pack.shared\nraise LookupError\n",
+        "pack/good.py": "import pack.shared\n",
+    }
+    assert list(things(["pack.bad", "pack.good"], files)) == ["shared"]
+
+
+def test_an_interrupt_is_no_failure(things: Make) -> None:
+    found = things(["slow"], {"slow.py": "raise KeyboardInterrupt"})
+    with pytest.raises(KeyboardInterrupt):
+        list(found)
+    assert plugins.plugins() == []
+
+
+def test_a_package_is_imported_with_its_modules_but_not_run(things: Make) -> None:
+    files = {"pack/__init__.py": "", "pack/nets.py": REGISTER.format("net"), "pack/__main__.py": "raise SystemExit\n"}
+    assert list(things(["pack"], files)) == ["net"]
+    assert plugins.plugins()[0].state == "loaded"
+
+
+def test_what_is_built_in_keeps_its_names() -> None:
+    """Registered from outside before anything was looked up: the built-in ones are imported first."""
+    with pytest.raises(ValueError, match=r"'random' is already registered, by automl_prune\.strategies\.random"):
+        STRATEGIES.add("random", type("Other", (), {}))

@@ -45,9 +45,24 @@ def test_groups_with_one_choice_and_frozen_ones_are_not_searched() -> None:
     assert space.choices == ((8, 16),)
 
 
-def test_nothing_left_to_search_is_refused() -> None:
-    with pytest.raises(UserError, match="No group is left to search"):
-        ChannelSpace.of(architecture((16, 16)), frozen=["*"])
+def test_nothing_left_to_search_is_refused_with_the_reasons() -> None:
+    with pytest.raises(UserError, match=r"No group is left to search: kept whole by '\*' in frozen \(2\)\."):
+        ChannelSpace.of(architecture((16, 16), (8, 8)), frozen=["*"])
+    empty = ChannelSpace.of(architecture((16, 16), (8, 8)), frozen=["*"], allow_empty=True)
+    assert (len(empty), empty.full, empty.log10_size) == (0, Candidate(()), 0)
+    assert empty.array([empty.full]).shape == (1, 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 24), st.floats(0, 1), st.floats(-1, 2), st.lists(st.floats(-9, 99), min_size=3, max_size=3))
+def test_uniform_and_snapped_candidates_stay_inside(
+    round_to: int, min_ratio: float, ratio: float, widths: list[float]
+) -> None:
+    sizes = architecture((64, 64), (48, 16), (36, 9))
+    space = ChannelSpace.of(sizes, round_to=round_to, min_ratio=min_ratio, allow_empty=True)
+    assert space.uniform(ratio) in space
+    assert space.snap(widths[: len(space)]) in space
+    assert {*space.names, *(k.name for k in space.kept_whole)} == {"g0", "g1", "g2"}
 
 
 def test_a_pattern_that_matches_nothing_is_refused() -> None:
@@ -86,4 +101,7 @@ def test_size_is_counted_and_not_enumerated() -> None:
 
 def test_json_both_ways() -> None:
     assert ChannelSpace.from_json(json.loads(json.dumps(SPACE.to_json()))) == SPACE
+    kept = ChannelSpace.of(architecture((16, 16), (8, 8)), round_to=8)
+    assert [k.name for k in kept.kept_whole] == ["g1"]
+    assert ChannelSpace.from_json(json.loads(json.dumps(kept.to_json()))) == kept
     assert np.array_equal(SPACE.array([Candidate((2, 1)), Candidate((8, 10))]), [[2, 1], [8, 10]])

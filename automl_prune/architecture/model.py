@@ -74,6 +74,28 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
+class Product:
+    """A product of two activations (attention): its MACs are ``positions`` times the entries along each of ``axes``."""
+
+    positions: int
+    axes: tuple[tuple[Run, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """A tensor that an operation makes, alive from step ``first`` to step ``last``.
+
+    Per sample it has ``positions`` entries of each of its ``channels``, and ``fixed`` entries that no cut changes.
+    """
+
+    first: int
+    last: int
+    positions: int
+    channels: tuple[Run, ...]
+    fixed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelGroup:
     """Channels that are cut together, wherever they occur.
 
@@ -105,11 +127,15 @@ class Architecture:
 
     Attributes:
         input_shape: Shape of one sample, without the batch dimension.
+        input_dtype: Its type, as in ``float32``.
         groups: All groups, the frozen ones too.
-        layers: Convolutions and linear layers in order of execution (what costs MACs and what scores channels).
+        layers: Convolutions, linear and recurrent layers and embeddings in order of execution (what costs MACs and what
+            scores channels).
         tensors: Every tensor that has a channel axis.
         uncut: Elements of all learned tensors that have no channel axis.
-        fixed_macs: Multiply-adds of products without layers (attention), which no cut changes.
+        products: Matrix products of activations, whose MACs follow from the widths too.
+        activations: What a forward pass of one sample keeps in memory, and when.
+        fixed_macs: Multiply-adds that are neither of a layer nor of a product, which no cut changes.
     """
 
     input_shape: tuple[int, ...]
@@ -117,7 +143,10 @@ class Architecture:
     layers: tuple[Layer, ...]
     tensors: tuple[Tensor, ...]
     uncut: int = 0
+    products: tuple[Product, ...] = ()
+    activations: tuple[Activation, ...] = ()
     fixed_macs: int = 0
+    input_dtype: str = "float32"
 
     @cached_property
     def free_groups(self) -> tuple[ChannelGroup, ...]:
@@ -150,15 +179,26 @@ class Architecture:
         return np.repeat(np.arange(len(self.groups)), [g.units for g in self.groups])
 
     @cached_property
+    def places(self) -> Mapping[str, tuple[tuple[Tensor, Axis], ...]]:
+        """Where each group's channels lie, by group name."""
+        found: dict[str, list[tuple[Tensor, Axis]]] = {g.name: [] for g in self.groups}
+        for tensor in self.tensors:
+            for axis in tensor.axes:
+                spans = {(int(self.owner[r.start]), int(self.owner[r.start + r.count - 1])) for r in axis.runs}
+                for index in sorted({i for first, last in spans for i in range(first, last + 1)}):
+                    found[self.groups[index].name].append((tensor, axis))
+        return {name: tuple(places) for name, places in found.items()}
+
+    @cached_property
     def producers(self) -> Mapping[str, tuple[str, ...]]:
         """Layers that put out a group's channels, by group name."""
-        found: dict[str, dict[str, None]] = {g.name: {} for g in self.groups}
+        layers: dict[str, list[str]] = {}
         for layer in self.layers:
-            for axis in self.tensor[layer.weight].axes:
-                if axis.role == "out":
-                    for index in np.unique(self.owner[axis.ids()]):
-                        found[self.groups[index].name][layer.name] = None
-        return {name: tuple(layers) for name, layers in found.items()}
+            layers.setdefault(layer.weight, []).append(layer.name)
+        return {
+            name: tuple(dict.fromkeys(n for t, axis in places if axis.role == "out" for n in layers.get(t.name, ())))
+            for name, places in self.places.items()
+        }
 
     def group(self, name: str) -> ChannelGroup:
         """The group of that name; raises UnknownNameError."""
@@ -208,7 +248,10 @@ class Architecture:
             layers=tuple(Layer(**layer) for layer in data["layers"]),
             tensors=tuple(_tensor_from_json(t) for t in data["tensors"]),
             uncut=data["uncut"],
+            products=tuple(Product(p["positions"], tuple(_runs(a) for a in p["axes"])) for p in data["products"]),
+            activations=tuple(Activation(**{**a, "channels": _runs(a["channels"])}) for a in data["activations"]),
             fixed_macs=data["fixed_macs"],
+            input_dtype=data["input_dtype"],
         )
 
     def _layer_width(self, name: str) -> int | None:

@@ -1,106 +1,247 @@
-"""From a module to an Architecture: channel ids are propagated through the graph that ``torch.export`` records.
+"""From a module to an Architecture: channel ids follow the data through one forward pass.
 
-Each activation carries an integer tensor of its own shape that says which channel every entry is. Operations that only
-move data (view, permute, cat, pad …) are executed on that tensor itself, so there is no per-operation index rule that could
-be wrong; convolutions and linear layers mint new ids; additions unite them (see :mod:`rules`). An operation that is not
-known freezes what it touches, with a reason.
+The module runs once, without weights, on the meta device. A dispatch mode sees every ATen operation on its way: operations
+that only move data are executed on the ids themselves, so there is no per-operation index rule that could be wrong;
+convolutions and linear layers mint new ids; additions unite them (see :mod:`rules`). An operation without a rule is seen in
+its parts where it has any; else it freezes what it touches, with a reason.
 """
 
+import contextlib
 import copy
-import logging
-import warnings
-from collections.abc import Mapping
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export.graph_signature import InputKind
-from torch.fx import Node
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from automl_prune.architecture.channel_ids import ChannelIds
-from automl_prune.architecture.model import Architecture
-from automl_prune.architecture.rules import Graph, apply_rule, vector_along
+from automl_prune.architecture.channel_ids import INPUT, ChannelIds
+from automl_prune.architecture.lifetimes import Lifetimes
+from automl_prune.architecture.model import Architecture, Product
+from automl_prune.architecture.rules import ON_WEIGHTS, RULES, SAME_SHAPE, Call, Graph, apply_rule
+from automl_prune.architecture.values import Value
+from automl_prune.cloning import clone
 from automl_prune.errors import TraceError
+
+_READS = {"_local_scalar_dense", "equal", "is_nonzero", "nonzero", "item"}
+"""Operations whose result the program itself may look at."""
 
 
 def trace(model: nn.Module, example_input: Tensor) -> Architecture:
     """Describe a network's coupled channels.
 
-    The module is not touched: a weightless copy on the meta device is exported in evaluation mode.
+    The module is not touched: a weightless copy on the meta device is run in evaluation mode.
 
     Args:
-        model: Any module that ``torch.export`` accepts with one tensor argument.
-        example_input: A batch ``[n, channels, …]``; only its shape and dtype matter.
+        model: Any module that is called with one tensor.
+        example_input: A batch ``[n, channels, …]``; only its shape and dtype matter, unless the program
+            branches on its values.
 
     Raises:
-        TraceError: The module fails its own forward pass, or its control flow depends on the data.
+        TraceError: The module fails its own forward pass, or has no tensor in its result.
     """
-    program = _export(model, example_input)
-    graph = Graph(ids=ChannelIds(), batch=example_input.shape[0], values={}, tensors={}, constants={})
-    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
-    for node in program.graph.nodes:
-        _visit(graph, node, program.graph_signature, tensors)
-    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
-    learned = {name for name, _ in model.named_parameters()}
-    groups, cut = graph.ids.collect(shapes, learned)
-    described = {t.name for t in cut}
-    return Architecture(
-        input_shape=tuple(example_input.shape[1:]),
-        groups=tuple(groups),
-        layers=tuple(graph.layers),
-        tensors=tuple(cut),
-        uncut=sum(tensors[name].numel() for name in learned - described),
-    )
+    _check_input(model, example_input)
+    for samples in sorted({1, len(example_input)}):  # one is enough, unless the program names the size of its batch
+        with contextlib.suppress(Exception), torch.device("meta"):
+            return _follow_through(weightless(model), example_input[:samples].detach().to("meta"), model)
+    try:  # the program reads values, or makes tensors elsewhere: it needs its weights
+        return _follow_through(copy.deepcopy(model).eval(), example_input.detach(), model)
+    except Exception as error:
+        raise _failure(model, example_input, error) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Stumble:
+    """Where a forward pass failed: the operation, what it said, and the layers that put out what it was given."""
+
+    op: str
+    error: str
+    layers: frozenset[str]
+
+
+def stumble(model: nn.Module, example_input: Tensor) -> Stumble | None:
+    """The operation at which a network's forward pass fails on the meta device, or None: it runs, or fails elsewhere.
+
+    Args:
+        model: A module on the meta device, as :func:`weightless` makes it.
+        example_input: As for :func:`trace`.
+    """
+    follower = _Follower(_graph(model, model, example_input), Lifetimes(1))
+    try:
+        with torch.device("meta"):
+            _run(follower, model, example_input.detach().to("meta"))
+    except Exception as error:
+        if follower.failed is not None:
+            op, values = follower.failed
+            return Stumble(op, str(error).strip().partition("\n")[0], follower.graph.producers(values))
+    return None
 
 
 def weightless(model: nn.Module) -> nn.Module:
     """A copy of a module in evaluation mode whose parameters and buffers are on the meta device."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=False) for p in model.parameters()}
     memo |= {id(b): b.detach().to("meta") for b in model.buffers()}
-    return copy.deepcopy(model, memo).eval()
+    return clone(model, memo).eval()
 
 
-def _export(model: nn.Module, example_input: Tensor) -> torch.export.ExportedProgram:
-    """Export a weightless copy; a module that makes tensors of its own on the CPU needs its weights there too."""
-    logger = logging.getLogger("torch.export")
-    level = logger.level
-    try:
-        logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                return torch.export.export(weightless(model), (example_input.detach().to("meta"),), strict=False)
-            except RuntimeError:
-                return torch.export.export(copy.deepcopy(model).eval(), (example_input.detach(),), strict=False)
-    except Exception as error:
-        shape = list(example_input.shape)
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TraceError(
-            f"{type(model).__name__} could not be traced with an input of shape {shape}: {type(error).__name__}: {first} "
-            f"The forward pass must accept one tensor of this shape and must not branch on its values."
-        ) from error
-    finally:
-        logger.setLevel(level)
+def tensors_in(result: object) -> Iterator[Tensor]:
+    """Every tensor in what a network returns: a tensor, a sequence, a mapping, a dataclass, or any nesting of them."""
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, Mapping):
+        for item in result.values():
+            yield from tensors_in(item)
+    elif isinstance(result, list | tuple | set):
+        for item in result:
+            yield from tensors_in(item)
+    elif dataclasses.is_dataclass(result) or hasattr(result, "__dict__"):
+        yield from tensors_in(vars(result))
 
 
-def _visit(graph: Graph, node: Node, signature: Any, tensors: Mapping[str, Tensor]) -> None:
-    if node.op == "placeholder":
-        _placeholder(graph, node, signature, tensors)
-    elif node.op == "call_function":
-        graph.values[node] = apply_rule(graph, node)
-    elif node.op == "output":
-        for result in node.all_input_nodes:
-            graph.freeze(graph.values.get(result), "network output")
+class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Hands every operation that touches an activation or a parameter to its rule."""
+
+    def __init__(self, graph: Graph, lifetimes: Lifetimes) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.graph, self.lifetimes = graph, lifetimes
+        self.failed: tuple[str, list[Value]] | None = None
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        op = _plain(func)
+        given = [*args, *kwargs.values()]
+        follows = any(map(self.graph.knows, given))
+        if op not in RULES and follows:
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        try:
+            out = _result(func, op, args, kwargs)
+        except Exception:
+            self.failed = self.failed or (op, [v for t in tensors_in(given) if (v := self.graph.values.get(id(t)))])
+            raise
+        if follows or (op in ON_WEIGHTS and any(map(self.graph.has_weight, given))):
+            self._follow(func, op, args, kwargs, out)
+        self.lifetimes.step(given, [out], self.graph.value)
+        return out
+
+    def _follow(self, func: Any, op: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        arguments = {a.name: a.default_value if a.has_default_value() else None for a in func._schema.arguments}
+        arguments |= dict(zip(arguments, args, strict=False))
+        call = Call(self.graph, op, {**arguments, **kwargs}, out)
+        if op in _READS:
+            said = "item" if op == "_local_scalar_dense" else op
+            self._stop(f"what follows depends on values of the input ({said}); only one way through was seen")
+        elif op not in RULES and func._schema.is_mutable:
+            self._written(call)
+        else:
+            apply_rule(call)
+
+    def _stop(self, reason: str) -> None:
+        """Freeze what is in use, and all that comes."""
+        for value in self.graph.values.values():
+            self.graph.freeze(value, reason)
+        self.graph.ids.stopped = reason
+
+    def _written(self, call: Call) -> None:
+        """A tensor is written into: the entries in question stay where they are."""
+        for tensor in tensors_in(list(call.arguments.values())):
+            self.graph.freeze(self.graph.values.get(id(tensor)), f"written in place by {call.op}")
 
 
-def _placeholder(graph: Graph, node: Node, signature: Any, tensors: Mapping[str, Tensor]) -> None:
-    spec = next(s for s in signature.input_specs if s.arg.name == node.name)
-    if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-        # A tensor with two names goes by its first, so that both of its uses are cut alike.
-        graph.tensors[node] = next(name for name, tensor in tensors.items() if tensor is tensors[spec.target])
-        if spec.kind is InputKind.BUFFER and not tensors[spec.target].is_floating_point():
-            graph.constants[node] = tensors[spec.target].detach().cpu()
-    elif spec.kind is InputKind.USER_INPUT and isinstance(node.meta.get("val"), Tensor):
-        shape = node.meta["val"].shape
-        graph.values[node] = vector_along(graph.ids.mint(shape[1]), shape, 1)
-        graph.freeze(graph.values[node], "network input")
+def _plain(func: Any) -> str:
+    """An operation's plain name: ``relu`` for ``aten::relu_``."""
+    name: str = func._schema.name.rpartition("::")[2]
+    return name.rstrip("_") if not name.startswith("__") else name
+
+
+def _result(func: Any, op: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What an operation returns. On the meta device the shapes of the commonest take most of the time: they are known."""
+    if op in SAME_SHAPE and args and isinstance(args[0], Tensor) and args[0].is_meta:
+        return args[0] if func._schema.is_mutable else torch.empty_like(args[0])
+    return func(*args, **kwargs)
+
+
+def _follow_through(model: nn.Module, example: Tensor, original: nn.Module) -> Architecture:
+    """Run ``model``, a copy of ``original``, on an example and say what was seen."""
+    graph = _graph(model, original, example)
+    lifetimes = Lifetimes(graph.batch)
+    lifetimes.ignore(_named(model).values())
+    results = _run(_Follower(graph, lifetimes), model, example)
+    if not results:
+        raise TypeError("its forward pass returns no tensor.")
+    for result in results:
+        graph.freeze(graph.values.get(id(result)), "network output")
+    lifetimes.keep(results)
+    return _described(graph, lifetimes, {name for name, _ in model.named_parameters()}, example)
+
+
+def _graph(model: nn.Module, original: nn.Module, example: Tensor) -> Graph:
+    tensors = _named(model)
+    names: dict[int, str] = {}
+    for name, tensor in tensors.items():
+        names.setdefault(id(tensor), name)  # a tensor with two names goes by its first, so that both uses are cut alike
+    return Graph(
+        ids=ChannelIds(),
+        batch=max(1, example.shape[0]),
+        names=names,
+        shapes={name: tuple(t.shape) for name, t in tensors.items()},
+        rigid=dict(_rigid(model)),
+        buffers={name: t for name, t in _named(original).items() if not t.is_floating_point()},
+    )
+
+
+def _run(follower: _Follower, model: nn.Module, example: Tensor) -> list[Tensor]:
+    """The tensors that a forward pass returns, followed on the way."""
+    with torch.inference_mode(), follower:
+        example = example.clone()
+        follower.graph.remember(example, Value.constant(INPUT, example.shape))
+        return list(tensors_in(model(example)))
+
+
+def _described(graph: Graph, lifetimes: Lifetimes, learned: set[str], example: Tensor) -> Architecture:
+    found = graph.ids.collect(graph.shapes, learned)
+    described = {t.name for t in found.tensors}
+    return Architecture(
+        input_shape=tuple(example.shape[1:]),
+        input_dtype=str(example.dtype).removeprefix("torch."),
+        groups=found.groups,
+        layers=tuple(graph.layers),
+        tensors=found.tensors,
+        uncut=sum(math.prod(graph.shapes[name]) for name in learned - described),
+        products=tuple(Product(p.positions, tuple(map(found.runs, p.axes))) for p in graph.products),
+        activations=lifetimes.activations(found),
+    )
+
+
+def _named(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+
+
+def _rigid(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Weights whose sizes their module also keeps as numbers, and what cannot be cut therefore."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            for parameter, _ in module.named_parameters(recurse=False):
+                yield f"{name}.{parameter}".lstrip("."), "heads and embedding of nn.MultiheadAttention have fixed sizes"
+
+
+def _check_input(model: nn.Module, example_input: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TraceError(f"A torch.nn.Module is traced; this is a {type(model).__name__}.")
+    if not isinstance(example_input, Tensor) or not example_input.dim() or not example_input.numel():
+        came = f"shape {list(example_input.shape)}" if isinstance(example_input, Tensor) else type(example_input).__name__
+        raise TraceError(f"The example input is a tensor [n, channels, …] with at least one entry; this is {came}.")
+
+
+def _failure(model: nn.Module, example_input: Tensor, error: Exception) -> TraceError:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return TraceError(
+        f"{type(model).__name__} could not be traced with an input of shape {list(example_input.shape)}: "
+        f"{type(error).__name__}: {first} Its forward pass must accept one tensor of this shape and dtype."
+    )

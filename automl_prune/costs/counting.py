@@ -9,15 +9,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from automl_prune.architecture.tracing import weightless
 
 
-def counted_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """Multiply-adds of one forward pass of one sample, by ``torch.utils.flop_counter``.
+def counted_macs(model: nn.Module, input_shape: tuple[int, ...], dtype: str = "float32") -> int:
+    """Multiply-adds of one forward pass of one sample of zeros, by ``torch.utils.flop_counter``.
 
     Counted on the meta device, where fused attention is not missed; on the CPU for modules that make tensors there.
     """
     try:
-        return _count(weightless(model), torch.empty(1, *input_shape, device="meta"))
-    except RuntimeError:
-        return _count(copy.deepcopy(model).eval(), torch.zeros(1, *input_shape))
+        return _count(weightless(model), torch.empty(1, *input_shape, dtype=getattr(torch, dtype), device="meta"))
+    except Exception:
+        return _count(copy.deepcopy(model).eval(), torch.zeros(1, *input_shape, dtype=getattr(torch, dtype)))
 
 
 def _count(model: nn.Module, inputs: Tensor) -> int:

@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from automl_prune import plugins
 from automl_prune.architecture import Architecture
 from automl_prune.costs import CostModel
-from automl_prune.evaluation.datasets.base import DATASETS
+from automl_prune.evaluation.datasets.base import DATASETS, Dataset
 from automl_prune.evaluation.images import Images, load_images
 from automl_prune.evaluation.modes import accepts_channels_last
 from automl_prune.evaluation.recalibrate import recalibrate
@@ -32,7 +33,7 @@ from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe
 from automl_prune.evaluation.scoring import score
 from automl_prune.evaluation.training import fine_tune
 from automl_prune.evaluation.weights import fit, load_state_dict_file, save_safetensors
-from automl_prune.networks import NETWORKS
+from automl_prune.networks import NETWORKS, NetworkDefinition
 from automl_prune.space import ChannelSpace
 from automl_prune.surgery.criteria import CRITERIA
 from automl_prune.surgery.inherit import from_scratch, inherit
@@ -50,6 +51,19 @@ class Recovery:
 
 
 @dataclass(frozen=True)
+class Given:
+    """A network and data that come as objects instead of registered names; they do not leave the process.
+
+    Attributes:
+        network: Its ``build`` gives copies of the caller's module.
+        dataset: Hands out the caller's data.
+    """
+
+    network: NetworkDefinition
+    dataset: Dataset
+
+
+@dataclass(frozen=True)
 class EvaluationSetup:
     """Everything an evaluator needs, as plain data, so that workers elsewhere can build one.
 
@@ -61,6 +75,8 @@ class EvaluationSetup:
         weights: The base network's file; None when the preparation arm trains it.
         data_root, artifacts, cache: Folders; artifacts are the search's own.
         gpu: GPUs of a trial; 0 stays on the CPU.
+        plugins: Modules to import, because names may be registered there.
+        given: The network and the dataset where they are not looked up by name.
     """
 
     network: str
@@ -77,6 +93,8 @@ class EvaluationSetup:
     gpu: float = 0.0
     recovery: Recovery = Recovery()
     base_training: FineTune = field(default_factory=lambda: FineTune(epochs=5, lr=0.1))
+    plugins: tuple[str, ...] = ()
+    given: Given | None = None
 
 
 class CandidateEvaluator:
@@ -84,6 +102,7 @@ class CandidateEvaluator:
 
     def __init__(self, setup: EvaluationSetup) -> None:
         self.setup = setup
+        plugins.allow(setup.plugins)
         self._by_arm: Mapping[str, Callable[[Trial], Outcome]] = {
             "preparation": self._prepare,
             "base": self._base,
@@ -183,7 +202,7 @@ class CandidateEvaluator:
     def _fresh(self) -> nn.Module:
         """A newly initialised full network on the device that the trial was given."""
         torch.manual_seed(self.setup.seed)
-        return NETWORKS.get(self.setup.network).build(self.setup.num_classes).to("cuda" if self.setup.gpu else "cpu")
+        return self.network.build(self.setup.num_classes).to("cuda" if self.setup.gpu else "cpu")
 
     def _train(self, model: nn.Module, order: FineTune, trial: Trial, *, salt: int, warmup: bool = False) -> None:
         steps = order.steps + round(order.epochs * self.images.fit_batches)
@@ -241,19 +260,22 @@ class CandidateEvaluator:
         return Ranking(self.base, self.setup.architecture, CRITERIA.get(recipe.inherit), reduction=recipe.reduction)
 
     @cached_property
+    def network(self) -> NetworkDefinition:
+        """How the full network is built."""
+        return self.setup.given.network if self.setup.given else NETWORKS.get(self.setup.network)
+
+    @cached_property
     def images(self) -> Images:
         """The splits, ready for this network."""
-        network = NETWORKS.get(self.setup.network)
+        setup = self.setup
         images = load_images(
-            DATASETS.get(self.setup.dataset.name),
-            self.setup.dataset,
-            self.setup.data_root,
-            input_shape=network.input_shape,
-            mean=self.setup.dataset.mean or network.mean,
-            std=self.setup.dataset.std or network.std,
-            seed=self.setup.seed,
+            setup.given.dataset if setup.given else DATASETS.get(setup.dataset.name),
+            setup.dataset,
+            setup.data_root,
+            network=self.network,
+            seed=setup.seed,
         )
-        images.channels_last = accepts_channels_last(self._fresh(), network.input_shape)
+        images.channels_last = accepts_channels_last(self._fresh(), self.network.input_shape)
         return images
 
     @cached_property

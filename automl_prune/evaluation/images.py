@@ -1,7 +1,7 @@
 """A dataset's splits as batches for one network, counting every image that passes."""
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ import torch
 
 from automl_prune.errors import DatasetError
 from automl_prune.evaluation.augmentation import Augment
-from automl_prune.evaluation.datasets.base import Dataset, ImageSet
-from automl_prune.evaluation.loading import Batch, IntArray, Normalise, batches, match_channels
+from automl_prune.evaluation.datasets.base import Dataset, ImageSet, LabelledSet
+from automl_prune.evaluation.loading import Batch, IntArray, Normalise, Prepare, as_they_are, batches, match_channels
 from automl_prune.evaluation.recipe import DatasetSpec
 from automl_prune.evaluation.splits import Splits, split
+from automl_prune.networks import NetworkDefinition
 
 
 class Images:
@@ -24,18 +25,18 @@ class Images:
         train, test: The images; ``test`` None where the report split is a part of ``train``.
         splits: Which are for what.
         batch_size: Images per batch.
-        normalise: Turns bytes into network input.
+        normalise: Turns stored images into network input.
         augment: For training batches, or None.
     """
 
     def __init__(
         self,
-        train: ImageSet,
-        test: ImageSet | None,
+        train: LabelledSet,
+        test: LabelledSet | None,
         splits: Splits,
         *,
         batch_size: int,
-        normalise: Normalise,
+        normalise: Prepare,
         augment: Augment | None,
     ) -> None:
         self._train, self._test, self._splits = train, test, splits
@@ -81,7 +82,7 @@ class Images:
         """Start counting images from 0."""
         self.count = 0
 
-    def _batches(self, images: ImageSet, indices: IntArray, **options: Any) -> Iterator[Batch]:
+    def _batches(self, images: LabelledSet, indices: IntArray, **options: Any) -> Iterator[Batch]:
         return batches(
             images, indices, self._batch_size, normalise=self._normalise, channels_last=self.channels_last, **options
         )
@@ -92,57 +93,71 @@ class Images:
             yield images, labels
 
 
-def load_images(
-    dataset: Dataset,
-    spec: DatasetSpec,
-    root: Path,
-    *,
-    input_shape: tuple[int, ...],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    seed: int,
-) -> Images:
+def load_images(dataset: Dataset, spec: DatasetSpec, root: Path, *, network: NetworkDefinition, seed: int) -> Images:
     """Open a dataset, size it for a network and split it.
 
     Args:
-        dataset: A registered dataset.
+        dataset: Where the images come from.
         spec: What the user ordered.
         root: The folder to look in.
-        input_shape: Channels, height and width the network takes in.
-        mean: Input normalisation per channel.
-        std: Likewise.
+        network: What takes them in: its input shape, and the normalisation where none is ordered.
         seed: Of the splits.
 
     Raises:
         DatasetError: Files are missing or corrupt, sizes do not fit, or the network takes something else.
     """
-    channels, height, width = input_shape
+    size = network.input_shape[1:] if len(network.input_shape) == 3 else None
+    load = dataset.load if dataset.in_memory else partial(_load, dataset)
     try:
-        train, test = _load(dataset, root, spec.download, (height, width))
+        train, test = load(root, download=spec.download, image_size=size)
     except OSError as error:
         raise DatasetError(
             f"Dataset {spec.name!r} cannot be read: {error.strerror or type(error).__name__}. Name a folder below the data "
             f"root that this service may read.",
             pointer="/dataset/root",
         ) from error
-    train = match_channels(train, channels)
-    test = match_channels(test, channels) if test is not None else None
-    if len(mean) != channels or len(std) != channels:
+    if not isinstance(train, ImageSet) and (spec.mean or spec.std):
         raise DatasetError(
-            f"Normalisation has {len(mean)} means and {len(std)} deviations; the network takes {channels} channels.",
-            pointer="/dataset/mean",
+            f"The samples of {spec.name!r} are taken in as they are; leave mean and std out.", pointer="/dataset/mean"
         )
+    train = match(train, network.input_shape)
+    test = match(test, network.input_shape) if test is not None else None
     return Images(
         train,
         test,
         split(train, test, select_size=spec.select_size, fit_size=spec.fit_size, report_size=spec.report_size, seed=seed),
         batch_size=spec.batch_size,
-        normalise=Normalise(mean, std),
+        normalise=_normalise(spec, network) if isinstance(train, ImageSet) else as_they_are,
         augment=dataset.augment if spec.augment == "standard" else None,
     )
 
 
+def match(images: LabelledSet, input_shape: tuple[int, ...]) -> LabelledSet:
+    """The images as the network takes them in; raises DatasetError when that is not what they are."""
+    if isinstance(images, ImageSet) and len(input_shape) == 3:
+        return match_channels(images, input_shape[0])
+    if images.sample_shape != input_shape:
+        raise DatasetError(
+            f"The samples are of shape {list(images.sample_shape)} and the network takes {list(input_shape)}. Use a network "
+            f"that takes what the dataset has.",
+            pointer="/dataset/name",
+        )
+    return images
+
+
+def _normalise(spec: DatasetSpec, network: NetworkDefinition) -> Normalise:
+    channels, mean, std = network.input_shape[0], spec.mean or network.mean, spec.std or network.std
+    if len(mean) != channels or len(std) != channels:
+        raise DatasetError(
+            f"Normalisation has {len(mean)} means and {len(std)} deviations; the network takes {channels} channels.",
+            pointer="/dataset/mean",
+        )
+    return Normalise(mean, std)
+
+
 @lru_cache(maxsize=2)
-def _load(dataset: Dataset, root: Path, download: bool, size: tuple[int, int]) -> tuple[ImageSet, ImageSet | None]:
+def _load(
+    dataset: Dataset, root: Path, *, download: bool, image_size: tuple[int, int] | None
+) -> tuple[LabelledSet, LabelledSet | None]:
     """Kept for the next call: a server checks many orders on few datasets."""
-    return dataset.load(root, download=download, image_size=size)
+    return dataset.load(root, download=download, image_size=image_size)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,18 @@ from torch import Tensor
 
 from automl_prune.errors import DatasetError
 from automl_prune.evaluation.augmentation import Augment
-from automl_prune.evaluation.datasets.base import ImageSet
+from automl_prune.evaluation.datasets.base import ImageSet, LabelledSet
 
 IntArray = npt.NDArray[np.int64]
 Batch = tuple[Tensor, Tensor]
+
+
+class Prepare(Protocol):
+    """Turns stored images into what a network takes in."""
+
+    def __call__(self, images: Tensor, *, channels_last: bool = False) -> Tensor:
+        """Map a batch as stored to float32 of the same shape, in the asked memory order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,19 +41,24 @@ class Normalise:
         return images.to(torch.float32, memory_format=order).mul_(1 / (255 * std)).sub_(mean / std)
 
 
+def as_they_are(images: Tensor, *, channels_last: bool = False) -> Tensor:
+    """The batch itself, in the asked memory order."""
+    return images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
 def batches(
-    images: ImageSet,
+    images: LabelledSet,
     indices: IntArray,
     batch_size: int,
     *,
-    normalise: Normalise,
+    normalise: Prepare,
     augment: Augment | None = None,
     generator: torch.Generator | None = None,
     shuffle: bool = False,
     drop_last: bool = False,
     channels_last: bool = False,
 ) -> Iterator[Batch]:
-    """One pass over some images, as (float32 ``[n, channels, height, width]``, int64 ``[n]``).
+    """One pass over some images, as (float32 ``[n, …]``, int64 ``[n]``).
 
     Args:
         images: All images.
@@ -80,7 +94,7 @@ def match_channels(images: ImageSet, channels: int) -> ImageSet:
     if came == channels:
         return images
     if came == 1:
-        return ImageSet(images.images.expand(-1, channels, -1, -1), images.labels)
+        return ImageSet(images.images.expand(-1, channels, -1, -1), images.labels, images.select)
     raise DatasetError(
         f"The images have {came} channels and the network takes {channels}. Use a network that takes {came}, or images "
         f"with {channels} or 1.",

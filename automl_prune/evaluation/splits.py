@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from automl_prune.errors import DatasetError
-from automl_prune.evaluation.datasets.base import ImageSet
+from automl_prune.evaluation.datasets.base import LabelledSet
 
 IntArray = npt.NDArray[np.int64]
 
@@ -50,8 +50,8 @@ class Splits:
 
 
 def split(
-    train: ImageSet,
-    test: ImageSet | None,
+    train: LabelledSet,
+    test: LabelledSet | None,
     *,
     select_size: int,
     fit_size: int | None = None,
@@ -60,7 +60,8 @@ def split(
 ) -> Splits:
     """Divide images into fit, select and report, each stratified by class and drawn with the seed alone.
 
-    Without test images a part of the training images becomes the report split. Every class gets its proportional
+    Without test images a part of the training images becomes the report split; what the source itself sets aside to select
+    on is drawn from for that, and never trained on. Every class gets its proportional
     share of a part, rounded up or down so that the size is exact.
 
     Args:
@@ -75,7 +76,8 @@ def split(
         DatasetError: A size is larger than what there is.
     """
     labels = train.labels.numpy()
-    rest = np.arange(len(labels))
+    aside = np.empty(0, np.int64) if train.select is None else np.unique(train.select.numpy())
+    rest = np.setdiff1d(np.arange(len(labels)), aside)
     if test is not None:
         available = len(test)
         _check_size("report_size", report_size or available, available, "test images")
@@ -85,9 +87,13 @@ def split(
         _check_size("report_size", report_size, len(rest) - 2, "training images less one each to select and fit")
         report = _stratified(labels, rest, report_size, seed, "report")
         rest = np.setdiff1d(rest, report)
-    _check_size("select_size", select_size, len(rest) - 1, "training images left, less one to fit")
-    select = _stratified(labels, rest, select_size, seed, "select")
-    rest = np.setdiff1d(rest, select)
+    if train.select is None:
+        _check_size("select_size", select_size, len(rest) - 1, "training images left, less one to fit")
+        select = _stratified(labels, rest, select_size, seed, "select")
+        rest = np.setdiff1d(rest, select)
+    else:
+        _check_size("select_size", select_size, len(aside), "images set aside to select on")
+        select = _stratified(labels, aside, select_size, seed, "select")
     _check_size("fit_size", fit_size or len(rest), len(rest), "training images left after select and report")
     fit = _stratified(labels, rest, fit_size or len(rest), seed, "fit")
     return Splits(fit, select, report, "train" if test is None else "test", seed)

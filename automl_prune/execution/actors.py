@@ -15,7 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 from automl_prune.errors import EvaluationError
 from automl_prune.execution.cluster import LOCAL, cause_of_death, current, joined, receive_evaluator, short_id
 from automl_prune.execution.common import CANCELLED, PAUSE, after_loss, evaluate_safely, sentence
-from automl_prune.search.ports import TrialSource
+from automl_prune.loop.ports import TrialSource
 from automl_prune.trial import Evaluator, Outcome, Trial
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from automl_prune.execution.common import PAUSE, build_evaluator, evaluate_safely
-from automl_prune.search.ports import TrialSource
+from automl_prune.loop.ports import TrialSource
 from automl_prune.trial import Evaluator
 
 

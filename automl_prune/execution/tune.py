@@ -23,7 +23,7 @@ from automl_prune.errors import EvaluationError
 from automl_prune.execution.cluster import LOCAL, cause_of_death, current, environment, joined, short_id
 from automl_prune.execution.common import CANCELLED, PAUSE, after_loss
 from automl_prune.execution.trainable import PruneTrial, decode_outcome, encode_trial
-from automl_prune.search.ports import TrialSource
+from automl_prune.loop.ports import TrialSource
 from automl_prune.trial import Evaluator, Trial
 
 SETTINGS = {

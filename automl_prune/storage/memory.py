@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from automl_prune.search.job import Artifact, SearchJob, SearchState, StoredTrial
+from automl_prune.loop.job import Artifact, SearchJob, SearchState, StoredTrial
 from automl_prune.space import Candidate
 from automl_prune.storage import rules
 from automl_prune.storage.ids import new_search_id

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from automl_prune.search.job import SearchJob, SearchState, StoredTrial
+from automl_prune.loop.job import SearchJob, SearchState, StoredTrial
 from automl_prune.space import Candidate
 from automl_prune.storage import rules
 from automl_prune.storage.tables import SearchRow, TrialRow

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from automl_prune.errors import LeaseLostError, NotFoundError, StateConflictError
-from automl_prune.search.job import SearchState
+from automl_prune.loop.job import SearchState
 from automl_prune.trial import Outcome, TrialState
 
 OWNED = (SearchState.PREPARING, SearchState.RUNNING, SearchState.FINISHING)

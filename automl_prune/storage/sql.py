@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, case, delete, func, insert, literal, or_, 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
-from automl_prune.search.job import Artifact, SearchJob, SearchState, StoredTrial
+from automl_prune.loop.job import Artifact, SearchJob, SearchState, StoredTrial
 from automl_prune.storage import migrate, rows, rules
 from automl_prune.storage.engine import connect
 from automl_prune.storage.ids import new_search_id

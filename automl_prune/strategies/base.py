@@ -26,7 +26,9 @@ from automl_prune.registry import Registry
 from automl_prune.space import Candidate
 from automl_prune.trial import Trial
 
-STRATEGIES: Registry["type[Strategy]"] = Registry("strategy", package="automl_prune.strategies")
+STRATEGIES: Registry["type[Strategy]"] = Registry(
+    "strategy", package="automl_prune.strategies", entry_point_group="automl_prune.strategies"
+)
 
 
 class StrategyOptions(BaseModel):

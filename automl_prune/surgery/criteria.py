@@ -21,7 +21,9 @@ FloatArray = npt.NDArray[np.float64]
 Reduction = Literal["mean", "sum", "max", "first"]
 Weights = Mapping[str, Tensor]
 
-CRITERIA: Registry["Criterion"] = Registry("criterion", package="automl_prune.surgery")
+CRITERIA: Registry["Criterion"] = Registry(
+    "criterion", package="automl_prune.surgery", entry_point_group="automl_prune.criteria"
+)
 
 
 class Criterion(ABC):
@@ -68,13 +70,7 @@ class Criterion(ABC):
 
 def producers(architecture: Architecture, group: ChannelGroup) -> list[tuple[str, int]]:
     """Weighted axes that put out the group's channels; where none does, every axis the group occurs on."""
-    inside = set(range(group.start, group.start + group.units))
-    found = [
-        (t.name, a.dim, a.role)
-        for t in architecture.tensors
-        for a in t.axes
-        if t.indexes is None and any(r.start in inside or group.start in range(r.start, r.start + r.count) for r in a.runs)
-    ]
+    found = [(t.name, a.dim, a.role) for t, a in architecture.places[group.name] if t.indexes is None]
     out = [(name, dim) for name, dim, role in found if role == "out"]
     return out or [(name, dim) for name, dim, _ in found]
 

@@ -1,18 +1,20 @@
 """Make the smaller module: every tensor keeps the entries whose channels are kept, nothing is traced again."""
 
-import copy
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from automl_prune.architecture import Architecture, ChannelGroup
-from automl_prune.architecture.model import BoolArray, Run, Units, expand
+from automl_prune.architecture.model import Units
+from automl_prune.cloning import Memo, clone
+from automl_prune.errors import UserError
 from automl_prune.space import Candidate, ChannelSpace
 from automl_prune.surgery.criteria import CRITERIA, Criterion, FloatArray, Reduction, kept_units
+from automl_prune.surgery.cutting import Plan, Selection, TensorPlan, cut
+from automl_prune.surgery.sizes import declare_sizes
 
 IntArray = npt.NDArray[np.int64]
 
@@ -91,26 +93,29 @@ def prune(
 
 
 def materialise(model: nn.Module, architecture: Architecture, kept: Mapping[str, Units]) -> nn.Module:
-    """The module with only the kept units; unnamed groups stay whole. Shares no memory with the argument."""
-    keep = architecture.keep(kept)
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    memo: dict[int, Any] = {}
-    changed: set[str] = set()
-    for spec in architecture.tensors:
-        original = tensors[spec.name]
-        data = original.detach()
-        for axis in spec.axes:
-            stays = keep[architecture.axis_ids[spec.name, axis.dim]]
-            if not stays.all():
-                data = data.index_select(axis.dim, torch.from_numpy(np.flatnonzero(stays)).to(data.device))
-        if spec.indexes is not None:
-            data = _renumber(data, spec.indexes, keep)
-        if data.shape != original.shape or spec.indexes is not None:
-            changed.add(spec.name.rpartition(".")[0])
-            memo[id(original)] = nn.Parameter(data, original.requires_grad) if isinstance(original, nn.Parameter) else data
-    small = copy.deepcopy(model, memo)
-    for name in changed:
-        _declare_sizes(small.get_submodule(name))
+    """The module with only the kept units; unnamed groups stay whole. Shares no memory with the argument.
+
+    Raises:
+        UnknownNameError: No such group.
+        UserError: The module is not the one that the architecture describes.
+    """
+    plan = Plan.of(architecture)
+    selections = plan.select(architecture, kept)
+    tensors, owners = _tensors(model)
+    memo: Memo = {}
+    rows: dict[nn.Module, tuple[int, Selection | None]] = {}
+    for planned in plan.tensors:
+        axes = {dim: chosen for dim, place in planned.axes if (chosen := selections[place])}
+        values = None if planned.indexes is None else selections[planned.indexes]
+        if axes or values:
+            original = _checked(tensors, planned)
+            memo[id(original)] = cut(original, axes, values)
+            for owner in owners[id(original)]:
+                rows[owner] = max(rows.get(owner, (0, None)), (original.dim(), axes.get(0)), key=itemgetter(0))
+    small = clone(model, memo)
+    for owner, (_, selection) in rows.items():
+        if (module := memo.get(id(owner))) is not None:  # a module's own __deepcopy__ may leave its parts out of the memo
+            declare_sizes(module, None if selection is None else selection.stays)
     return small
 
 
@@ -126,27 +131,25 @@ def kept_channels(architecture: Architecture, kept: Mapping[str, Units]) -> dict
     return result
 
 
-def _renumber(positions: Tensor, indexes: Sequence[Run], keep: BoolArray) -> Tensor:
-    """A channel map after the cut: its values point into what is left; cut channels become the zero channel at the end."""
-    stays = keep[expand(indexes)]
-    renumbered = np.cumsum(stays) - 1
-    renumbered[~stays] = stays.sum() - 1
-    return torch.from_numpy(renumbered).to(positions.dtype).to(positions.device)[positions]
+def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[int, list[nn.Module]]]:
+    """Parameters and buffers by name, and the modules that compute with each, by id (several where weights are tied)."""
+    modules = dict(model.named_modules())
+    tensors: dict[str, Tensor] = {}
+    owners: dict[int, list[nn.Module]] = {}
+    for path, module in modules.items():
+        owner = modules[f".{path}".partition(".parametrizations.")[0][1:]]
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                tensors[f"{path}.{name}" if path else name] = tensor
+                owners.setdefault(id(tensor), []).append(owner)
+    return tensors, owners
 
 
-def _declare_sizes(module: nn.Module) -> None:
-    """Make a module's own account of its sizes agree with its tensors."""
-    match module:
-        case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
-            if module.in_channels == module.groups > 1:  # depthwise in the full network: a group per channel
-                module.groups = module.weight.shape[0] // (module.out_channels // module.in_channels)
-            module.out_channels = module.weight.shape[0]
-            module.in_channels = module.weight.shape[1] * module.groups
-        case nn.Linear():
-            module.out_features, module.in_features = module.weight.shape
-        case nn.modules.batchnorm._NormBase():
-            sized = module.running_mean if module.running_mean is not None else module.weight
-            if sized is not None:
-                module.num_features = len(sized)
-        case _:
-            pass
+def _checked(tensors: Mapping[str, Tensor], planned: TensorPlan) -> Tensor:
+    tensor = tensors.get(planned.name)
+    if tensor is None or tuple(tensor.shape) != planned.shape:
+        came = "is missing" if tensor is None else f"has the shape {list(tensor.shape)}"
+        raise UserError(
+            f"The module is not the one that was traced: its {planned.name!r} {came}; expected {list(planned.shape)}."
+        )
+    return tensor

@@ -1,80 +1,114 @@
 """Trust after proof: every group of a traced network is cut numerically before it may be searched.
 
 Cutting a group must equal zeroing the same channels wherever they occur: in the weights that put them out, in the
-per-channel tensors and in the weights that take them in. Each group is tried alone, then all together; what fails, or makes
-the forward pass raise, is frozen with its reason.
+per-channel tensors and in the weights that take them in. All groups are cut at once, each to a width of its own, several
+times over; when a round fails, halving finds the groups at fault, and they are frozen with their reason.
 """
 
-import copy
 import dataclasses
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
-from automl_prune.architecture import Architecture
-from automl_prune.architecture.model import Units, expand
+from automl_prune.architecture import Architecture, ChannelGroup
+from automl_prune.architecture.model import Units
 from automl_prune.architecture.tracing import trace
 from automl_prune.costs import CostModel
 from automl_prune.costs.counting import counted_macs
-from automl_prune.errors import TraceError
+from automl_prune.surgery.culprits import culprits
+from automl_prune.surgery.fixed_sizes import fixed_sizes
+from automl_prune.surgery.probe import TOLERANCE, Probe, masked
+from automl_prune.surgery.rounds import Kept, draw_rounds, gentle, half
 from automl_prune.surgery.slicing import materialise
 
-IntArray = npt.NDArray[np.int64]
-TOLERANCE = 1e-4
-"""Largest accepted difference of outputs, relative to their largest magnitude (float32)."""
+__all__ = ["SECONDS", "TOLERANCE", "admit", "difference", "freeze", "masked", "verify"]
+
+SECONDS = 240.0
+"""How long a verification may take before it freezes what it has not proven."""
+
+_PRICED, _GENTLE = 4, 3
+
+Stage = Callable[[str], None]
+Check = Callable[[Kept], str | None]
 
 
-def admit(model: nn.Module, example_input: Tensor, *, seed: int = 0) -> Architecture:
+def admit(
+    model: nn.Module, example_input: Tensor, *, seed: int = 0, seconds: float = SECONDS, on_stage: Stage = lambda stage: None
+) -> Architecture:
     """Trace a network and verify every group; groups that cannot be cut exactly come back frozen.
 
+    Args:
+        model: Any module that can be traced; it is not touched.
+        example_input: A batch ``[n, channels, …]``.
+        seed: Of what the verification draws.
+        seconds: Of the verification; what is not proven by then is frozen.
+        on_stage: Told what begins: tracing, verifying.
+
     Raises:
-        TraceError: As :func:`~automl_prune.architecture.tracing.trace`, or costs do not follow from widths.
+        TraceError: As :func:`~automl_prune.architecture.tracing.trace`, or the output does not depend on the input.
     """
-    return _with_checked_costs(model, verify(model, trace(model, example_input), example_input, seed=seed), seed)
+    on_stage("tracing")
+    architecture = trace(model, example_input)
+    architecture = freeze(architecture, fixed_sizes(model, architecture, example_input))
+    on_stage("verifying")
+    return check_costs(model, verify(model, architecture, example_input, seed=seed, seconds=seconds), seed=seed)
 
 
-def verify(model: nn.Module, architecture: Architecture, example_input: Tensor, *, seed: int = 0) -> Architecture:
-    """The architecture with every group frozen that does not cut exactly on ``example_input`` ``[n, channels, …]``."""
+def verify(
+    model: nn.Module, architecture: Architecture, example_input: Tensor, *, seed: int = 0, seconds: float = SECONDS
+) -> Architecture:
+    """The architecture with every group frozen that does not cut exactly on ``example_input`` ``[n, channels, …]``.
+
+    Raises:
+        TraceError: The network's output does not depend on its input, so nothing can be proven.
+    """
     rng = np.random.default_rng(seed)
-    probe = _randomised(model, seed)
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(example_input.shape, generator=generator).to(example_input)
+    probe = Probe(model, architecture, example_input, seed=seed)
+    check = _within(seconds, probe.difference)
     reasons: dict[str, str] = {}
-    for group in architecture.free_groups:
-        if reason := _difference(probe, architecture, {group.name: _half(rng, group.units)}, inputs):
-            reasons[group.name] = reason
-    architecture = freeze(architecture, reasons)
-    together = {g.name: _half(rng, g.units) for g in architecture.free_groups}
-    narrowest = {g.name: np.zeros(1, dtype=np.int64) for g in architecture.free_groups}
-    reason = _difference(probe, architecture, together, inputs) or _difference(probe, architecture, narrowest, inputs)
-    if reason:
-        architecture = freeze(
-            architecture, {g.name: f"exact alone, but not together: {reason}" for g in architecture.free_groups}
-        )
-    return architecture
+    try:
+        while not _clean(_free(architecture, reasons), probe, check, rng, reasons):
+            pass  # what was proven beside a faulty group is proven again without it
+    except TimeoutError as error:
+        reasons |= {g.name: str(error) for g in _free(architecture, reasons)}
+    return freeze(architecture, reasons)
+
+
+def check_costs(model: nn.Module, architecture: Architecture, *, seed: int = 0) -> Architecture:
+    """The architecture with every group frozen whose cut torch's own counter prices otherwise than the closed form.
+
+    What the counter finds in the full network beyond the closed form is kept as a constant.
+    """
+    shape = architecture.input_shape
+    beyond = counted_macs(model, shape, architecture.input_dtype) - int(CostModel(architecture).one()["macs"])
+    architecture = dataclasses.replace(architecture, fixed_macs=architecture.fixed_macs + beyond)
+    costs, rng = CostModel(architecture), np.random.default_rng(seed)
+    reasons: dict[str, str] = {}
+
+    def check(kept: Kept) -> str | None:
+        claimed = costs.one({name: len(units) * architecture.group(name).divisor for name, units in kept.items()})["macs"]
+        counted = counted_macs(materialise(model, architecture, kept), shape, architecture.input_dtype)
+        if claimed == counted:
+            return None
+        return f"its cost does not follow from the widths: {claimed:,.0f} MACs by them, {counted:,} by torch's counter"
+
+    found = -1
+    while found < len(reasons):
+        found = len(reasons)
+        for kept in draw_rounds(_free(architecture, reasons), rng)[:_PRICED]:
+            _blame(check, kept, reasons)
+    return freeze(architecture, reasons)
 
 
 def freeze(architecture: Architecture, reasons: Mapping[str, str]) -> Architecture:
     """The architecture with these groups frozen."""
+    if not reasons:
+        return architecture
     groups = tuple(dataclasses.replace(g, frozen=reasons[g.name]) if g.name in reasons else g for g in architecture.groups)
     return dataclasses.replace(architecture, groups=groups)
-
-
-def masked(model: nn.Module, architecture: Architecture, kept: Mapping[str, Units]) -> nn.Module:
-    """A full-size copy in which every channel that ``kept`` leaves out is zeroed wherever it occurs."""
-    keep = architecture.keep(kept)
-    copied = copy.deepcopy(model)
-    tensors = {**dict(copied.named_parameters()), **dict(copied.named_buffers())}
-    with torch.no_grad():
-        for spec in architecture.tensors:
-            for axis in spec.axes:
-                stays = torch.from_numpy(keep[architecture.axis_ids[spec.name, axis.dim]])
-                nothing = 0 if spec.indexes is None else len(expand(spec.indexes)) - 1
-                tensors[spec.name].movedim(axis.dim, 0)[~stays] = nothing
-    return copied
 
 
 def difference(
@@ -83,75 +117,71 @@ def difference(
     """Why cutting a network would not equal zeroing the same channels, or None; the network is not touched.
 
     Of ``inputs`` only the shape and the type matter: zeros would hide a wrong index.
+
+    Raises:
+        TraceError: The network's output does not depend on its input, so nothing can be said.
     """
-    noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(seed)).to(inputs)
-    return _difference(_randomised(model, seed), architecture, kept, noise)
+    return Probe(model, architecture, inputs, seed=seed).difference(kept)
 
 
-def _difference(model: nn.Module, architecture: Architecture, kept: Mapping[str, Units], inputs: Tensor) -> str | None:
-    """Why cutting is not zeroing, or None."""
-    try:
-        with torch.inference_mode():
-            small = _outputs(materialise(model, architecture, kept)(inputs))
-            large = _outputs(masked(model, architecture, kept)(inputs))
-    except Exception as error:
-        return (
-            f"the smaller network does not run: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        )
-    for cut, full in zip(small, large, strict=True):
-        if cut.shape != full.shape:
-            return f"the output changes its shape from {list(full.shape)} to {list(cut.shape)}"
-        scale = float(full.abs().max())
-        error_ = float((cut - full).abs().max())
-        if not error_ <= TOLERANCE * max(scale, 1e-6):
-            return f"cutting differs from zeroing by {error_ / max(scale, 1e-6):.1e} of the output"
-    return None
+def _clean(
+    groups: Sequence[ChannelGroup], probe: Probe, check: Check, rng: np.random.Generator, reasons: dict[str, str]
+) -> bool:
+    """Cut the groups in random company; True when none failed, else ``reasons`` has grown."""
+    before, proofs = len(reasons), Counter[str]()
+
+    def play(drawn: Kept) -> None:
+        kept = _blame(check, drawn, reasons)
+        if kept and probe.tells(kept):
+            proofs.update(kept.keys())
+
+    def unproven() -> list[ChannelGroup]:
+        return [g for g in groups if g.units > 1 and g.name not in reasons and proofs[g.name] < 2]
+
+    for drawn in draw_rounds(groups, rng):
+        play(drawn)
+    for _ in range(_GENTLE):  # where little came through the narrow ones
+        play({g.name: gentle(rng, g.units) for g in unproven()})
+    for group in unproven():
+        play({group.name: half(rng, group.units)})
+    return len(reasons) == before
 
 
-def _with_checked_costs(model: nn.Module, architecture: Architecture, seed: int) -> Architecture:
-    """Compare the closed-form MACs with torch's own counter, for the full network and for one that was cut.
+def _blame(check: Check, kept: Kept, reasons: dict[str, str]) -> Kept:
+    """Check one round, put whoever fails it into ``reasons``, and return what passed in the end."""
 
-    What the counter finds beyond the layers (attention) is kept as a constant; it must not change with the widths.
-    """
-    rng = np.random.default_rng(seed)
-    fixed = counted_macs(model, architecture.input_shape) - int(CostModel(architecture).one()["macs"])
-    architecture = dataclasses.replace(architecture, fixed_macs=fixed)
-    kept = {g.name: _half(rng, g.units) for g in architecture.free_groups}
-    widths = {name: len(units) * architecture.group(name).divisor for name, units in kept.items()}
-    claimed = CostModel(architecture).one(widths)["macs"]
-    counted = counted_macs(materialise(model, architecture, kept), architecture.input_shape)
-    if claimed != counted or fixed < 0:
-        raise TraceError(
-            f"The costs of {type(model).__name__} do not follow from its widths: {claimed:,.0f} MACs by its layers, "
-            f"{counted:,} by torch's counter. It uses weighted operations other than layers."
-        )
-    return architecture
+    def without() -> Kept:
+        return {name: units for name, units in kept.items() if name not in reasons}
+
+    def test(names: Iterable[str]) -> str | None:
+        return check({name: kept[name] for name in names})
+
+    while (left := without()) and (reason := check(left)):
+        for names, said in culprits(test, tuple(left), reason):
+            reasons |= {name: _joint(name, names, said) for name in names}
+    return left
 
 
-def _outputs(result: object) -> list[Tensor]:
-    if isinstance(result, Tensor):
-        return [result]
-    if isinstance(result, Mapping):
-        return [t for item in result.values() for t in _outputs(item)]
-    return [t for item in result for t in _outputs(item)] if isinstance(result, list | tuple) else []
+def _joint(name: str, names: Sequence[str], reason: str) -> str:
+    """The reason of one of several groups that fail together."""
+    others = [other for other in names if other != name]
+    if not others:
+        return reason
+    shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+    return f"exact alone, but not together with {shown}: {reason}"
 
 
-def _half(rng: np.random.Generator, units: int) -> IntArray:
-    """About half of the units, at least one kept and, where there are two, at least one cut."""
-    return np.sort(rng.choice(units, size=max(1, units // 2), replace=False))
+def _within(seconds: float, check: Check) -> Check:
+    """The check, until the time is over; then TimeoutError, with the reason to freeze what is left."""
+    end = time.monotonic() + seconds
+
+    def limited(kept: Kept) -> str | None:
+        if time.monotonic() > end:
+            raise TimeoutError(f"not proven within the {seconds:g} s of its verification")
+        return check(kept)
+
+    return limited
 
 
-def _randomised(model: nn.Module, seed: int) -> nn.Module:
-    """A copy in evaluation mode whose normalisation layers have statistics that would show a wrong index."""
-    copied = copy.deepcopy(model).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in copied.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-                shape = module.running_mean.shape
-                module.running_mean.copy_(0.1 * torch.randn(shape, generator=generator))
-                module.running_var.copy_(0.5 + torch.rand(shape, generator=generator))  # type: ignore[union-attr]
-                if module.affine:
-                    module.weight.copy_(0.5 + torch.rand(shape, generator=generator))
-                    module.bias.copy_(0.1 * torch.randn(shape, generator=generator))
-    return copied
+def _free(architecture: Architecture, reasons: Mapping[str, str]) -> list[ChannelGroup]:
+    return [g for g in architecture.free_groups if g.name not in reasons]

@@ -14,7 +14,7 @@ from typing import ClassVar
 import pytest
 
 from automl_prune.errors import EvaluationError
-from automl_prune.search.ports import Executor
+from automl_prune.loop.ports import Executor
 from automl_prune.space import Candidate
 from automl_prune.trial import Evaluator, Outcome, Trial, TrialState
 

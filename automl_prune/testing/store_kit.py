@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from automl_prune.search.job import Artifact, SearchJob, SearchState
-from automl_prune.search.ports import Store
+from automl_prune.loop.job import Artifact, SearchJob, SearchState
+from automl_prune.loop.ports import Store
 from automl_prune.space import Candidate
 from automl_prune.trial import Outcome, Trial, TrialState
 

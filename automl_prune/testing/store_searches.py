@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from automl_prune.errors import LeaseLostError, StateConflictError
-from automl_prune.search.job import SearchState
-from automl_prune.search.ports import Store
+from automl_prune.loop.job import SearchState
+from automl_prune.loop.ports import Store
 from automl_prune.testing.store_kit import DRIVER_WRITES, SCORED, SPEC, add, claimed, driven
 from automl_prune.trial import Outcome, TrialState
 

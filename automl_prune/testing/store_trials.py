@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from automl_prune.errors import NotFoundError, StateConflictError
-from automl_prune.search.job import Artifact
-from automl_prune.search.ports import Store, replay_order
+from automl_prune.loop.job import Artifact
+from automl_prune.loop.ports import Store, replay_order
 from automl_prune.space import Candidate
 from automl_prune.testing.store_kit import DRIVER_WRITES, READS, SCORED, UNKNOWN, claimed, driven, trial
 from automl_prune.trial import Outcome, Trial, TrialState

@@ -6,7 +6,8 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
-from automl_prune.search.ports import Store
+from automl_prune import plugins
+from automl_prune.loop.ports import Store
 from services.api import openapi, problems, searches, site, trials
 from services.api.catalog import catalog
 from services.api.context import Context, Review, Reviews, refuse_other_sites
@@ -31,6 +32,7 @@ def create_app(store: Store, settings: Settings, review: Review) -> FastAPI:
         settings: Limits, the artifact folder and the public address.
         review: Maps a SearchSpec to what it amounts to, as JSON, or raises a UserError.
     """
+    plugins.allow(settings.plugins)
     app = _App(
         title="automl-prune",
         summary="Channel pruning as architecture search over widths.",

@@ -1,27 +1,39 @@
 """What a SearchSpec can name, as lists: strategies, search spaces, criteria, datasets."""
 
-from collections.abc import Iterable, Mapping
+import json
+import logging
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from automl_prune.evaluation.datasets.base import DATASETS
-from automl_prune.networks import NETWORKS, NetworkDefinition
+from automl_prune.networks import NETWORKS, NetworkDefinition, Preset
+from automl_prune.registry import Registry
 from automl_prune.strategies.base import STRATEGIES, Strategy
 from automl_prune.surgery.criteria import CRITERIA
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 def catalog() -> dict[str, Any]:
     """Every registered thing by kind; importing them all takes seconds, so an app does it once, when it is made."""
     return {
-        "strategies": _items(_strategy(name, STRATEGIES.get(name)) for name in STRATEGIES),
-        "search-spaces": _items(_search_space(NETWORKS.get(name)) for name in NETWORKS),
-        "criteria": _items(_named(name, CRITERIA.get(name)) for name in CRITERIA),
-        "datasets": _items(_named(name, DATASETS.get(name)) for name in DATASETS),
+        "strategies": _items(STRATEGIES, _strategy),
+        "search-spaces": _items(NETWORKS, _search_space),
+        "criteria": _items(CRITERIA, _named),
+        "datasets": _items(DATASETS, _named),
     }
 
 
-def _items(found: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    return {"items": list(found), "next_page_token": None}
+def _items(registry: Registry[T], describe: Callable[[str, T], dict[str, Any]]) -> dict[str, Any]:
+    items = []
+    for name in registry:
+        try:
+            items.append(json.loads(json.dumps(describe(name, registry.get(name)), allow_nan=False)))
+        except Exception as error:  # a plug-in may register anything; it must not end the server
+            log.error("the %s %r is not listed: %s: %s", registry.kind, name, type(error).__name__, error)
+    return {"items": items, "next_page_token": None}
 
 
 def _named(name: str, thing: object) -> dict[str, Any]:
@@ -38,10 +50,15 @@ def _strategy(name: str, strategy: type[Strategy]) -> dict[str, Any]:
     }
 
 
-def _search_space(network: NetworkDefinition) -> dict[str, Any]:
+def _search_space(name: str, network: NetworkDefinition) -> dict[str, Any]:
     return {
-        **_named(network.name, network),
+        **_named(name, network),
         "input_shape": list(network.input_shape),
         "num_classes": network.num_classes,
-        "presets": {name: asdict(preset) for name, preset in network.presets.items()},
+        "presets": {name: _preset(preset) for name, preset in network.presets.items()},
     }
+
+
+def _preset(preset: Preset) -> dict[str, Any]:
+    overrides = [{"match": o.match, **o.said()} for o in preset.overrides]
+    return {**asdict(preset), "overrides": overrides}

@@ -8,9 +8,10 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Path, Query, Request
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from automl_prune.search.job import SearchJob
-from automl_prune.search.ports import Store
-from automl_prune.search.spec import SearchSpec
+from automl_prune.loop.job import SearchJob
+from automl_prune.loop.ports import Store
+from automl_prune.loop.spec import SearchSpec
+from services.admission import BusyError
 from services.api import views
 from services.api.bodies import read_json
 from services.api.headers import known_host, same_site
@@ -25,14 +26,11 @@ _MOST_AT_ONCE = 17
 
 
 class Reviews:
-    """Reviews one spec at a time, in a thread, and lets a few more wait.
-
-    They are heavy, and tracing a network is not made for several threads at once.
-    """
+    """Reviews specs, each in a thread, and no more than a few; how many of them work at once is up to the review."""
 
     def __init__(self, review: Review) -> None:
         self._review = review
-        self._turn = CapacityLimiter(1)
+        self._threads = CapacityLimiter(_MOST_AT_ONCE)
         self._here = 0
 
     async def of(self, spec: SearchSpec) -> Mapping[str, Any]:
@@ -42,7 +40,9 @@ class Reviews:
             raise RequestError(503, "busy", "Too many searches are being checked at once; try again.", retry_after=5)
         self._here += 1
         try:
-            return await to_thread.run_sync(self._review, spec, limiter=self._turn)
+            return await to_thread.run_sync(self._review, spec, limiter=self._threads)
+        except BusyError as error:
+            raise RequestError(503, "busy", str(error), retry_after=30) from None
         finally:
             self._here -= 1
 

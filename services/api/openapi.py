@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from automl_prune.search.spec import SearchSpec
+from automl_prune.loop.spec import SearchSpec
 
 _REFERENCE = "#/components/schemas/{model}"
 _EXAMPLE = {

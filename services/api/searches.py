@@ -7,7 +7,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Response
 
 from automl_prune.errors import StateConflictError, UserError
-from automl_prune.search.job import SearchState
+from automl_prune.loop.job import SearchState
 from services.api import views
 from services.api.context import InContext, Limit, PageToken, SearchId, Spec, Text
 from services.api.openapi import SPEC_BODY

@@ -1,6 +1,7 @@
 """Routes that are not about searches: listings, probes, the page."""
 
 import platform
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
+from automl_prune.plugins import plugins
 from services.api.context import InContext, SearchId
 
 WEB = Path(__file__).parents[1] / "web"
@@ -37,6 +39,12 @@ def list_criteria(context: InContext) -> Any:
 def list_datasets(context: InContext) -> Any:
     """Datasets that candidates can be scored on."""
     return context.catalog["datasets"]
+
+
+@router.get("/v1/plugins", tags=["names"])
+async def list_plugins() -> Any:
+    """Plug-ins of this server: where each was found, and why one is left out."""
+    return {"items": [asdict(plugin) for plugin in plugins()], "next_page_token": None}
 
 
 @router.get("/healthz", tags=["probes"])

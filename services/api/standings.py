@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
+from automl_prune.loop.job import SearchJob, StoredTrial
+from automl_prune.loop.ports import Store
 from automl_prune.pareto import non_dominated
 from automl_prune.problem import Objective
-from automl_prune.search.job import SearchJob, StoredTrial
-from automl_prune.search.ports import Store
 from automl_prune.trial import TrialState
 
 BASE = "base"

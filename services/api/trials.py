@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
 from automl_prune.errors import NotFoundError
-from automl_prune.search.job import Artifact
+from automl_prune.loop.job import Artifact
 from automl_prune.trial import TrialState
 from services.api import views
 from services.api.context import InContext, Limit, PageToken, SearchId, Text

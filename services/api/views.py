@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
+from automl_prune.loop.job import Artifact, SearchJob, StoredTrial
 from automl_prune.problem import Objective
-from automl_prune.search.job import Artifact, SearchJob, StoredTrial
 from automl_prune.trial import TrialState
 from services.api.standings import ARMS
 

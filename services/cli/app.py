@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli import database, demo, listings, local, names, orders, results, serve
+from services.cli import database, demo, listings, local, names, orders, results, serve, spaces
 from services.cli.failures import Guarded
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
@@ -24,7 +24,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
         "cancel": orders.cancel,
     },
     "What a SearchSpec can name": {
-        "spaces": names.spaces,
+        "spaces": spaces.spaces,
         "strategies": names.strategies,
         "criteria": names.criteria,
         "datasets": names.datasets,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from automl_prune import plugins
 from automl_prune.errors import UserError
 from services.cli import text
 from services.cli.children import stoppable
@@ -16,7 +17,7 @@ from services.cli.text import Json, echo_json
 from services.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from automl_prune.search.plan import Plan
+    from automl_prune.loop.plan import Plan
 
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="A new folder for the result files.")]
 
@@ -32,12 +33,14 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a search here, without a server; exits with 1 unless it succeeds."""
-    from automl_prune.search.plan import make_plan
-    from automl_prune.search.spec import SearchSpec
+    from automl_prune.loop.plan import make_plan
+    from automl_prune.loop.spec import SearchSpec
+    from services.admission import Admissions
     from services.wiring import roots
 
     settings = load_settings(home=home, data_root=data_root, weights_root=weights_root)
-    plan = make_plan(SearchSpec.parse(read_spec(spec)), roots(settings))
+    plugins.allow(settings.plugins)
+    plan = make_plan(SearchSpec.parse(read_spec(spec)), roots(settings), admit=Admissions(settings))
     folder = new_folder(output or Path(f"automl-prune-{spec.stem}"))
     screen = text.console(stderr=as_json)
     with stoppable(), shown(screen) as display:
@@ -62,7 +65,7 @@ def search_here(plan: "Plan", settings: Settings, folder: Path, display: Display
     Raises:
         EvaluationError: Nothing could be evaluated.
     """
-    from automl_prune.search.run import run_search
+    from automl_prune.loop.run import run_search
     from automl_prune.storage.memory import MemoryStore
     from services.api.standings import Standings
     from services.api.views import search as view

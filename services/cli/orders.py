@@ -6,11 +6,12 @@ from urllib.parse import urljoin
 import typer
 from rich.console import Console
 
-from services.cli import text
+from services.cli import spaces, text
 from services.cli.client import Client
 from services.cli.failures import FAILED
 from services.cli.options import SERVER, AsJson, Key, SearchId, Server, SpecFile
 from services.cli.progress import follow, shown, stage
+from services.cli.spaces import All
 from services.cli.specs import read_spec
 from services.cli.text import Json, echo_json
 
@@ -34,7 +35,9 @@ def submit(
             text.console().print(f"{search['id']} is {search['state']}; see {page(client, search)}")
 
 
-def validate(spec: SpecFile, as_json: AsJson = False, server: Server = SERVER, key: Key = None) -> None:
+def validate(
+    spec: SpecFile, everything: All = False, as_json: AsJson = False, server: Server = SERVER, key: Key = None
+) -> None:
     """Check an order on the server without placing it."""
     data = read_spec(spec)
     with Client(server, key) as client:
@@ -42,17 +45,19 @@ def validate(spec: SpecFile, as_json: AsJson = False, server: Server = SERVER, k
     if as_json:
         echo_json(summary)
         return
-    searched = sum(g["choices"] > 1 for g in summary["groups"])
+    screen = text.console()
+    if everything:
+        spaces.show_groups(summary, screen, everything)
+        screen.print()
     rows = [
-        ("groups", f"{searched} searched, {len(summary['groups']) - searched} kept whole"),
-        ("space", f"10^{summary['log10_size']:.1f} candidates"),
+        *spaces.facts(summary),
         ("full network", text.costs(summary["base"])),
         ("narrowest", text.costs(summary["narrowest"])),
         ("uniform control", text.costs(summary["uniform"])),
         ("budgets", text.budgets(summary["budgets"])),
         ("evaluations", f"at most {summary['evaluations']}, controls included"),
     ]
-    text.console().print(text.facts(rows))
+    screen.print(text.facts(rows))
 
 
 def watch(search_id: SearchId, as_json: AsJson = False, server: Server = SERVER, key: Key = None) -> None:

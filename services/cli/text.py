@@ -56,7 +56,7 @@ def amount(value: float | None) -> str:
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if abs(value) >= 0.9995 * size:
             return f"{value / size:.3g}{unit}" if abs(value) < 999.5 * size else f"{value / size:.0f}{unit}"
-    return f"{value:g}"
+    return f"{value:.4g}"
 
 
 def quality(metric: str, value: float | None) -> str:

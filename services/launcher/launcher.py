@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from automl_prune.errors import AutomlPruneError
 from automl_prune.execution import connect
-from automl_prune.search.job import SearchJob, SearchState
-from automl_prune.search.ports import Store
+from automl_prune.loop.job import SearchJob, SearchState
+from automl_prune.loop.ports import Store
 from services.settings import Settings, environment
 
 log = logging.getLogger("automl_prune.launcher")

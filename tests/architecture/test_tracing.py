@@ -68,16 +68,18 @@ def test_a_failing_forward_pass_says_what_was_tried() -> None:
 class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 4, 1)
+        self.before, self.tested, self.after = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 6, 1)
+        self.head = nn.Conv2d(6, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(x)
-        return y * 2 if y.sum() > 0 else y
+        y: Tensor = self.tested(F.relu(self.before(x)))
+        return self.head(self.after(y * 2 if y.sum() > 0 else y))  # type: ignore[no-any-return]
 
 
-def test_data_dependent_control_flow_is_refused() -> None:
-    with pytest.raises(TraceError, match="must not branch on its values"):
-        trace(Branching(), torch.zeros(1, 3, 8, 8))
+def test_data_dependent_control_flow_freezes_what_it_touches_and_what_comes_after() -> None:
+    architecture = trace(Branching(), torch.ones(1, 3, 8, 8))
+    assert architecture.group("before").frozen is None
+    assert all("depends on values of the input" in str(architecture.group(name).frozen) for name in ("tested", "after"))
 
 
 class Softmaxed(nn.Module):

@@ -14,9 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from automl_prune.execution import ActorsExecutor, InlineExecutor, TuneExecutor, connect
-from automl_prune.search.arms import plan_arms
-from automl_prune.search.controller import Controller
-from automl_prune.search.ports import Executor
+from automl_prune.loop.arms import plan_arms
+from automl_prune.loop.controller import Controller
+from automl_prune.loop.ports import Executor
 from automl_prune.storage.sql import SqlStore
 from automl_prune.strategies.base import STRATEGIES
 from automl_prune.testing.strategy import toy_problem, toy_score

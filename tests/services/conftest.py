@@ -16,10 +16,10 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from automl_prune.errors import UnknownNameError
+from automl_prune.loop.job import Artifact, SearchState
+from automl_prune.loop.ports import Store
+from automl_prune.loop.spec import SearchSpec
 from automl_prune.problem import Budget, Problem
-from automl_prune.search.job import Artifact, SearchState
-from automl_prune.search.ports import Store
-from automl_prune.search.spec import SearchSpec
 from automl_prune.space import Candidate, ChannelSpace
 from automl_prune.storage.sql import SqlStore
 from automl_prune.trial import Outcome, Trial, TrialState

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from automl_prune.search.job import Artifact, SearchState
-from automl_prune.search.ports import Store
+from automl_prune.loop.job import Artifact, SearchState
+from automl_prune.loop.ports import Store
 from automl_prune.storage.memory import MemoryStore
 from automl_prune.storage.sql import SqlStore
 from automl_prune.trial import Outcome, TrialState

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from automl_prune.errors import UserError
 from automl_prune.export import load_architecture
-from automl_prune.search.spec import SearchSpec
+from automl_prune.loop.spec import SearchSpec
 from services.cli.app import COMMANDS, app
 from services.cli.client import UnreachableError
 from services.cli.progress import follow
@@ -137,21 +137,6 @@ def test_names_are_listed(call: Call, command: str, name: str) -> None:
     items = json.loads(call(command, "--json").stdout)["items"]
     assert name in [item["name"] for item in items]
     assert re.search(rf"^{name} ", call(command).stdout, re.MULTILINE)
-
-
-def test_a_space_is_described(call: Call) -> None:
-    found = json.loads(call("spaces", "--describe", "digits_resnet", "--json").stdout)
-    groups = {g["name"]: g for g in found["groups"]}
-    assert groups["layer1.0.conv1"] == {
-        "name": "layer1.0.conv1",
-        "width": 16,
-        "members": ["layer1.0.conv1", "layer1.0.bn1", "layer1.0.conv2"],
-        "frozen": None,
-    }
-    assert groups["linear"]["frozen"] == "network output"
-    assert found["base"]["macs"] == 747136
-    assert re.search(r"^layer1\.0\.conv1 +16 +layer1", call("spaces", "--describe", "digits_resnet").stdout, re.MULTILINE)
-    assert "did you mean 'digits_resnet'" in call("spaces", "--describe", "digit_resnet", code=2).stderr
 
 
 def test_the_database_is_upgraded_and_looking_does_not_create_it(call: Call, tmp_path: Path) -> None:

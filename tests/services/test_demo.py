@@ -68,9 +68,7 @@ def test_the_demo_finds_a_network_that_scores_as_it_says(tmp_path: Path) -> None
         DATASETS.get("digits"),
         DatasetSpec(name="digits", select_size=400, batch_size=64),
         tmp_path,
-        input_shape=definition.input_shape,
-        mean=definition.mean,
-        std=definition.std,
+        network=definition,
         seed=0,
     )
     assert images.describe()["report"] == result["splits"]["report"]

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from automl_prune.search.job import SearchJob, SearchState
-from automl_prune.search.ports import Store
+from automl_prune.loop.job import SearchJob, SearchState
+from automl_prune.loop.ports import Store
 from automl_prune.trial import TrialState
 from services.settings import Settings, environment, load_settings
 from services.wiring import open_store

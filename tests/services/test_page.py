@@ -11,8 +11,8 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
-from automl_prune.search.job import SearchState
-from automl_prune.search.ports import Store
+from automl_prune.loop.job import SearchState
+from automl_prune.loop.ports import Store
 from automl_prune.storage.sql import SqlStore
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -24,7 +24,7 @@ from automl_prune.errors import (
     UnknownNameError,
     UserError,
 )
-from automl_prune.search.spec import SearchSpec
+from automl_prune.loop.spec import SearchSpec
 from automl_prune.storage.sql import SqlStore
 from services.api.app import create_app
 from services.api.problems import TITLES, RequestError, problem_of

@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from automl_prune.errors import SpecError
-from services.settings import Settings, load_settings
+from services.settings import Settings, environment, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +57,9 @@ def test_folders_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         ("PUBLIC_URL", "javascript:alert(1)"),
         ("PUBLIC_URL", "https://a.example/below"),
         ("PORT", "x"),
+        ("PLUGINS", "os; rm"),
+        ("PLUGINS", "../module"),
+        ("PLUGINS", "good,a..b"),
     ],
 )
 def test_a_bad_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -75,3 +78,11 @@ def test_settings_do_not_change_and_hide_the_database(tmp_path: Path) -> None:
     assert "secret" not in repr(settings)
     with pytest.raises(ValidationError, match="frozen"):
         settings.port = 1  # type: ignore[misc]
+
+
+def test_plugins_are_module_names_separated_by_commas(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AUTOML_PRUNE_PLUGINS", " one, two.three ,")
+    settings = load_settings(home=tmp_path)
+    assert settings.plugins == ("one", "two.three")
+    assert environment(settings)["AUTOML_PRUNE_PLUGINS"] == "one,two.three"
+    assert environment(load_settings(home=tmp_path, plugins=()))["AUTOML_PRUNE_PLUGINS"] == ""

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from automl_prune.errors import SpecError
-from automl_prune.search.plan import Plan, make_plan
-from automl_prune.search.spec import SearchSpec
+from automl_prune.loop.plan import Plan, make_plan
+from automl_prune.loop.spec import SearchSpec
 from services.settings import environment, load_settings
 from services.wiring import make_executor, roots
 

@@ -10,7 +10,7 @@ import signal
 import sys
 from multiprocessing.synchronize import Barrier
 
-from automl_prune.search.job import SearchState
+from automl_prune.loop.job import SearchState
 from automl_prune.space import Candidate
 from automl_prune.storage.sql import SqlStore
 from automl_prune.trial import Outcome, Trial, TrialState

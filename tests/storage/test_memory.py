@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from automl_prune.search.ports import Store
+from automl_prune.loop.ports import Store
 from automl_prune.storage.memory import MemoryStore
 from automl_prune.testing import StoreContract
 from automl_prune.testing.store_kit import add, driven, trial

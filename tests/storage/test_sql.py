@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from automl_prune.errors import UserError
-from automl_prune.search.job import Artifact, SearchState
+from automl_prune.loop.job import Artifact, SearchState
 from automl_prune.storage.engine import connect
 from automl_prune.storage.sql import SqlStore
 from automl_prune.testing import StoreContract

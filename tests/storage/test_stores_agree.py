@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from automl_prune.errors import AutomlPruneError
-from automl_prune.search.job import Artifact, SearchJob, SearchState, StoredTrial
-from automl_prune.search.ports import Store
+from automl_prune.loop.job import Artifact, SearchJob, SearchState, StoredTrial
+from automl_prune.loop.ports import Store
 from automl_prune.storage.memory import MemoryStore
 from automl_prune.storage.sql import SqlStore
 from automl_prune.testing.store_kit import SCORED, trial

@@ -1,5 +1,5 @@
 """Fidelity of the bee colony: ABC-1 to ABC-8 and ABC-10 (inheritance, ABC-9, and the leak guard, ABC-11, are tested where
-they live: tests/surgery/test_inherit.py and tests/search/test_spec.py)."""
+they live: tests/surgery/test_inherit.py and tests/loop/test_spec.py)."""
 
 from collections import Counter
 from typing import Any
@@ -11,9 +11,9 @@ from scipy.stats import chisquare
 from automl_prune.architecture.tracing import trace
 from automl_prune.costs import CostModel
 from automl_prune.errors import SpecError, UnknownNameError
+from automl_prune.loop.spec import SearchSpec
 from automl_prune.networks import NETWORKS
 from automl_prune.problem import Objective, Problem
-from automl_prune.search.spec import SearchSpec
 from automl_prune.space import ChannelSpace
 from automl_prune.strategies.abc import BeeColony, neighbour, onlooker_probabilities, onlookers
 from automl_prune.strategies.base import Proposal

@@ -6,13 +6,15 @@ import torch
 from torch import nn
 
 from automl_prune import prune as prune_module
-from automl_prune.architecture import Architecture
+from automl_prune.architecture import Architecture, ChannelGroup
+from automl_prune.architecture.model import Axis, Run, Tensor
 from automl_prune.architecture.tracing import trace
-from automl_prune.errors import UnknownNameError, WidthError
+from automl_prune.errors import UnknownNameError, UserError, WidthError
 from automl_prune.networks import NETWORKS
 from automl_prune.space import ChannelSpace
 from automl_prune.surgery.slicing import kept_channels, materialise, prune
 from automl_prune.surgery.verify import masked
+from search_spaces.cifar_resnet import CifarResNet
 
 FAMILIES = {
     "resnet20": (3, 32, 32),
@@ -164,3 +166,64 @@ def test_tied_weights_and_powers_are_not_mistaken() -> None:
     architecture = trace(Tied(), torch.zeros(1, 4, 4, 4))
     assert architecture.free_groups == ()
     assert any("pow" in (g.frozen or "") or "network input" in (g.frozen or "") for g in architecture.groups)
+
+
+def test_the_argument_stays_as_it_was_and_shares_no_memory() -> None:
+    model, architecture, _x = make("mobilenet_v2")
+    model.train()
+    model.get_submodule("features.1").eval()
+    for index, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(index % 2 == 0)
+    before = {name: (value.clone(), value.requires_grad) for name, value in every_tensor(model).items()}
+    modes = [module.training for module in model.modules()]
+    one = architecture.free_groups[0].name  # most tensors stay whole and must be copied all the same
+    for widths in ({}, {one: architecture.group(one).divisor}, random_widths(architecture, 4)):
+        small = prune(model, architecture, widths)
+        after = every_tensor(small)
+        taken = {t.untyped_storage().data_ptr() for t in every_tensor(model).values()}
+        assert not taken & {t.untyped_storage().data_ptr() for t in after.values()}
+        assert {name: t.requires_grad for name, t in after.items()} == {name: r for name, (_, r) in before.items()}
+        assert [module.training for module in small.modules()] == modes
+        with torch.no_grad():
+            for t in after.values():
+                t.zero_()
+    now = every_tensor(model)
+    assert all(torch.equal(now[name], value) and now[name].requires_grad == r for name, (value, r) in before.items())
+    assert [module.training for module in model.modules()] == modes
+
+
+def every_tensor(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+class Twins(nn.Module):
+    """Two depthwise convolutions with one weight, one of them under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(4, 4, 1, groups=4, bias=False)
+        self.right = nn.Conv2d(4, 4, 1, groups=4, bias=False)
+        self.right.weight, self.alias = self.left.weight, self.right
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.alias(self.right(self.left(x)))  # type: ignore[no-any-return]
+
+
+def test_every_layer_with_a_tied_weight_knows_its_size() -> None:
+    groups = (ChannelGroup("g", 4, 4, 0, ("left", "right")),)
+    tensors = (Tensor("left.weight", (4, 1, 1, 1), (Axis(0, "out", (Run(0, 4),)),)),)
+    small = materialise(Twins(), Architecture((4, 2, 2), groups, (), tensors), {"g": [1, 3]})
+    assert isinstance(small, Twins)
+    assert small.right.weight is small.left.weight
+    assert small.alias is small.right
+    assert (small.left.groups, small.right.groups) == (2, 2)
+    assert small(torch.ones(1, 2, 2, 2)).shape == (1, 2, 2, 2)
+
+
+def test_a_module_that_was_not_traced_is_refused() -> None:
+    _, architecture, _x = make("resnet20")
+    wider = CifarResNet(3, 10, widths=(20, 32, 64))
+    with pytest.raises(UserError, match=r"'conv1\.weight' has the shape \[20, 3, 3, 3\]; expected \[16, 3, 3, 3\]"):
+        materialise(wider, architecture, {"conv1": [0]})
+    with pytest.raises(UserError, match=r"'conv1\.weight' is missing"):
+        materialise(nn.Linear(2, 2), architecture, {"conv1": [0]})

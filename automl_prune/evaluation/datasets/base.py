@@ -21,36 +21,56 @@ _RESIZED_AT_ONCE = 2048
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet:
-    """Images and the class of each.
+class LabelledSet:
+    """What networks take in, and the class of each.
 
     Attributes:
-        images: uint8 ``[n, channels, height, width]``.
+        images: float32 ``[n, …]``, whatever it shows, as the network takes it in.
         labels: int64 ``[n]``, from 0.
+        select: Indices, int64, of those that the source itself sets aside to score candidates; None: draw some.
     """
 
     images: Tensor
     labels: Tensor
+    select: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.dim() != 4:
-            raise ValueError(f"Images are uint8 [n, channels, height, width], not {_described(self.images)}.")
+        self._check_images()
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             raise ValueError(f"Labels are int64 [{len(self.images)}], not {_described(self.labels)}.")
+        if self.select is not None and (self.select.dtype != torch.int64 or self.select.dim() != 1):
+            raise ValueError(f"Indices are int64 [n], not {_described(self.select)}.")
+
+    def _check_images(self) -> None:
+        if self.images.dtype != torch.float32 or self.images.dim() < 2:
+            raise ValueError(f"What a network takes in is float32 [n, …], not {_described(self.images)}.")
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one of them."""
+        return tuple(self.images.shape[1:])
+
+    @property
+    def num_classes(self) -> int:
+        """The least number of classes a network needs for these labels."""
+        return int(self.labels.max()) + 1 if len(self) else 0
+
+
+class ImageSet(LabelledSet):
+    """Images as bytes, uint8 ``[n, channels, height, width]``: sized, normalised and augmented here."""
+
+    def _check_images(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.dim() != 4:
+            raise ValueError(f"Images are uint8 [n, channels, height, width], not {_described(self.images)}.")
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of every image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
-
-    @property
-    def num_classes(self) -> int:
-        """The least number of classes a network needs for these labels."""
-        return int(self.labels.max()) + 1 if len(self) else 0
 
 
 class Dataset(ABC):
@@ -62,6 +82,7 @@ class Dataset(ABC):
         input_shape: Channels, height and width as stored; None where it is only known once loaded.
         mean, std: Default input normalisation per channel, of values in [0, 1].
         augment: The standard augmentation for training, or None.
+        in_memory: Whether loading costs nothing, so that what it gives need not be kept for the next time.
     """
 
     name: ClassVar[str]
@@ -71,9 +92,12 @@ class Dataset(ABC):
     mean: ClassVar[tuple[float, ...]]
     std: ClassVar[tuple[float, ...]]
     augment: ClassVar[Augment | None] = None
+    in_memory: ClassVar[bool] = False
 
     @abstractmethod
-    def load(self, root: Path, *, download: bool, image_size: tuple[int, int] | None) -> tuple[ImageSet, ImageSet | None]:
+    def load(
+        self, root: Path, *, download: bool, image_size: tuple[int, int] | None
+    ) -> tuple[LabelledSet, LabelledSet | None]:
         """Read training and test images; the latter None where there is no official test set.
 
         Args:
@@ -86,7 +110,9 @@ class Dataset(ABC):
         """
 
 
-DATASETS: Registry[Dataset] = Registry("dataset", package="automl_prune.evaluation.datasets")
+DATASETS: Registry[Dataset] = Registry(
+    "dataset", package="automl_prune.evaluation.datasets", entry_point_group="automl_prune.datasets"
+)
 
 
 def resized(images: Tensor, image_size: tuple[int, int] | None) -> Tensor:

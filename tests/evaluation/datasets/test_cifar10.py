@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from automl_prune.errors import DatasetError
-from automl_prune.evaluation.datasets.base import DATASETS, ImageSet
+from automl_prune.evaluation.datasets.base import DATASETS, LabelledSet
 from automl_prune.evaluation.datasets.cifar10 import Cifar10
 
 Bytes = npt.NDArray[np.uint8]
@@ -54,7 +54,7 @@ def write(root: Path, folder: str, suffix: str, make: Callable[[str], bytes]) ->
     return root
 
 
-def load(root: Path, image_size: tuple[int, int] | None = None) -> tuple[ImageSet, ImageSet]:
+def load(root: Path, image_size: tuple[int, int] | None = None) -> tuple[LabelledSet, LabelledSet]:
     train, test = DATASETS.get("cifar10").load(root, download=False, image_size=image_size)
     assert test is not None
     return train, test
@@ -82,7 +82,7 @@ def test_reads_every_form_in_the_order_of_its_files(tmp_path: Path, form: str, i
 
 def test_can_be_resized(tmp_path: Path) -> None:
     train, test = load(write(tmp_path, *FORMS["binary"]), (48, 40))
-    assert train.input_shape == test.input_shape == (3, 48, 40)
+    assert train.sample_shape == test.sample_shape == (3, 48, 40)
 
 
 @pytest.mark.parametrize("make", [lambda p: p, lambda p: p / "absent"])

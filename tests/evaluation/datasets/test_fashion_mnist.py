@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from automl_prune.errors import DatasetError
-from automl_prune.evaluation.datasets.base import DATASETS, ImageSet
+from automl_prune.evaluation.datasets.base import DATASETS, LabelledSet
 from automl_prune.evaluation.datasets.fashion_mnist import FashionMnist
 
 SIZES = {"train": 6, "t10k": 3}
@@ -36,7 +36,7 @@ def write(folder: Path, *, zipped: bool) -> Path:
     return folder
 
 
-def load(root: Path, image_size: tuple[int, int] | None = None) -> tuple[ImageSet, ImageSet]:
+def load(root: Path, image_size: tuple[int, int] | None = None) -> tuple[LabelledSet, LabelledSet]:
     train, test = DATASETS.get("fashion_mnist").load(root, download=False, image_size=image_size)
     assert test is not None
     return train, test
@@ -47,7 +47,7 @@ def load(root: Path, image_size: tuple[int, int] | None = None) -> tuple[ImageSe
 def test_reads_either_form_in_every_usual_place(tmp_path: Path, zipped: bool, place: str) -> None:
     write(tmp_path / "root" / place, zipped=zipped)
     train, test = load(tmp_path / "root")
-    assert (train.input_shape, len(train), len(test)) == ((1, 28, 28), 6, 3)
+    assert (train.sample_shape, len(train), len(test)) == ((1, 28, 28), 6, 3)
     drawn = np.random.default_rng(6)
     assert np.array_equal(train.images[:, 0].numpy(), drawn.integers(0, 256, (6, 28, 28), dtype=np.uint8))
     assert train.labels.tolist() == drawn.integers(0, 10, 6, dtype=np.uint8).tolist()
@@ -55,7 +55,7 @@ def test_reads_either_form_in_every_usual_place(tmp_path: Path, zipped: bool, pl
 
 def test_can_be_enlarged_for_networks_of_32_pixels(tmp_path: Path) -> None:
     train, _ = load(write(tmp_path / "raw", zipped=True), (32, 32))
-    assert train.input_shape == (1, 32, 32)
+    assert train.sample_shape == (1, 32, 32)
 
 
 def test_missing_files_say_where_and_what(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from automl_prune.errors import DatasetError
-from automl_prune.evaluation.datasets.base import DATASETS, ImageSet
+from automl_prune.evaluation.datasets.base import DATASETS, LabelledSet
 from automl_prune.evaluation.loading import Normalise, batches
 from automl_prune.evaluation.scoring import score
 from automl_prune.evaluation.weights import fit, load_state_dict_file
@@ -20,7 +20,7 @@ def paint(file: Path, colour: tuple[int, int, int] = RED, size: tuple[int, int] 
     Image.new("RGB", size, colour).save(file)
 
 
-def load(root: Path, image_size: tuple[int, int] | None = (16, 16)) -> tuple[ImageSet, ImageSet | None]:
+def load(root: Path, image_size: tuple[int, int] | None = (16, 16)) -> tuple[LabelledSet, LabelledSet | None]:
     return DATASETS.get("image_folder").load(root, download=False, image_size=image_size)
 
 
@@ -34,7 +34,7 @@ def test_names_are_numbered_in_sorted_order(tmp_path: Path) -> None:
     train, test = load(tmp_path)
     assert test is None
     assert train.labels.tolist() == [0, 0, 1]
-    assert train.input_shape == (3, 16, 16)
+    assert train.sample_shape == (3, 16, 16)
     assert train.images[2, :, 8, 8].tolist() == list(RED)
     assert int(train.images[0, 1].min()) > 150
 
@@ -95,7 +95,7 @@ def test_a_test_class_that_was_never_trained_is_refused(tmp_path: Path) -> None:
 def test_every_kind_of_picture_becomes_rgb(tmp_path: Path, mode: str) -> None:
     (tmp_path / "a").mkdir()
     Image.new("RGB", (20, 20), RED).convert(mode).save(tmp_path / "a" / ("x.jpg" if mode == "CMYK" else "x.png"))
-    assert load(tmp_path)[0].input_shape == (3, 16, 16)
+    assert load(tmp_path)[0].sample_shape == (3, 16, 16)
 
 
 def test_a_corrupt_picture_is_named(tmp_path: Path) -> None:

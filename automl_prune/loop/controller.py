@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from automl_prune.errors import EvaluationError, StateConflictError
+from automl_prune.loop.arms import SEARCH, Arm, History
+from automl_prune.loop.ports import Store, replay_order
 from automl_prune.problem import Problem
-from automl_prune.search.arms import SEARCH, Arm, History
-from automl_prune.search.ports import Store, replay_order
 from automl_prune.strategies.base import Strategy
 from automl_prune.trial import Outcome, Trial, TrialState
 
@@ -27,7 +27,7 @@ GIVE_UP_AFTER = 10
 
 
 class Controller:
-    """A search's trial source (see :class:`~automl_prune.search.ports.TrialSource`).
+    """A search's trial source (see :class:`~automl_prune.loop.ports.TrialSource`).
 
     Args:
         store: Where trials are recorded.

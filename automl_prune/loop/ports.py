@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from automl_prune.search.job import Artifact, SearchJob, SearchState, StoredTrial
+from automl_prune.loop.job import Artifact, SearchJob, SearchState, StoredTrial
 from automl_prune.trial import Evaluator, Outcome, Trial
 
 

@@ -4,12 +4,6 @@ Names are looked up, the network is traced and verified (once; the result is cac
 checked to be reachable, weights are read and compared with the network, and the dataset is opened.
 """
 
-import hashlib
-import inspect
-import json
-import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,27 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from pydantic import ValidationError
 
-from automl_prune.architecture import Architecture, channel_ids, model, rules, tracing
+from automl_prune import plugins
+from automl_prune.architecture import Architecture
 from automl_prune.costs import METRICS, CostModel
+from automl_prune.describe import describe
 from automl_prune.errors import FieldError, SpecError, UnknownNameError
-from automl_prune.evaluation.datasets.base import DATASETS
-from automl_prune.evaluation.evaluator import EvaluationSetup, Recovery
+from automl_prune.evaluation.datasets.base import DATASETS, Dataset
+from automl_prune.evaluation.evaluator import EvaluationSetup, Given, Recovery
 from automl_prune.evaluation.images import Images, load_images
 from automl_prune.evaluation.loading import check_classes
 from automl_prune.evaluation.recipe import FineTune, Recipe
 from automl_prune.evaluation.weights import fit, load_state_dict_file, resolve_weights
+from automl_prune.loop.admission import Admit, admitted
+from automl_prune.loop.spec import BudgetSpec, SearchSpaceSpec, SearchSpec, field_errors
 from automl_prune.networks import NETWORKS, NetworkDefinition
 from automl_prune.problem import Budget, Objective, Problem
-from automl_prune.search.spec import BudgetSpec, SearchSpec, field_errors
 from automl_prune.space import ChannelSpace
 from automl_prune.strategies.base import STRATEGIES, Strategy
-from automl_prune.surgery import slicing, verify
 from automl_prune.surgery.criteria import CRITERIA
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,22 +49,26 @@ class Plan:
     Attributes:
         spec: The order.
         network: The network's definition.
+        dataset: What the splits are taken from.
         num_classes: Of the network that is built.
         architecture: Traced and verified.
         problem: Space, costs, objective and absolute budgets.
         recipe: The strategy's published recipe with the user's overrides.
         weights: The base network's file, or None: train it first.
         roots: Where things are.
+        given: The network and the dataset where they came as objects.
     """
 
     spec: SearchSpec
     network: NetworkDefinition
+    dataset: Dataset
     num_classes: int
     architecture: Architecture
     problem: Problem
     recipe: Recipe
     weights: Path | None
     roots: Roots
+    given: Given | None = None
 
     def make_strategy(self) -> Strategy:
         """A fresh copy of the ordered strategy."""
@@ -84,7 +81,7 @@ class Plan:
         """What the workers need."""
         spec = self.spec
         return EvaluationSetup(
-            network=self.network.name,
+            network=spec.search_space.name,
             num_classes=self.num_classes,
             architecture=self.architecture,
             space=self.problem.space,
@@ -98,6 +95,8 @@ class Plan:
             recovery=Recovery(spec.finish.recovery, spec.finish.epochs, spec.finish.lr),
             gpu=spec.resources.gpu,
             base_training=FineTune(epochs=spec.base_training.epochs, lr=spec.base_training.lr),
+            plugins=plugins.allowed(),
+            given=self.given,
         )
 
     @cached_property
@@ -108,27 +107,12 @@ class Plan:
     @cached_property
     def images(self) -> Images:
         """The splits; opened to check the order."""
-        return open_images(self.spec, self.network, self.roots)
+        return open_images(self.spec, self.network, self.dataset, self.roots)
 
     def summary(self) -> dict[str, Any]:
         """What ``POST /searches:validate`` answers."""
         space = self.problem.space
-        searched = dict(zip(space.names, space.choices, strict=True))
-        return {
-            "groups": [
-                {
-                    "name": g.name,
-                    "full_width": g.width,
-                    "members": list(g.members),
-                    "frozen": g.frozen if g.frozen or g.name in searched else "kept whole by the search space",
-                    "choices": len(searched.get(g.name, ())) or 1,
-                    "narrowest": searched[g.name][0] if g.name in searched else g.width,
-                }
-                for g in self.architecture.groups
-            ],
-            "log10_size": space.log10_size,
-            "base": self.base_costs,
-            "narrowest": self.problem.costs(space.narrowest),
+        return describe(self.architecture, space, self.problem.cost) | {
             "uniform": {"widths": space.widths(self.problem.widest_uniform)}
             | self.problem.costs(self.problem.widest_uniform),
             "budgets": [budget_json(b) for b in self.problem.budgets],
@@ -138,30 +122,32 @@ class Plan:
         }
 
 
-def make_plan(spec: SearchSpec, roots: Roots) -> Plan:
+def make_plan(spec: SearchSpec, roots: Roots, *, given: Given | None = None, admit: Admit = admitted) -> Plan:
     """Check an order completely.
+
+    Args:
+        spec: The order.
+        roots: Where the files it names are.
+        given: The network and the dataset, instead of those registered under the names in the order.
+        admit: How the network's architecture is found; by default in this process.
 
     Raises:
         UserError: Any of its kinds, with the JSON pointer of the field.
     """
-    network = NETWORKS.get(spec.search_space.name, pointer="/search_space/name")
-    DATASETS.get(spec.dataset.name, pointer="/dataset/name")
+    network = given.network if given else NETWORKS.get(spec.search_space.name, pointer="/search_space/name")
+    network.preset(spec.search_space.preset)
+    dataset = given.dataset if given else DATASETS.get(spec.dataset.name, pointer="/dataset/name")
     strategy = STRATEGIES.get(spec.strategy.name, pointer="/strategy/name")
     strategy.read_options(spec.strategy.preset, spec.strategy.options)
     recipe = read_recipe(strategy, spec)
-    preset = network.preset(spec.search_space.preset)
     num_classes = spec.search_space.num_classes or network.num_classes
-    images = open_images(spec, network, roots)
+    images = open_images(spec, network, dataset, roots)
     check_classes(images.num_classes, num_classes)
+    if spec.weights is not None:
+        resolve_weights(roots.weights, spec.weights)  # a missing file is known before the long work
+    architecture = admit(network, num_classes, roots.cache)
     weights = read_weights(spec, network, num_classes, roots)
-    architecture = admitted(network, num_classes, roots.cache)
-    wanted = spec.search_space
-    space = ChannelSpace.of(
-        architecture,
-        round_to=preset.round_to if wanted.round_to is None else wanted.round_to,
-        min_ratio=preset.min_ratio if wanted.min_ratio is None else wanted.min_ratio,
-        frozen=[*wanted.frozen, *preset.frozen],
-    )
+    space = ordered_space(spec.search_space, network, architecture)
     cost = CostModel(architecture, space.names)
     full = {name: float(values[0]) for name, values in cost(space.array([space.full])).items()}
     problem = Problem(
@@ -171,9 +157,25 @@ def make_plan(spec: SearchSpec, roots: Roots) -> Plan:
         budgets=tuple(absolute(b, full, i) for i, b in enumerate(spec.budgets)),
     )
     problem.check_reachable()
-    plan = Plan(spec, network, num_classes, architecture, problem, recipe, weights, roots)
+    plan = Plan(spec, network, dataset, num_classes, architecture, problem, recipe, weights, roots, given)
     plan.make_strategy()
     return plan
+
+
+def ordered_space(
+    wanted: SearchSpaceSpec, network: NetworkDefinition, architecture: Architecture, *, allow_empty: bool = False
+) -> ChannelSpace:
+    """The space that an order describes: the preset's declaration with the order's changes; raises UserError."""
+    preset = network.preset(wanted.preset)
+    return ChannelSpace.of(
+        architecture,
+        round_to=preset.round_to if wanted.round_to is None else wanted.round_to,
+        min_ratio=preset.min_ratio if wanted.min_ratio is None else wanted.min_ratio,
+        frozen=wanted.frozen,
+        overrides=[o.override() for o in wanted.overrides],
+        declared=preset.declared,
+        allow_empty=allow_empty,
+    )
 
 
 def evaluations(spec: SearchSpec) -> int:
@@ -220,17 +222,9 @@ def read_recipe(strategy: type[Strategy], spec: SearchSpec) -> Recipe:
     return recipe
 
 
-def open_images(spec: SearchSpec, network: NetworkDefinition, roots: Roots) -> Images:
+def open_images(spec: SearchSpec, network: NetworkDefinition, dataset: Dataset, roots: Roots) -> Images:
     """The dataset's splits as the network takes them in; raises DatasetError."""
-    return load_images(
-        DATASETS.get(spec.dataset.name),
-        spec.dataset,
-        dataset_root(spec, roots),
-        input_shape=network.input_shape,
-        mean=spec.dataset.mean or network.mean,
-        std=spec.dataset.std or network.std,
-        seed=spec.seed,
-    )
+    return load_images(dataset, spec.dataset, dataset_root(spec, roots), network=network, seed=spec.seed)
 
 
 def dataset_root(spec: SearchSpec, roots: Roots) -> Path:
@@ -253,30 +247,3 @@ def read_weights(spec: SearchSpec, network: NetworkDefinition, num_classes: int,
     with torch.random.fork_rng(devices=[]):
         fit(network.build(num_classes), load_state_dict_file(path))
     return path
-
-
-def admitted(network: NetworkDefinition, num_classes: int, cache: Path) -> Architecture:
-    """The network's verified architecture, from the cache where an equal one was admitted before; raises TraceError."""
-    file = cache / f"architecture-{_network_id(network, num_classes)}.json"
-    try:
-        return Architecture.from_json(json.loads(file.read_text()))
-    except (OSError, ValueError, KeyError, TypeError):
-        log.info("admitting %s", network.name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        architecture = verify.admit(network.build(num_classes), torch.zeros(1, *network.input_shape))
-    cache.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=cache, suffix=".json")
-    with os.fdopen(handle, "w") as stream:
-        json.dump(architecture.to_json(), stream)
-    Path(temporary).replace(file)
-    return architecture
-
-
-def _network_id(network: NetworkDefinition, num_classes: int) -> str:
-    """What an architecture depends on: the network's name and sizes, versions, and the code that builds and describes it."""
-    build = getattr(network.build, "func", network.build)
-    modules = [channel_ids, model, rules, tracing, slicing, verify, inspect.getmodule(build)]
-    sources = [inspect.getsource(m) for m in modules if m is not None]
-    key = [network.name, network.input_shape, num_classes, torch.__version__, torchvision.__version__, sources]
-    return f"{network.name}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from automl_prune.errors import SpecError
-from automl_prune.search.spec import SearchSpec
+from automl_prune.loop.spec import SearchSpec
 
 
 def order(**changes: Any) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from automl_prune.evaluation.evaluator import CandidateEvaluator
-from automl_prune.search.arms import BASE, FINAL, PREPARATION, REPORT, SEARCH, History, plan_arms
-from automl_prune.search.controller import Controller
-from automl_prune.search.job import Artifact, SearchJob, SearchState
-from automl_prune.search.plan import Plan, budget_json, evaluations
-from automl_prune.search.ports import Executor, Store
-from automl_prune.search.result import build_result
+from automl_prune.loop.arms import BASE, FINAL, PREPARATION, REPORT, SEARCH, History, plan_arms
+from automl_prune.loop.controller import Controller
+from automl_prune.loop.job import Artifact, SearchJob, SearchState
+from automl_prune.loop.plan import Plan, budget_json, evaluations
+from automl_prune.loop.ports import Executor, Store
+from automl_prune.loop.result import build_result
 from automl_prune.trial import Trial
 
 MODEL_FILE, ARCHITECTURE_FILE = "model.safetensors", "architecture.json"

@@ -6,11 +6,11 @@ import pytest
 
 from automl_prune.errors import EvaluationError, LeaseLostError
 from automl_prune.execution.inline import InlineExecutor
+from automl_prune.loop.arms import plan_arms
+from automl_prune.loop.controller import Controller
+from automl_prune.loop.job import SearchJob
+from automl_prune.loop.ports import Store
 from automl_prune.problem import Problem
-from automl_prune.search.arms import plan_arms
-from automl_prune.search.controller import Controller
-from automl_prune.search.job import SearchJob
-from automl_prune.search.ports import Store
 from automl_prune.storage.memory import MemoryStore
 from automl_prune.strategies.base import STRATEGIES, Strategy
 from automl_prune.testing.strategy import toy_problem, toy_score
@@ -121,7 +121,7 @@ def test_a_killed_driver_is_continued_with_the_same_asks(after: int, in_flight: 
 
 
 def test_a_snapshot_covers_what_came_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("automl_prune.search.controller.SNAPSHOT_EVERY", 7)
+    monkeypatch.setattr("automl_prune.loop.controller.SNAPSHOT_EVERY", 7)
     store = MemoryStore()
     job = claimed(store)
     done = finish(control(store, job), 33)

@@ -7,9 +7,27 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from automl_prune.errors import FieldError, SpecError
 from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe, Strict
+from automl_prune.granularity import Override
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
+
+
+class OverrideSpec(Strict):
+    """What differs for the groups that a pattern names; the later of two that match the same group wins, field by field."""
+
+    match: Name = Field(description="A glob for group names or layers that put a group out, as in layer3.*.")
+    round_to: Annotated[int, Field(ge=1, le=1024)] | None = Field(None, description="Widths are multiples of this.")
+    min_ratio: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="Least part of the full width.")
+    max_ratio: Ratio | None = Field(None, description="Most that a cut leaves of the full width; full stays allowed.")
+    widths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=4096)] | None = Field(
+        None, description="The widths themselves, instead of steps and limits; the full width is added."
+    )
+    frozen: bool | None = Field(None, description="true keeps the groups whole; false undoes a preset or frozen.")
+
+    def override(self) -> Override:
+        """The same as the space takes it."""
+        return Override(**self.model_dump())
 
 
 class SearchSpaceSpec(Strict):
@@ -20,6 +38,9 @@ class SearchSpaceSpec(Strict):
     round_to: Annotated[int, Field(ge=1, le=1024)] | None = None
     min_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
     frozen: Annotated[list[Name], Field(max_length=256)] = Field(default_factory=list)
+    overrides: Annotated[list[OverrideSpec], Field(max_length=256)] = Field(
+        default_factory=list, description="Granularity of single groups; read in order after everything else."
+    )
     num_classes: Annotated[int, Field(ge=2, le=100_000)] | None = None
 
 
@@ -158,6 +179,7 @@ __all__ = [
     "DatasetSpec",
     "FineTune",
     "FinishSpec",
+    "OverrideSpec",
     "Recipe",
     "Resources",
     "SearchSpaceSpec",

@@ -12,10 +12,10 @@ from automl_prune.errors import UserError, WeightsError
 from automl_prune.evaluation.evaluator import CandidateEvaluator
 from automl_prune.evaluation.scoring import score
 from automl_prune.execution.inline import InlineExecutor
-from automl_prune.search.job import SearchJob, SearchState
-from automl_prune.search.plan import Plan, Roots, make_plan
-from automl_prune.search.run import run_search
-from automl_prune.search.spec import SearchSpec
+from automl_prune.loop.job import SearchJob, SearchState
+from automl_prune.loop.plan import Plan, Roots, make_plan
+from automl_prune.loop.run import run_search
+from automl_prune.loop.spec import SearchSpec
 from automl_prune.storage.memory import MemoryStore
 from automl_prune.trial import Trial, TrialState
 

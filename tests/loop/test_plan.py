@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from automl_prune.errors import UserError
+from automl_prune.loop.admission import admitted
+from automl_prune.loop.plan import Roots, make_plan
+from automl_prune.loop.spec import SearchSpec
 from automl_prune.networks import NETWORKS
-from automl_prune.search.plan import Roots, admitted, make_plan
-from automl_prune.search.spec import SearchSpec
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +48,45 @@ def test_the_summary_says_what_will_be_searched(roots: Roots) -> None:
     assert summary["splits"]["select"]["size"] == 300
 
 
+def test_what_is_not_searched_is_said_with_its_reason(roots: Roots) -> None:
+    space = {
+        "name": "digits_resnet",
+        "round_to": 16,
+        "frozen": ["layer3.0.conv1"],
+        "overrides": [
+            {"match": "layer2.*", "round_to": 8, "max_ratio": 0.5},
+            {"match": "layer2.0.conv1", "widths": [4, 10]},
+        ],
+    }
+    summary = make_plan(order(search_space=space, budgets=[{"metric": "macs", "max_ratio": 0.9}]), roots).summary()
+    groups = {g["name"]: g for g in summary["groups"]}
+    assert {n: g["widths"] for n, g in groups.items() if g["searched"]} == {
+        "layer2.0.conv1": {"min": 4, "max": 32, "count": 3, "step": None, "list": [4, 10, 32]},
+        "layer2.0.conv2": {"min": 8, "max": 32, "count": 3, "step": None, "list": [8, 16, 32]},
+        "layer3.0.conv2": {"min": 16, "max": 64, "count": 4, "step": 16},
+    }
+    assert {n: g["frozen"] for n, g in groups.items() if g["kept_by"] not in (None, "network")} == {
+        "layer3.0.conv1": "kept whole by 'layer3.0.conv1' in frozen",
+        "conv1": "only its full width is left by round_to 16",
+        "layer1.0.conv1": "only its full width is left by round_to 16",
+    }
+    assert summary["totals"]["frozen_by"] == {"network": 3, "pattern": 1, "granularity": 2}
+    assert summary["kept_whole"][0]["groups"] == ["conv1", "layer1.0.conv1"]
+
+
+def overriding(*overrides: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"search_space": {"name": "digits_resnet", "overrides": list(overrides), **fields}}
+
+
 @pytest.mark.parametrize(
     ("changes", "pointer", "said"),
     [
+        (overriding({"match": "layer4.*", "round_to": 8}), "/search_space/overrides/0/match", "did you mean 'layer"),
+        (overriding({"match": "layer3.*"}), "/search_space/overrides/0", "says nothing"),
+        (overriding({"match": "conv1", "widths": [0]}), "/search_space/overrides/0/widths/0", "greater than"),
+        (overriding({"match": "conv1", "widths": [8, 17]}), "/search_space/overrides/0/widths/1", "allowed: 1 to 16"),
+        (overriding({"match": "conv1", "round_to": 32}), "/search_space/overrides/0/round_to", "leaves nothing to search"),
+        (overriding({"match": "linear", "round_to": 2}), "/search_space/overrides/0/match", "linear: network output"),
         ({"search_space": {"name": "resnet57"}}, "/search_space/name", "did you mean 'resnet56'"),
         ({"search_space": {"name": "digits_resnet", "preset": "x"}}, "/search_space/preset", "known: default"),
         ({"search_space": {"name": "digits_resnet", "frozen": ["layer7*"]}}, "/search_space/frozen/0", "layer7"),

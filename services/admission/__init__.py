@@ -1,0 +1,172 @@
+"""Networks are admitted in processes of their own: one that hangs, crashes or eats all memory hurts nothing but its order.
+
+The process answers on its stdout, in lines of JSON: what it is doing, then what it found or why it found nothing.
+"""
+
+import json
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from automl_prune.architecture import Architecture
+from automl_prune.errors import TraceError, UserError
+from automl_prune.loop.admission import POINTER, cached
+from automl_prune.networks import NetworkDefinition
+from services.settings import PREFIX, Settings, environment
+
+log = logging.getLogger("automl_prune.admission")
+
+AT_ONCE = 2
+"""Networks that are admitted at the same time."""
+MOST_WAITING = 8
+"""Orders that may wait for an admission."""
+_DYING_SECONDS = 5.0
+_KINDS = {kind.code: kind for kind in (UserError, TraceError)}
+
+
+class BusyError(Exception):
+    """Too many orders wait for an admission."""
+
+
+class Admissions:
+    """Admits networks, each in a child process, a few at once; orders for the same network share one. Thread-safe.
+
+    Args:
+        settings: The cache folder, the time limit, and what the child is told.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._turns = threading.BoundedSemaphore(AT_ONCE)
+        self._running: dict[tuple[str, int], Future[Architecture]] = {}
+        self._waiting = 0
+
+    def __call__(self, network: NetworkDefinition, num_classes: int, cache: Path) -> Architecture:
+        """The network's verified architecture.
+
+        Raises:
+            UserError: It cannot be admitted, or not within the time limit; says why.
+            BusyError: Too many wait already.
+        """
+        if (found := self.known(network, num_classes, cache)) is not None:
+            return found
+        with self._seat():
+            return self._shared(network.name, num_classes)
+
+    def known(self, network: NetworkDefinition, num_classes: int, cache: Path) -> Architecture | None:
+        """What is known of a network without admitting it."""
+        return cached(network, num_classes, cache, seconds=verification_seconds(self._settings))
+
+    @contextmanager
+    def _seat(self) -> Iterator[None]:
+        with self._lock:
+            if self._waiting >= MOST_WAITING:
+                raise BusyError("Too many networks are being admitted at once; try again.")
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    def _shared(self, name: str, num_classes: int) -> Architecture:
+        key = (name, num_classes)
+        with self._lock:
+            first = key not in self._running
+            future = self._running.setdefault(key, Future())
+        if first:
+            try:
+                with self._turns:
+                    future.set_result(admit_in_child(name, num_classes, self._settings))
+            except BaseException as error:
+                future.set_exception(error)
+            finally:
+                with self._lock:
+                    del self._running[key]
+        return future.result()
+
+
+def verification_seconds(settings: Settings) -> float:
+    """The part of the time limit after which verification freezes what it has not proven."""
+    return 0.4 * settings.admission_seconds
+
+
+def admit_in_child(name: str, num_classes: int, settings: Settings) -> Architecture:
+    """Admit a registered network in a process of its own, which ends with this call, and all that it started, too.
+
+    Raises:
+        UserError: What the child says, or that it crashed, or took longer than ``admission_seconds``.
+    """
+    others = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "services.admission", name, str(num_classes)],
+        env=others | environment(settings),
+        stdin=subprocess.PIPE,  # never written to: it closes when this process is gone
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    with child:
+        try:
+            return _result(name, child, settings.admission_seconds)
+        finally:
+            # The child has not been waited for, so that its number cannot be another's by now.
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+
+
+def _result(name: str, child: subprocess.Popen[bytes], seconds: float) -> Architecture:
+    now = "starting"
+    try:
+        for message in _messages(child, time.monotonic() + seconds):
+            if "architecture" in message:
+                return Architecture.from_json(message["architecture"])
+            if "error" in message:
+                raise _KINDS.get(message["error"], UserError)(message["message"], pointer=message["pointer"])
+            now = message["stage"]
+    except TimeoutError:
+        raise UserError(
+            f"Admitting {name!r} took longer than {seconds:g} s and was stopped while {now} it; a network that needs more "
+            f"time gets it with AUTOML_PRUNE_ADMISSION_SECONDS.",
+            pointer=POINTER,
+        ) from None
+    raise UserError(f"{name!r} cannot be searched: {now} it, the process {_end(child)}.", pointer=POINTER)
+
+
+def _messages(child: subprocess.Popen[bytes], end: float) -> Iterator[Mapping[str, Any]]:
+    """What the child says, line by line, until it closes its stdout; raises TimeoutError at ``end``."""
+    assert child.stdout is not None
+    descriptor, rest = child.stdout.fileno(), b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        while True:
+            if not selector.select(max(0.0, end - time.monotonic())):
+                raise TimeoutError
+            chunk = os.read(descriptor, 1 << 16)
+            if not chunk:
+                return
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from map(json.loads, lines)
+
+
+def _end(child: subprocess.Popen[bytes]) -> str:
+    """How a child ended that said nothing in the end; it is not waited for."""
+    limit = time.monotonic() + _DYING_SECONDS
+    while (ended := os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is None:
+        if time.monotonic() > limit:
+            return "closed its output and went on"
+        time.sleep(0.02)
+    if ended.si_code == os.CLD_EXITED:
+        return f"ended with exit code {ended.si_status}"
+    hint = ", as the system does when memory runs out" if ended.si_status == signal.SIGKILL else ""
+    return f"was ended by {signal.Signals(ended.si_status).name}{hint}"
