@@ -1,6 +1,5 @@
 """The package as functions, for a user's own module; no service, no registered names."""
 
-import copy
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -10,11 +9,13 @@ from torch import Tensor, nn
 
 from automl_prune.architecture import Architecture
 from automl_prune.architecture.tracing import trace
+from automl_prune.cloning import clone
 from automl_prune.costs import CostModel
 from automl_prune.errors import TraceError, UnknownNameError, UserError, WidthError
 from automl_prune.surgery.criteria import CRITERIA, Criterion, Reduction
 from automl_prune.surgery.slicing import Ranking, materialise
-from automl_prune.surgery.verify import difference
+from automl_prune.surgery.steady import steady
+from automl_prune.surgery.verify import check_weights, difference
 
 
 def prune(
@@ -56,7 +57,7 @@ def prune(
 
 
 def cost(architecture: Architecture, widths: Mapping[str, int] | None = None) -> dict[str, float]:
-    """Costs of a network from its widths: ``macs``, ``flops``, ``params`` and ``memory_mb``.
+    """Costs of a network from its widths: ``macs``, ``flops``, ``params``, ``memory_mb`` and ``activation_mb``.
 
     Args:
         architecture: A traced network.
@@ -74,7 +75,7 @@ def checked_output(model: nn.Module, example_input: Tensor) -> Any:
     """What a module gives for a batch, in evaluation mode; computed by a copy.
 
     Raises:
-        TraceError: It cannot be copied, or its forward pass raises.
+        TraceError: It has no weights or cannot be copied, or its forward pass raises.
         UserError: One of the two is something else.
     """
     if not isinstance(model, nn.Module):
@@ -84,10 +85,11 @@ def checked_output(model: nn.Module, example_input: Tensor) -> Any:
     came = f"{str(example_input.dtype).removeprefix('torch.')} {list(example_input.shape)}"
     if example_input.dim() < 2 or not example_input.numel():
         raise UserError(f"The example input is {came}; pass a batch [n, channels, …] of at least one sample.")
+    check_weights(model)
     tried = copied(model).eval()
     try:
-        with torch.no_grad():
-            return tried(example_input.detach())
+        with steady(example_input.device), torch.no_grad():
+            return tried(example_input.detach().clone())
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} fails its own forward pass on the example input, {came}: {_first_line(error)} Pass an "
@@ -98,7 +100,7 @@ def checked_output(model: nn.Module, example_input: Tensor) -> Any:
 def copied(model: nn.Module) -> nn.Module:
     """A copy that shares nothing; raises TraceError where there can be none."""
     try:
-        return copy.deepcopy(model)
+        return clone(model)
     except Exception as error:
         raise TraceError(f"{type(model).__name__} cannot be copied with copy.deepcopy: {_first_line(error)}") from error
 

@@ -43,7 +43,7 @@ class Lifetimes:
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
         """Do not count these (parameters and buffers)."""
-        for tensor in tensors:
+        for tensor in _flat(tensors):
             storage = tensor.untyped_storage()
             self._known[storage._cdata] = storage
 
@@ -61,7 +61,7 @@ class Lifetimes:
 
     def keep(self, tensors: Iterable[Tensor]) -> None:
         """These are needed after the last step."""
-        for tensor in tensors:
+        for tensor in _flat(tensors):
             self._use(tensor)
 
     def activations(self, found: Collected) -> tuple[Activation, ...]:
@@ -101,7 +101,7 @@ def _free(axis: Axis, found: Collected) -> bool:
 
 def _flat(things: Iterable[Any]) -> Iterable[Tensor]:
     for thing in things:
-        if isinstance(thing, Tensor):
+        if isinstance(thing, Tensor) and thing.layout is torch.strided:
             yield thing
         elif isinstance(thing, list | tuple):
             yield from _flat(thing)

@@ -7,10 +7,10 @@ its parts where it has any; else it freezes what it touches, with a reason.
 """
 
 import contextlib
-import copy
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 import torch
@@ -32,24 +32,33 @@ _READS = {"_local_scalar_dense", "equal", "is_nonzero", "nonzero", "item"}
 def trace(model: nn.Module, example_input: Tensor) -> Architecture:
     """Describe a network's coupled channels.
 
-    The module is not touched: a weightless copy on the meta device is run in evaluation mode.
+    The module is not touched: a weightless copy on the meta device is run in evaluation mode, and in training mode where
+    that uses further parameters. A module of anybody's own is run for real first, so that what its code keeps for later (a
+    cached mask, say) is made of real tensors.
 
     Args:
         model: Any module that is called with one tensor.
-        example_input: A batch ``[n, channels, …]``; only its shape and dtype matter, unless the program
-            branches on its values.
+        example_input: A batch ``[n, channels, …]``; only its shape and dtype matter, unless the program branches on its
+            values.
 
     Raises:
         TraceError: The module fails its own forward pass, or has no tensor in its result.
     """
-    _check_input(model, example_input)
+    _check(model, example_input)
+    if not _well_known(model):
+        _try(model, example_input)
     for samples in sorted({1, len(example_input)}):  # one is enough, unless the program names the size of its batch
         with contextlib.suppress(Exception), torch.device("meta"):
             return _follow_through(weightless(model), example_input[:samples].detach().to("meta"), model)
     try:  # the program reads values, or makes tensors elsewhere: it needs its weights
-        return _follow_through(copy.deepcopy(model).eval(), example_input.detach(), model)
+        with torch.random.fork_rng():
+            return _follow_through(*_real(model, example_input), model)
     except Exception as error:
-        raise _failure(model, example_input, error) from error
+        _try(model, example_input)
+        raise TraceError(
+            f"{type(model).__name__} runs with an input of shape {list(example_input.shape)}, but cannot be traced: "
+            f"{_first_line(error)}"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,17 +96,22 @@ def weightless(model: nn.Module) -> nn.Module:
 
 
 def tensors_in(result: object) -> Iterator[Tensor]:
-    """Every tensor in what a network returns: a tensor, a sequence, a mapping, a dataclass, or any nesting of them."""
-    if isinstance(result, Tensor):
-        yield result
-    elif isinstance(result, Mapping):
-        for item in result.values():
-            yield from tensors_in(item)
-    elif isinstance(result, list | tuple | set):
-        for item in result:
-            yield from tensors_in(item)
-    elif dataclasses.is_dataclass(result) or hasattr(result, "__dict__"):
-        yield from tensors_in(vars(result))
+    """Every tensor in what a network returns (a tensor, sequence, mapping, object or any nesting), once and in order."""
+    seen: dict[int, object] = {}
+    waiting = [result]
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen or isinstance(thing, type | Enum | nn.Module | str):
+            continue
+        seen[id(thing)] = thing
+        if isinstance(thing, Tensor):
+            yield thing
+        elif isinstance(thing, Mapping):
+            waiting.extend(reversed(list(thing.values())))
+        elif isinstance(thing, list | tuple | set):
+            waiting.extend(reversed(list(thing)))
+        elif hasattr(thing, "__dict__"):
+            waiting.extend(reversed(list(vars(thing).values())))
 
 
 class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -106,6 +120,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, graph: Graph, lifetimes: Lifetimes) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph, self.lifetimes = graph, lifetimes
+        self.used: set[str] = set()
         self.failed: tuple[str, list[Value]] | None = None
 
     def __torch_dispatch__(
@@ -114,6 +129,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = dict(kwargs or {})
         op = _plain(func)
         given = [*args, *kwargs.values()]
+        self.used.update(name for t in tensors_in(given) if (name := self.graph.names.get(id(t))))
         follows = any(map(self.graph.knows, given))
         if op not in RULES and follows:
             with self:
@@ -164,21 +180,32 @@ def _result(func: Any, op: str, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     """What an operation returns. On the meta device the shapes of the commonest take most of the time: they are known."""
     if op in SAME_SHAPE and args and isinstance(args[0], Tensor) and args[0].is_meta:
         return args[0] if func._schema.is_mutable else torch.empty_like(args[0])
+    if op == "linear" and args[0].is_meta and args[0].shape[-1:] == args[1].shape[1:]:
+        return args[0].new_empty((*args[0].shape[:-1], len(args[1])))
     return func(*args, **kwargs)
 
 
 def _follow_through(model: nn.Module, example: Tensor, original: nn.Module) -> Architecture:
     """Run ``model``, a copy of ``original``, on an example and say what was seen."""
     graph = _graph(model, original, example)
-    lifetimes = Lifetimes(graph.batch)
-    lifetimes.ignore(_named(model).values())
-    results = _run(_Follower(graph, lifetimes), model, example)
+    lifetimes = _lifetimes(graph, model)
+    follower = _Follower(graph, lifetimes)
+    results = _run(follower, model, example)
     if not results:
         raise TypeError("its forward pass returns no tensor.")
-    for result in results:
-        graph.freeze(graph.values.get(id(result)), "network output")
+    learned = {name for name, _ in model.named_parameters()}
+    if not learned <= follower.used:  # a head for training, say: what it is coupled with must fit it afterwards, too
+        training = dataclasses.replace(graph, layers=[], products=[], values={}, _alive={})
+        with contextlib.suppress(Exception):
+            _run(_Follower(training, _lifetimes(training, model)), model.train(), example)
     lifetimes.keep(results)
-    return _described(graph, lifetimes, {name for name, _ in model.named_parameters()}, example)
+    return _described(graph, lifetimes, learned, example)
+
+
+def _lifetimes(graph: Graph, model: nn.Module) -> Lifetimes:
+    lifetimes = Lifetimes(graph.batch)
+    lifetimes.ignore(_named(model).values())
+    return lifetimes
 
 
 def _graph(model: nn.Module, original: nn.Module, example: Tensor) -> Graph:
@@ -201,7 +228,10 @@ def _run(follower: _Follower, model: nn.Module, example: Tensor) -> list[Tensor]
     with torch.inference_mode(), follower:
         example = example.clone()
         follower.graph.remember(example, Value.constant(INPUT, example.shape))
-        return list(tensors_in(model(example)))
+        results = list(tensors_in(model(example)))
+    for result in results:
+        follower.graph.freeze(follower.graph.values.get(id(result)), "network output")
+    return results
 
 
 def _described(graph: Graph, lifetimes: Lifetimes, learned: set[str], example: Tensor) -> Architecture:
@@ -231,17 +261,41 @@ def _rigid(model: nn.Module) -> Iterator[tuple[str, str]]:
                 yield f"{name}.{parameter}".lstrip("."), "heads and embedding of nn.MultiheadAttention have fixed sizes"
 
 
-def _check_input(model: nn.Module, example_input: object) -> None:
+def _check(model: object, example_input: object) -> None:
     if not isinstance(model, nn.Module):
         raise TraceError(f"A torch.nn.Module is traced; this is a {type(model).__name__}.")
+    if any(nn.parameter.is_lazy(p) for p in (*model.parameters(), *model.buffers())):
+        raise TraceError(f"{type(model).__name__} has lazy parameters, whose sizes are not known yet; run it once first.")
     if not isinstance(example_input, Tensor) or not example_input.dim() or not example_input.numel():
         came = f"shape {list(example_input.shape)}" if isinstance(example_input, Tensor) else type(example_input).__name__
         raise TraceError(f"The example input is a tensor [n, channels, …] with at least one entry; this is {came}.")
 
 
-def _failure(model: nn.Module, example_input: Tensor, error: Exception) -> TraceError:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return TraceError(
-        f"{type(model).__name__} could not be traced with an input of shape {list(example_input.shape)}: "
-        f"{type(error).__name__}: {first} Its forward pass must accept one tensor of this shape and dtype."
-    )
+def _well_known(model: nn.Module) -> bool:
+    """Whether all the code that a forward pass runs is torch's or torchvision's, which keep no tensors for later."""
+    return all(type(m).__module__.partition(".")[0] in ("torch", "torchvision") for m in model.modules())
+
+
+def _real(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor]:
+    """A copy in evaluation mode with its weights, and the example where these are."""
+    copied = clone(model).eval().requires_grad_(False)
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), example_input.device)
+    return copied, example_input.detach().to(device)
+
+
+def _try(model: nn.Module, example_input: Tensor) -> None:
+    """Run a copy once; raises TraceError where it fails."""
+    try:
+        copied, example = _real(model, example_input)
+        with torch.random.fork_rng(), torch.no_grad():
+            copied(example)
+    except Exception as error:
+        raise TraceError(
+            f"{type(model).__name__} fails its own forward pass with an input of shape {list(example_input.shape)}, "
+            f"{str(example_input.dtype).removeprefix('torch.')}: {_first_line(error)} It must accept one tensor like this."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    said = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {said}".rstrip(": ").rstrip(".") + "."

@@ -4,7 +4,6 @@ An activation of shape ``[1, 64, 56, 56]`` whose entries differ by channel only 
 core has size one wherever the ids do not vary. Moving data (permute, reshape, cat …) is done on the core itself.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -57,12 +56,10 @@ class Value:
             return None
         return np.broadcast_to(self.core.reshape(-1), (self.shape[dim],)).copy()
 
-    def plain(self) -> str | None:
-        """The parameter whose entries these are, each in its place."""
-        in_place = self.weight and np.array_equal(
-            self.full(range(len(self.shape))).ravel(), np.arange(math.prod(self.shape))
-        )
-        return self.weight if in_place else None
+    def same(self, other: "Value") -> bool:
+        """Whether two values are the same view of the same entries."""
+        mine, its = self.core.__array_interface__, other.core.__array_interface__
+        return self.shape == other.shape and all(mine[key] == its[key] for key in ("data", "shape", "strides"))
 
     def full(self, dims: Sequence[int]) -> IntArray:
         """The core with ``dims`` expanded to their full size."""
@@ -75,6 +72,8 @@ class Value:
 
     def expanded(self, shape: Sequence[int]) -> "Value":
         """Broadcast to ``shape``."""
+        if tuple(shape) == self.shape:
+            return self
         core = self.core.reshape((1,) * (len(shape) - self.core.ndim) + self.core.shape)
         return Value(core, tuple(shape), self.weight)
 
@@ -98,6 +97,8 @@ def reshaped(value: Value, shape: Sequence[int], split: Split) -> Value:
     The dimensions are matched in blocks of equal size; where a block comes to vary along several dimensions, ``split`` says
     along which one it may.
     """
+    if 0 in shape:
+        return Value(value.core.reshape(-1)[:1].reshape((1,) * len(shape)), tuple(shape), value.weight)
     core = value.core
     out: list[int] = []
     dim = 0

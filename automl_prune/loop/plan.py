@@ -74,7 +74,7 @@ class Plan:
         """A fresh copy of the ordered strategy."""
         order = self.spec.strategy
         return STRATEGIES.get(order.name).create(
-            self.problem, seed=self.spec.seed, preset=order.preset, options=order.options
+            self.problem, seed=self.spec.seed, preset=order.preset, options=order.options, trials=self.spec.trials.max
         )
 
     def setup(self, artifacts: Path) -> EvaluationSetup:

@@ -10,6 +10,10 @@ Any number of asks may be outstanding, and trials are told in any order and in a
 the trial alone (its candidate, state, metrics and ``origin``, the note it attached when asking), and the random numbers of
 ask *n* derive from (seed, n), so there is no random state to forget: ``load_state_dict(state_dict())`` asks exactly what
 the saved one would have asked.
+
+Every candidate lies in the space and within every budget, except those that a strategy only measures something with: their
+origin has the key :data:`MEASURES`. They are trials like any other, counted in the search's limit and in what controls may
+spend, but one outside the budgets is never recovered, reported or a search's best.
 """
 
 from abc import ABC, abstractmethod
@@ -29,6 +33,9 @@ from automl_prune.trial import Trial
 STRATEGIES: Registry["type[Strategy]"] = Registry(
     "strategy", package="automl_prune.strategies", entry_point_group="automl_prune.strategies"
 )
+
+MEASURES = "measures"
+"""Key of an origin that declares a measurement, by what it measures (JSON); such a candidate may lie outside the budgets."""
 
 
 class StrategyOptions(BaseModel):
@@ -55,6 +62,10 @@ class Strategy(ABC):
         Options: Its options, validated.
         presets: Option values by preset name.
         default_recipe: Recipe fields it was published with, by preset.
+
+    Attributes:
+        trials: How often the search lets it ask, so that it can divide them up; None when nobody said. It may be more than
+            will be asked, as searches also end early. Known from the first ask on, not yet in ``__init__``.
     """
 
     name: ClassVar[str]
@@ -68,6 +79,7 @@ class Strategy(ABC):
     def __init__(self, problem: Problem, options: StrategyOptions, *, seed: int = 0) -> None:
         self.problem, self.options, self.seed = problem, options, seed
         self.asked = 0
+        self.trials: int | None = None
 
     @classmethod
     def read_options(cls, preset: str | None, options: Mapping[str, Any]) -> StrategyOptions:
@@ -87,10 +99,18 @@ class Strategy(ABC):
 
     @classmethod
     def create(
-        cls, problem: Problem, *, seed: int = 0, preset: str | None = None, options: Mapping[str, Any] | None = None
+        cls,
+        problem: Problem,
+        *,
+        seed: int = 0,
+        preset: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        trials: int | None = None,
     ) -> "Strategy":
-        """A new strategy from names; raises as :meth:`read_options`."""
-        return cls(problem, cls.read_options(preset, options or {}), seed=seed)
+        """A new strategy from names, for a search of at most ``trials`` asks; raises as :meth:`read_options`."""
+        made = cls(problem, cls.read_options(preset, options or {}), seed=seed)
+        made.trials = trials
+        return made
 
     def ask(self) -> Proposal | None:
         """The next candidate, or None to wait for trials in flight."""

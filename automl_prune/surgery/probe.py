@@ -1,7 +1,5 @@
 """The experiment behind every claim about a network: cut it, zero the same channels, and compare what both answer."""
 
-import copy
-import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +11,11 @@ from torch import Tensor, nn
 
 from automl_prune.architecture import Architecture
 from automl_prune.architecture.model import Units, expand
+from automl_prune.architecture.tracing import tensors_in
+from automl_prune.cloning import clone
 from automl_prune.errors import TraceError
 from automl_prune.surgery.slicing import materialise
+from automl_prune.surgery.steady import fresh, steady
 from automl_prune.surgery.telling import noise, telling
 
 TOLERANCE = 1e-4
@@ -27,6 +28,8 @@ _FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?(?:[\\/][^\s\\/:'\"]+)+[\\/]")
 
 class Probe:
     """A network in evaluation mode with telling weights, cut and zeroed again and again; the given one is not touched.
+
+    Every run starts from the same state and draws the same random numbers, as far as it draws as many.
 
     Args:
         model: The traced network.
@@ -43,30 +46,45 @@ class Probe:
         self._architecture = architecture
         generator = torch.Generator().manual_seed(seed)
         self._input, self._other = (noise(example_input, generator) for _ in range(2))
+        self._latest: tuple[Mapping[str, Units], list[Tensor]] | None = None
+        self._draws = False
         faults = []
         for redraw in (False, True):
-            self._model = telling(model, architecture, self._input, generator, redraw=redraw)
-            if (fault := self._fault()) is None:
+            try:
+                self._model = telling(model, architecture, self._input, generator, redraw=redraw)
+                fault = self._fault()
+            except Exception as error:
+                fault = f"it fails: {type(error).__name__}: {first_line(error)}".rstrip(": .")
+            if fault is None:
                 return
             faults.append(fault)
         raise TraceError(f"{type(model).__name__} cannot be verified: with random weights, {faults[0]}.")
 
     def difference(self, kept: Mapping[str, Units]) -> str | None:
         """Why cutting to these units is not the same as zeroing the others, or None."""
+        which = "the smaller network"
         try:
             small = self._answer(self._cut(kept), self._input)
+            self._latest = kept, small
+            which = "with these channels zeroed, the network"
+            with self._zeroed(kept):
+                large = self._answer(fresh(self._model), self._input)
+        except TraceError as error:
+            return str(error).rstrip(".")
         except Exception as error:
-            return f"the smaller network does not run: {type(error).__name__}: {first_line(error)}".rstrip(": ")
-        with self._zeroed(kept):
-            large = self._answer(self._model, self._input)
+            return f"{which} does not run: {type(error).__name__}: {first_line(error)}".rstrip(": ")
         if len(small) != len(large):
             return f"the output changes from {len(large)} tensors to {len(small)}"
-        return next(filter(None, map(_mismatch, small, large)), None)
+        reason = next(filter(None, map(_mismatch, small, large)), None)
+        return f"{reason} (it draws random numbers, and smaller ones may draw others)" if reason and self._draws else reason
 
     def tells(self, kept: Mapping[str, Units]) -> bool:
         """Whether the cut network still depends on its input, so that the comparison could have failed."""
-        small = self._cut(kept)
-        return self._same_inputs or _distance(self._answer(small, self._input), self._answer(small, self._other)) >= TELLING
+        if self._same_inputs:
+            return True
+        known = self._latest is not None and self._latest[0] is kept
+        first = self._latest[1] if self._latest and known else self._answer(self._cut(kept), self._input)
+        return _distance(first, self._answer(self._cut(kept), self._other)) >= TELLING
 
     @property
     def _same_inputs(self) -> bool:
@@ -76,8 +94,12 @@ class Probe:
         return materialise(self._model, self._architecture, kept)
 
     def _answer(self, model: nn.Module, inputs: Tensor) -> list[Tensor]:
-        with torch.inference_mode():
-            return list(_tensors(model(inputs)))
+        """What a module puts out; its state is another one afterwards."""
+        with steady(inputs.device), torch.no_grad():
+            before = torch.get_rng_state()
+            answer = list(tensors_in(model(inputs.clone())))
+            self._draws = not torch.equal(before, torch.get_rng_state())
+            return [t.detach() for t in answer]
 
     @contextmanager
     def _zeroed(self, kept: Mapping[str, Units]) -> Iterator[None]:
@@ -91,12 +113,12 @@ class Probe:
 
     def _fault(self) -> str | None:
         """Why this experiment would prove nothing, or None."""
-        first = self._answer(self._model, self._input)
+        first = self._answer(fresh(self._model), self._input)
         if not any(t.is_floating_point() for t in first):
             return "it puts out no tensor of real numbers"
         if not all(t.isfinite().all() for t in first if t.is_floating_point()):
             return "its output is not finite"
-        if any(map(_mismatch, self._answer(self._model, self._input), first)):
+        if _differ(self._answer(fresh(self._model), self._input), first):
             return "it answers the same input differently each time"
         if self._same_inputs:
             return (
@@ -104,14 +126,14 @@ class Probe:
                 if any(t.numel() and t.min() < t.max() for t in first if t.is_floating_point())
                 else "its output is flat"
             )
-        if not _distance(first, self._answer(self._model, self._other)) >= TELLING:
+        if not _distance(first, self._answer(fresh(self._model), self._other)) >= TELLING:
             return "its output hardly depends on its input"
         return None
 
 
 def masked(model: nn.Module, architecture: Architecture, kept: Mapping[str, Units]) -> nn.Module:
     """A full-size copy in which every channel that ``kept`` leaves out is zeroed wherever it occurs."""
-    copied = copy.deepcopy(model)
+    copied = clone(model)
     zero(copied, architecture, kept)
     return copied
 
@@ -143,22 +165,6 @@ def first_line(error: BaseException) -> str:
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
-def _tensors(result: object) -> Iterator[Tensor]:
-    """All tensors of a network's answer, however they are packed."""
-    if isinstance(result, Tensor):
-        yield result
-        return
-    parts: Sequence[object] = ()
-    if isinstance(result, Mapping):
-        parts = tuple(result.values())
-    elif isinstance(result, list | tuple):
-        parts = result
-    elif dataclasses.is_dataclass(result) and not isinstance(result, type):
-        parts = [getattr(result, field.name) for field in dataclasses.fields(result)]
-    for part in parts:
-        yield from _tensors(part)
-
-
 def _mismatch(cut: Tensor, full: Tensor) -> str | None:
     """How two answers differ by more than rounding, or None."""
     if cut.shape != full.shape:
@@ -167,6 +173,10 @@ def _mismatch(cut: Tensor, full: Tensor) -> str | None:
         return None if torch.equal(cut, full) else "cutting and zeroing give different whole numbers in the output"
     error = float(_gap(cut, full))
     return None if error <= TOLERANCE else f"cutting differs from zeroing by {error:.1e} of the output"
+
+
+def _differ(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
+    return len(a) != len(b) or any(map(_mismatch, a, b))
 
 
 def _gap(a: Tensor, b: Tensor) -> Tensor:
@@ -179,7 +189,9 @@ def _gap(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """The largest gap of any pair of answers; a changed shape is as far as can be."""
+    """The largest gap of any pair of answers; a changed shape or number is as far as can be."""
+    if len(a) != len(b):
+        return math.inf
     gaps = [
         float(_gap(x, y)) if x.shape == y.shape else math.inf for x, y in zip(a, b, strict=True) if x.is_floating_point()
     ]

@@ -1,7 +1,7 @@
 """Make the smaller module: every tensor keeps the entries whose channels are kept, nothing is traced again."""
 
 from collections.abc import Mapping
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from automl_prune.architecture import Architecture, ChannelGroup
 from automl_prune.architecture.model import Units
 from automl_prune.cloning import Memo, clone
-from automl_prune.errors import UserError
+from automl_prune.errors import TraceError, UserError
 from automl_prune.space import Candidate, ChannelSpace
 from automl_prune.surgery.criteria import CRITERIA, Criterion, FloatArray, Reduction, kept_units
 from automl_prune.surgery.cutting import Plan, Selection, TensorPlan, cut
@@ -98,21 +98,24 @@ def materialise(model: nn.Module, architecture: Architecture, kept: Mapping[str,
     Raises:
         UnknownNameError: No such group.
         UserError: The module is not the one that the architecture describes.
+        TraceError: It copies itself in a way that leaves out the cut, as TorchScript does.
     """
     plan = Plan.of(architecture)
     selections = plan.select(architecture, kept)
     tensors, owners = _tensors(model)
     memo: Memo = {}
+    cuts: dict[str, Tensor] = {}
     rows: dict[nn.Module, tuple[int, Selection | None]] = {}
     for planned in plan.tensors:
         axes = {dim: chosen for dim, place in planned.axes if (chosen := selections[place])}
         values = None if planned.indexes is None else selections[planned.indexes]
         if axes or values:
             original = _checked(tensors, planned)
-            memo[id(original)] = cut(original, axes, values)
+            cuts[planned.name] = memo[id(original)] = cut(original, axes, values)
             for owner in owners[id(original)]:
                 rows[owner] = max(rows.get(owner, (0, None)), (original.dim(), axes.get(0)), key=itemgetter(0))
     small = clone(model, memo)
+    _check_cut(small, cuts)
     for owner, (_, selection) in rows.items():
         if (module := memo.get(id(owner))) is not None:  # a module's own __deepcopy__ may leave its parts out of the memo
             declare_sizes(module, None if selection is None else selection.stays)
@@ -153,3 +156,14 @@ def _checked(tensors: Mapping[str, Tensor], planned: TensorPlan) -> Tensor:
             f"The module is not the one that was traced: its {planned.name!r} {came}; expected {list(planned.shape)}."
         )
     return tensor
+
+
+def _check_cut(small: nn.Module, cuts: Mapping[str, Tensor]) -> None:
+    """Raise TraceError unless a copy has the tensors that were cut: a module may say itself how it is copied."""
+    for name, expected in cuts.items():
+        found = attrgetter(name)(small)
+        if found.shape != expected.shape:
+            raise TraceError(
+                f"{type(small).__name__} cannot be cut: its copy has {name!r} at full size, {list(found.shape)} instead of "
+                f"{list(expected.shape)}; TorchScript, for one, copies itself so. Pass the module that it was made from."
+            )

@@ -4,7 +4,6 @@ Training leaves vectors at zero, one or 1e-6 and may start a whole layer at zero
 no data; and without normalisation, signals fade.
 """
 
-import copy
 import math
 from typing import Any
 
@@ -12,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from automl_prune.architecture import Architecture
+from automl_prune.cloning import clone
+from automl_prune.surgery.steady import steady
 
 _ENOUGH = 8
 """Values per channel from which its own mean and variance say something."""
@@ -24,7 +25,7 @@ def telling(
     """A copy in evaluation mode whose every number matters, in float32 where the inputs are.
 
     Vectors and constants are drawn anew, statistics and the sizes of layers' outputs fitted to what ``inputs`` make of
-    them; whole numbers stay.
+    them; whole numbers stay, and so does all other state that a run changes. Nothing requires gradients.
 
     Args:
         model: Any module; it is not touched.
@@ -33,16 +34,19 @@ def telling(
         generator: Where randomness comes from.
         redraw: Draw all weights anew.
     """
-    copied = copy.deepcopy(model).eval()
+    copied = clone(model).eval()
     if inputs.dtype == torch.float32:
         copied = copied.float()
+    for tensor in (*copied.parameters(), *copied.buffers()):
+        tensor.detach_()  # TorchScript copies even parameters as computed tensors
     chosen: dict[str, Tensor] = dict(copied.named_parameters())
     chosen |= {n: b for n, b in copied.named_buffers() if n in architecture.tensor or "running_" in n.rpartition(".")[2]}
     with torch.no_grad():
         for name, tensor in chosen.items():
             if tensor.is_floating_point() and tensor.numel() and (redraw or _hides(tensor)):
                 tensor.copy_(_drawn(name.rpartition(".")[2], tensor.shape, generator))
-        _fit(copied, inputs, generator)
+        with steady(inputs.device):
+            _fit(clone(copied, {id(t): t for t in chosen.values()}), inputs.clone(), generator)
     return copied
 
 
@@ -82,28 +86,29 @@ def _fit(model: nn.Module, inputs: Tensor, generator: torch.Generator) -> None:
     """Run once, and fit each layer to the data when it arrives there; one that is used twice is fitted at its first use."""
     done: set[int] = set()
 
+    @torch.no_grad()
     def statistics(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        mean, var = module._buffers["running_mean"], module._buffers["running_var"]
+        mean, var = _own(module, "running_mean"), _own(module, "running_var")
         if mean is not None and var is not None and id(mean) not in done and arguments and isinstance(arguments[0], Tensor):
             done.add(id(mean))
             _fit_statistics(mean, var, arguments[0], generator)
 
     def scale(module: nn.Module, _: Any, output: Any) -> Any:
-        weight, bias = module._parameters["weight"], module._parameters.get("bias")
+        weight, bias = _own(module, "weight"), _own(module, "bias")
         if weight is None or id(weight) in done or not isinstance(output, Tensor) or not output.is_floating_point():
             return None
         done.add(id(weight))
-        size = float(output.float().square().mean().sqrt())
+        size = float(output.detach().float().square().mean().sqrt())
         if not 0 < size < math.inf or 0.5 < size < 2:
             return None
         for parameter in (weight,) if bias is None else (weight, bias):
-            parameter.div_(size)
+            parameter.detach().div_(size)
         return output.div(size)
 
     hooks = []
     for module in model.modules():
-        weight = module._parameters.get("weight")
-        if {"running_mean", "running_var"} <= module._buffers.keys():
+        weight = _own(module, "weight")
+        if _own(module, "running_mean") is not None:
             hooks.append(module.register_forward_pre_hook(statistics))
         elif weight is not None and weight.dim() > 1:
             hooks.append(module.register_forward_hook(scale))
@@ -112,6 +117,12 @@ def _fit(model: nn.Module, inputs: Tensor, generator: torch.Generator) -> None:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _own(module: nn.Module, name: str) -> Tensor | None:
+    """A module's own parameter or buffer; what it computes by that name is none. TorchScript has no plain dictionaries."""
+    found = {**dict(module._parameters.items()), **dict(module._buffers.items())}.get(name)
+    return found if isinstance(found, Tensor) else None
 
 
 def _fit_statistics(mean: Tensor, var: Tensor, data: Tensor, generator: torch.Generator) -> None:

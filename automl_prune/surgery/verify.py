@@ -18,6 +18,7 @@ from automl_prune.architecture.model import Units
 from automl_prune.architecture.tracing import trace
 from automl_prune.costs import CostModel
 from automl_prune.costs.counting import counted_macs
+from automl_prune.errors import TraceError
 from automl_prune.surgery.culprits import culprits
 from automl_prune.surgery.fixed_sizes import fixed_sizes
 from automl_prune.surgery.probe import TOLERANCE, Probe, masked
@@ -50,11 +51,13 @@ def admit(
     Raises:
         TraceError: As :func:`~automl_prune.architecture.tracing.trace`, or the output does not depend on the input.
     """
+    check_weights(model)
     on_stage("tracing")
     architecture = trace(model, example_input)
     architecture = freeze(architecture, fixed_sizes(model, architecture, example_input))
     on_stage("verifying")
-    return check_costs(model, verify(model, architecture, example_input, seed=seed, seconds=seconds), seed=seed)
+    architecture = verify(model, architecture, example_input, seed=seed, seconds=seconds)
+    return check_costs(model, architecture, seed=seed, example_input=example_input)
 
 
 def verify(
@@ -77,23 +80,34 @@ def verify(
     return freeze(architecture, reasons)
 
 
-def check_costs(model: nn.Module, architecture: Architecture, *, seed: int = 0) -> Architecture:
-    """The architecture with every group frozen whose cut torch's own counter prices otherwise than the closed form.
+def check_costs(
+    model: nn.Module, architecture: Architecture, *, seed: int = 0, example_input: Tensor | None = None
+) -> Architecture:
+    """The architecture with every group frozen whose cut costs otherwise than the closed form says.
 
-    What the counter finds in the full network beyond the closed form is kept as a constant.
+    MACs are compared with torch's own counter, parameters with those of the smaller network. What the full network has
+    beyond the closed form is kept as a constant. ``example_input`` is a batch to count with instead of zeros.
+
+    Raises:
+        TraceError: The network's multiply-adds cannot be counted.
     """
-    shape = architecture.input_shape
-    beyond = counted_macs(model, shape, architecture.input_dtype) - int(CostModel(architecture).one()["macs"])
-    architecture = dataclasses.replace(architecture, fixed_macs=architecture.fixed_macs + beyond)
+
+    def counted(network: nn.Module) -> dict[str, int]:
+        macs = counted_macs(network, architecture.input_shape, architecture.input_dtype, example=example_input)
+        return {"macs": macs, "params": sum(p.numel() for p in network.parameters())}
+
+    architecture = _constants_added(architecture, counted(model))
     costs, rng = CostModel(architecture), np.random.default_rng(seed)
     reasons: dict[str, str] = {}
 
     def check(kept: Kept) -> str | None:
-        claimed = costs.one({name: len(units) * architecture.group(name).divisor for name, units in kept.items()})["macs"]
-        counted = counted_macs(materialise(model, architecture, kept), shape, architecture.input_dtype)
-        if claimed == counted:
-            return None
-        return f"its cost does not follow from the widths: {claimed:,.0f} MACs by them, {counted:,} by torch's counter"
+        claimed = costs.one({name: len(units) * architecture.group(name).divisor for name, units in kept.items()})
+        try:
+            found = counted(materialise(model, architecture, kept))
+        except TraceError as error:
+            return str(error).rstrip(".")
+        wrong = (m for m in found if found[m] != claimed[m])
+        return next((_dearer(metric, claimed[metric], found[metric]) for metric in wrong), None)
 
     found = -1
     while found < len(reasons):
@@ -101,6 +115,16 @@ def check_costs(model: nn.Module, architecture: Architecture, *, seed: int = 0) 
         for kept in draw_rounds(_free(architecture, reasons), rng)[:_PRICED]:
             _blame(check, kept, reasons)
     return freeze(architecture, reasons)
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raise TraceError if a module has tensors without values."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise TraceError(
+                f"{type(model).__name__} has no weights: its {name!r} is on the meta device. Build it on another device, or "
+                "call to_empty(device=…) and load or initialise its weights."
+            )
 
 
 def freeze(architecture: Architecture, reasons: Mapping[str, str]) -> Architecture:
@@ -122,6 +146,18 @@ def difference(
         TraceError: The network's output does not depend on its input, so nothing can be said.
     """
     return Probe(model, architecture, inputs, seed=seed).difference(kept)
+
+
+def _constants_added(architecture: Architecture, counted: Mapping[str, int]) -> Architecture:
+    """The architecture with constants that make the full network cost what was counted."""
+    claimed = CostModel(architecture).one()
+    macs, params = (counted[metric] - int(claimed[metric]) for metric in ("macs", "params"))
+    return dataclasses.replace(architecture, fixed_macs=architecture.fixed_macs + macs, uncut=architecture.uncut + params)
+
+
+def _dearer(metric: str, claimed: float, counted: int) -> str:
+    unit, by = ("MACs", "by torch's counter") if metric == "macs" else ("parameters", "in the smaller network")
+    return f"its cost does not follow from the widths: {claimed:,.0f} {unit} by them, {counted:,} {by}"
 
 
 def _clean(

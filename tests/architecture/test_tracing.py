@@ -1,10 +1,12 @@
 import copy
+import functools
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from automl_prune import prune
 from automl_prune.architecture.tracing import trace, weightless
 from automl_prune.errors import TraceError
 from automl_prune.networks import NETWORKS
@@ -61,7 +63,7 @@ def test_no_weights_are_held() -> None:
 
 
 def test_a_failing_forward_pass_says_what_was_tried() -> None:
-    with pytest.raises(TraceError, match=r"CifarResNet could not be traced with an input of shape \[1, 4, 32, 32\]"):
+    with pytest.raises(TraceError, match=r"CifarResNet fails its own forward pass with an input of shape \[1, 4, 32, 32\]"):
         trace(NETWORKS.get("resnet20").build(10), torch.zeros(1, 4, 32, 32))
 
 
@@ -120,3 +122,80 @@ def test_a_layer_used_twice_couples_its_input_with_its_output() -> None:
     assert {(g.name, g.width) for g in architecture.free_groups} == {("left", 5), ("right", 7)}
     assert architecture.group("left").members == ("left", "shared", "head")
     assert next(a for a in architecture.tensor["head.weight"].axes if a.dim == 1).ids().size == 48
+
+
+class ForTraining(nn.Module):
+    """A head that only training uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.helper = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> object:
+        y = self.body(x)
+        return (self.head(y), self.helper(y)) if self.training else self.head(y)
+
+
+def test_what_only_training_uses_is_cut_too() -> None:
+    model = ForTraining()
+    small = prune(model, torch.zeros(1, 3, 8, 8), {"body": 5})
+    assert small.get_parameter("helper.weight").shape[1] == 5
+    assert len(small.train()(torch.zeros(2, 3, 8, 8))) == 2
+
+
+@functools.lru_cache
+def _mask(size: int) -> Tensor:
+    return torch.tril(torch.ones(size, size))
+
+
+class Cached(nn.Module):
+    """Keeps a tensor for later that it makes without saying where."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.second(_mask(x.shape[1]) @ y)  # type: ignore[no-any-return]
+
+
+def test_what_a_program_keeps_for_later_is_left_usable() -> None:
+    model, tokens = Cached(), torch.zeros(1, 5, 6)
+    architecture = trace(model, tokens)
+    assert architecture.group("first").frozen is None
+    assert model(tokens).device.type == "cpu"
+    model(tokens).sum().backward()
+
+
+class Holder:
+    """An answer that holds itself."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits, self.me = logits, self
+
+
+class Odd(nn.Module):
+    """A sparse buffer, and an answer of a class of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.register_buffer("adjacency", torch.eye(5).to_sparse())
+
+    def forward(self, x: Tensor) -> Holder:
+        return Holder(self.second(torch.sparse.mm(self.adjacency, self.first(x))))
+
+
+def test_sparse_buffers_and_answers_of_any_class_do_not_hinder() -> None:
+    architecture = trace(Odd(), torch.zeros(5, 6))
+    assert architecture.group("second").frozen == "network output"
+
+
+def test_random_numbers_of_the_caller_are_as_before() -> None:
+    model = Branching()
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    trace(model, torch.ones(1, 3, 8, 8))
+    assert torch.equal(torch.rand(3), expected)

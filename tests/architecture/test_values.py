@@ -68,8 +68,9 @@ def test_a_split_is_asked_about_only_where_channels_come_to_lie_on_two_dimension
     assert parted.varying == (2,)
 
 
-def test_entries_in_their_places_are_the_parameter_itself() -> None:
-    parameter = Value(np.arange(6).reshape(2, 3), (2, 3), "w")
-    assert parameter.plain() == "w"
-    assert Value(parameter.core.T, (3, 2), "w").plain() is None
-    assert Value(parameter.core, (2, 3)).plain() is None
+def test_the_same_view_of_the_same_entries_is_recognised() -> None:
+    square = Value(np.arange(9).reshape(3, 3), (3, 3), "w")
+    assert square.same(Value(square.core[:], (3, 3), "w"))
+    assert not square.same(Value(square.core.T, (3, 3), "w"))
+    assert not square.same(Value(square.core[:2], (2, 3), "w"))
+    assert not square.same(Value(square.core.copy(), (3, 3), "w"))

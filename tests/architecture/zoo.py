@@ -866,3 +866,84 @@ def nested_containers(n: Any, x: Tensor) -> Any:
     for layer in n.body[2]:
         y = layer(y)
     return n.head(y)
+
+
+# Parameters on their own
+
+
+@network(free="a", a=conv(3, 8), gamma=nn.Parameter(torch.tensor(0.5)), head=conv(8, 4))
+def scalar_gate(n: Any, x: Tensor) -> Any:
+    y = n.a(x)
+    return n.head(y + n.gamma * F.relu(y))
+
+
+@network(free="a", shape=(5, 6), a=nn.Linear(6, 8), w=nn.Parameter(torch.randn(8, 7)), head=nn.Linear(7, 4))
+def bare_matrix(n: Any, x: Tensor) -> Any:
+    return n.head(F.relu(F.relu(n.a(x)) @ n.w))
+
+
+@network(free="a", shape=(5, 6), a=nn.Linear(6, 8), head=nn.Linear(6, 4))
+def tied_transposed(n: Any, x: Tensor) -> Any:
+    return n.head(F.relu(F.linear(F.relu(n.a(x)), n.a.weight.t())))
+
+
+@network(shape=(5, 6), w=nn.Parameter(torch.randn(12, 6)), head=nn.Linear(8, 4))
+def first_rows_of_a_matrix(n: Any, x: Tensor) -> Any:
+    return n.head(F.relu(F.linear(x, n.w[:8])))
+
+
+@network(shape=(5, 6), w=nn.Parameter(torch.randn(3, 8, 6)), head=nn.Linear(8, 4))
+def one_expert_of_several(n: Any, x: Tensor) -> Any:
+    return n.head(F.relu(F.linear(x, n.w[0]) + F.linear(x, n.w[2])))
+
+
+@network(free="a", shape=(5, 6), a=nn.Linear(6, 8), token=nn.Parameter(torch.randn(8)), head=nn.Linear(8, 4))
+def repeated_token(n: Any, x: Tensor) -> Any:
+    y = n.a(x)
+    return n.head(torch.cat([n.token.unsqueeze(0).unsqueeze(0).repeat(len(x), 1, 1), y], 1))
+
+
+@network(free="a", shape=(5, 6), a=nn.Linear(6, 8), table=nn.Parameter(torch.randn(9, 8)), head=nn.Linear(8, 4))
+def looked_up_positions(n: Any, x: Tensor) -> Any:
+    return n.head(n.a(x) + n.table[torch.arange(x.shape[1], device=x.device)])
+
+
+@network(free="a", a=conv(3, 8), scale=nn.Parameter(torch.randn(1, 8, 1, 1)), head=conv(8, 4))
+def scaled_map(n: Any, x: Tensor) -> Any:
+    return n.head(F.relu(n.a(x)) + n.scale * torch.ones_like(x[:, :1]))
+
+
+@network(shape=(5, 6), a=nn.Linear(6, 8), w=nn.Parameter(torch.randn(4, 8)))
+def cosine_head(n: Any, x: Tensor) -> Any:
+    return F.linear(F.normalize(n.a(x), dim=-1), F.normalize(n.w, dim=-1))
+
+
+# Tensors made to fit, and written into
+
+
+@network(free="a b", a=conv(3, 8), b=conv(3, 8), head=conv(8, 4))
+def larger_of_two(n: Any, x: Tensor) -> Any:
+    return n.head(torch.max(n.a(x), n.b(x)))
+
+
+@network(free="a", a=conv(3, 8), head=conv(8, 4))
+def accumulated(n: Any, x: Tensor) -> Any:
+    y = n.a(x)
+    total = y.new_zeros(y.shape)
+    for _ in range(2):
+        total = total + y
+    return n.head(total)
+
+
+@network(free="a b", a=conv(3, 8), b=conv(3, 8), head=conv(8, 4))
+def assigned(n: Any, x: Tensor) -> Any:
+    y = torch.zeros_like(n.a(x)).copy_(n.b(x))
+    return n.head(y + n.a(x))
+
+
+@network(free="a", shape=(6, 6), a=nn.Linear(6, 5), cell=nn.GRUCell(5, 7), head=nn.Linear(7, 4))
+def recurrent_cell(n: Any, x: Tensor) -> Any:
+    y, state = n.a(x), None
+    for step in range(x.shape[1]):
+        state = n.cell(y[:, step], state)
+    return n.head(state)

@@ -6,9 +6,10 @@ CPU milliseconds, median of n (n = 1: a single run, not warmed up). Both start f
 with a smaller module, and choose channels by L1. Per candidate ours is: look the channels up in a ranking that was made
 once, and cut. Torch-pruning's is: copy, build the graph (a forward pass at the network's input size), rank the channels of
 each group's root layer, cut; what its ranking takes has a column of its own. That is its quickest way; the one that its
-documentation shows is a pruner with a ratio per layer, made and stepped, on a copy. Ours and ``deepcopy`` take turns, so that both
-find the allocator in the same state, and every network has a process of its own: after another network in the same process,
-torch-pruning's time on resnet50 was seen to differ by a third.
+documentation shows is a pruner with a ratio per layer, made and stepped, on a copy.
+
+Ours and ``deepcopy`` take turns, so that both find the allocator in the same state. Every network has a process of its own:
+after another network in the same process, torch-pruning's time on resnet50 was seen to differ by a third.
 """
 
 import copy

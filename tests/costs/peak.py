@@ -37,7 +37,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def peak_mb(model: nn.Module, sample: Tensor) -> float:
-    """Most that lives at once, at 4 bytes an entry: each storage from the operation that makes it to the last that touches it."""
+    """What lives at once at most, at 4 bytes an entry: storages from the first operation that touches them to the last."""
     recorder = _Recorder()
     meta = weightless(model)
     weights = recorder.storages([*meta.parameters(), *meta.buffers()])

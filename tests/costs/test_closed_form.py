@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from automl_prune import cost, trace
 from automl_prune.architecture import Architecture
@@ -12,6 +13,7 @@ from automl_prune.errors import UnknownNameError
 from automl_prune.networks import NETWORKS
 from automl_prune.space import ChannelSpace
 from automl_prune.surgery.slicing import prune
+from automl_prune.surgery.verify import check_costs
 
 
 def traced(name: str) -> Architecture:
@@ -101,6 +103,27 @@ def test_a_population_in_one_call_equals_one_by_one() -> None:
     for i, row in enumerate(widths):
         alone = model.one(dict(zip(space.names, row.tolist(), strict=True)))
         assert alone == {k: v[i] for k, v in together.items()}
+
+
+class Mixed(nn.Module):
+    """A depthwise convolution of what no cut changes: the products of tokens with each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.along, self.head = nn.Linear(16, 16), nn.Conv1d(10, 10, 3, groups=10), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.tokens(x)
+        return self.head(self.along(tokens @ tokens.transpose(1, 2)))  # type: ignore[no-any-return]
+
+
+def test_a_layer_that_no_cut_changes_is_a_constant() -> None:
+    """Tracing describes no axis of its weight; admission adds what torch's counter finds of it."""
+    model = Mixed()
+    architecture = trace(model, torch.zeros(1, 10, 16))
+    macs = {"tokens": 10 * 16 * 16, "product": 10 * 16 * 10, "along": 8 * 10 * 3, "head": 10 * 8 * 4}
+    assert cost(architecture)["macs"] == sum(macs.values()) - macs["along"]
+    assert cost(check_costs(model, architecture))["macs"] == sum(macs.values()) == counted_macs(model, (10, 16))
 
 
 def test_unknown_groups_are_named() -> None:

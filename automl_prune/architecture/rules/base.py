@@ -60,6 +60,7 @@ class Graph:
         rigid: Why neither side of a weight can be cut, by the weight's name.
         buffers: Values of integer buffers, by name.
         values: What is known of each tensor that is still in use, by ``id``; others have a fixed size.
+        whole: Parameters that were moved or combined, by name, with their entries in place.
     """
 
     ids: ChannelIds
@@ -69,20 +70,22 @@ class Graph:
     rigid: dict[str, str]
     buffers: dict[str, Tensor]
     values: dict[int, Value] = field(default_factory=dict)
+    whole: dict[str, Value] = field(default_factory=dict)
     _alive: dict[int, weakref.ref[Tensor]] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
     products: list[RawProduct] = field(default_factory=list)
 
     def knows(self, thing: object) -> bool:
-        """Whether something is an activation or derived from a parameter, or a sequence with one."""
+        """Whether something is an activation, or a sequence with one."""
         if isinstance(thing, Tensor):
-            return id(thing) in self.values
+            known = self.values.get(id(thing))
+            return known is not None and known.weight is None
         return isinstance(thing, list | tuple) and any(self.knows(item) for item in thing)
 
     def has_weight(self, thing: object) -> bool:
-        """Whether something is a parameter or buffer, or a sequence with one."""
+        """Whether something is a parameter or buffer or derived from one, or a sequence with such."""
         if isinstance(thing, Tensor):
-            return id(thing) in self.names
+            return id(thing) in self.names or id(thing) in self.values
         return isinstance(thing, list | tuple) and any(self.has_weight(item) for item in thing)
 
     def value(self, tensor: Tensor) -> Value:
@@ -94,8 +97,20 @@ class Graph:
         shape = tuple(tensor.shape)
         if name is None or name in self.buffers:
             return Value.constant(FIXED, shape)
-        positions = compact(np.arange(math.prod(shape), dtype=np.int64).reshape(shape))
-        return Value(positions, shape, name)
+        if name not in self.whole:
+            self.whole[name] = Value(compact(np.arange(math.prod(shape), dtype=np.int64).reshape(shape)), shape, name)
+        return self.whole[name]
+
+    def plain(self, value: Value) -> str | None:
+        """The parameter whose entries these are, each in its place."""
+        return value.weight if value.weight and value.same(self.whole[value.weight]) else None
+
+    def transposed(self, value: Value) -> str | None:
+        """The matrix parameter whose entries these are, rows for columns."""
+        if not value.weight or len(value.shape) != 2:
+            return None
+        turned = Value(value.core.T, value.shape[::-1], value.weight)
+        return self.plain(turned)
 
     def remember(self, tensor: Tensor, value: Value) -> None:
         """Say what a tensor's entries are."""
@@ -158,7 +173,7 @@ class Call:
         if not isinstance(argument, Tensor):
             return None
         derived = self.graph.values.get(id(argument))
-        return derived.plain() if derived is not None else self.graph.names.get(id(argument))
+        return self.graph.plain(derived) if derived is not None else self.graph.names.get(id(argument))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -185,10 +200,10 @@ def attach(graph: Graph, value: Value, ids: Value, layer: str, role: str = "scal
     Freezes the channels where no single dimension of the parameter follows them.
     """
     assert value.weight is not None
-    positions, channels = np.broadcast_arrays(value.core, ids.core)
-    if (channels < 0).all():
-        return
     shape = graph.shapes[value.weight]
+    if math.prod(shape) == 1 or (ids.core < 0).all():
+        return
+    positions, channels = np.broadcast_arrays(value.core, ids.core)
     for dim, entries in enumerate(_follow(positions.ravel(), channels.ravel(), shape)):
         if entries is not None:
             graph.ids.attach(value.weight, dim, role, layer, entries)

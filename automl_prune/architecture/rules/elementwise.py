@@ -1,16 +1,18 @@
 """Operations that work entry by entry: channels that are combined are the same channel."""
 
+from collections.abc import Sequence
 from functools import reduce
 
 import numpy as np
 
+from automl_prune.architecture.channel_ids import FIXED
 from automl_prune.architecture.rules.base import Call, Graph, attach, own_channels, rule
 from automl_prune.architecture.values import Value, compact
 
 
 @rule(
     *("relu", "relu6", "hardtanh", "leaky_relu", "elu", "selu", "celu", "silu", "gelu", "mish", "sigmoid", "tanh"),
-    *("hardswish", "hardsigmoid", "softplus", "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"),
+    *("hardswish", "hardsigmoid", "softplus"),
     on_weights=True,
     same_shape=True,
 )
@@ -18,7 +20,8 @@ from automl_prune.architecture.values import Value, compact
     *("rrelu", "hardshrink", "softshrink", "tanhshrink", "softsign", "logsigmoid", "log_sigmoid", "threshold", "logit"),
     *("exp", "exp2", "expm1", "log", "log1p", "log2", "abs", "neg", "sign", "sqrt", "rsqrt", "square", "reciprocal"),
     *("sin", "cos", "erf", "sinc", "floor", "ceil", "round", "trunc", "frac", "nan_to_num", "positive", "bernoulli"),
-    *("native_dropout", "clone", "contiguous", "detach", "alias", "lift_fresh", "lift_fresh_copy", "to", "_to_copy"),
+    *("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout", "clone", "contiguous"),
+    *("detach", "alias", "lift_fresh", "lift_fresh_copy", "to", "_to_copy"),
     *("type_as", "conj", "resolve_conj", "bitwise_not", "logical_not", "isnan", "isinf", "isfinite"),
     on_weights=True,
 )
@@ -29,9 +32,22 @@ def _alone(call: Call) -> object:
 
 
 @rule("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like")
+@rule("new_zeros", "new_ones", "new_full", "new_empty", "zero", "fill")
 def _like(call: Call) -> object:
-    """A tensor made to fit another is cut with it."""
-    return call.value("self")
+    """A tensor made to fit another is cut with it; one of other sizes stands for itself."""
+    value = call.value("self")
+    assert value is not None
+    fits = len(value.shape) == len(call.shape) and all(value.shape[d] == call.shape[d] for d in value.varying)
+    return Value(value.core, call.shape) if fits else Value.constant(FIXED, call.shape)
+
+
+@rule("copy")
+def _copied_into(call: Call) -> object:
+    """What is written over part of a tensor takes the place of the channels there."""
+    target, source = call.value("self"), call.value("src")
+    if target is None or source is None or target.weight or source.weight:
+        return NotImplemented
+    return combine(call.graph, "an assignment", target, source).expanded(call.shape)
 
 
 @rule(
@@ -57,6 +73,11 @@ def _like(call: Call) -> object:
 def _combined(call: Call) -> object:
     """Channels that meet are the same channel."""
     values = [v for name in call.arguments if (v := call.value(name)) is not None]
+    return combine_all(call, values)
+
+
+def combine_all(call: Call, values: Sequence[Value]) -> Value:
+    """The value of an operation on several tensors entry by entry."""
     combined = reduce(lambda left, right: combine(call.graph, call.op, left, right), values)
     return combined.expanded(call.shape)
 
@@ -93,8 +114,11 @@ def _with_weight(graph: Graph, op: str, weight: Value, other: Value, shape: tupl
     grown = [d for d in range(len(shape)) if other.shape[d] == 1 < weight.shape[d] and weight.varies(d)]
     if grown and (other.core >= 0).any():
         graph.freeze(other, f"broadcast over {weight.weight} by {op}")
-    else:
-        attach(graph, weight, other, str(weight.weight).rpartition(".")[0] or str(weight.weight))
+        return Value(other.core, shape)
+    if grown and len(weight.varying) == 1 and (other.core < 0).all():  # a channel's own scale of something without any
+        own = own_channels(graph, weight)
+        return Value(own.core, shape)
+    attach(graph, weight, other, str(weight.weight).rpartition(".")[0] or str(weight.weight))
     return Value(other.core, shape)
 
 

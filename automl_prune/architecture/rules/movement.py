@@ -98,7 +98,7 @@ def _expand(call: Call) -> object:
     assert value is not None
     wide = value.expanded(call.shape)
     other = call.value("other")
-    if other is None or value.weight or (value.core >= 0).any():
+    if other is None or other.weight or value.weight or (value.core >= 0).any():
         return wide
     return Value(other.core, call.shape)
 
@@ -161,7 +161,8 @@ def _unbind(call: Call) -> object:
     return [value.moved(along[i if value.varies(dim) else 0], out.shape) for i, out in enumerate(call.out)]
 
 
-@rule("chunk", "split", "split_with_sizes", "tensor_split", on_weights=True)
+@rule("chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split", on_weights=True)
+@rule("unsafe_split_with_sizes", on_weights=True)
 def _split(call: Call) -> object:
     """Equal parts lose the same positions; unequal ones have fixed sizes."""
     value = call.value("self")
@@ -219,14 +220,14 @@ def _joined(graph: Graph, parts: Sequence[Value], shape: tuple[int, ...], dim: i
     return Value(lead.core, shape)
 
 
-@rule("repeat", "tile")
+@rule("repeat", "tile", on_weights=True)
 def _repeat(call: Call) -> object:
     value = call.value("self")
     assert value is not None
     times = shape_of(call.arguments.get("repeats", call.arguments.get("dims")))
     wide = value.expanded((1,) * (len(times) - len(value.shape)) + value.shape)
     reps = [t if wide.varies(d) else 1 for d, t in enumerate((1,) * (len(wide.shape) - len(times)) + times)]
-    return Value(np.tile(wide.core, reps), call.shape)
+    return Value(np.tile(wide.core, reps), call.shape, value.weight)
 
 
 @rule("repeat_interleave")
@@ -237,11 +238,11 @@ def _interleave(call: Call) -> object:
     return Value(value.core.repeat(times, int(dim)) if value.varies(int(dim)) else value.core, call.shape)
 
 
-@rule("flip")
+@rule("flip", on_weights=True)
 def _flip(call: Call) -> object:
     value = call.value("self")
     assert value is not None
-    return Value(np.flip(value.core, tuple(int(d) for d in call["dims"])), call.shape)
+    return Value(np.flip(value.core, tuple(int(d) for d in call["dims"])), call.shape, value.weight)
 
 
 @rule("roll")
@@ -331,7 +332,7 @@ def _with_zeros(call: Call) -> bool:
     return call.arguments.get("mode", "constant") == "constant" and not call.arguments.get("value")
 
 
-@rule("index_select", "index", "embedding_lookup")
+@rule("index_select", "index", on_weights=True)
 def _index(call: Call) -> Any:
     """Positions can be chosen freely; choosing channels by an integer buffer makes that buffer a channel map."""
     value = call.value("self")
@@ -339,6 +340,9 @@ def _index(call: Call) -> Any:
         return NotImplemented
     given = call["indices"] if call.op == "index" else [None] * (int(call["dim"]) % len(value.shape)) + [call["index"]]
     dims = [d for d, index in enumerate(given) if index is not None]
+    if value.weight:  # which rows were chosen does not matter to what follows the columns
+        index0 = tuple(slice(0, 1) if d in dims else slice(None) for d in range(len(value.shape)))
+        return _chosen(Value(value.core[index0], value.shape, value.weight), call.shape, dims)
     if not any(value.varies(d) for d in dims):
         return _chosen(value, call.shape, dims)
     index = given[dims[0]]
@@ -357,11 +361,11 @@ def _chosen(value: Value, shape: tuple[int, ...], dims: Sequence[int]) -> object
     """Entries that do not vary along the chosen dimensions: what is left of them lies behind, in order."""
     rest = [d for d in range(len(value.shape)) if d not in dims]
     if not value.varying:
-        return Value(value.core.reshape(-1)[:1].reshape((1,) * len(shape)), shape)
+        return Value(value.core.reshape(-1)[:1].reshape((1,) * len(shape)), shape, value.weight)
     adjacent = list(dims) == list(range(dims[0], dims[-1] + 1))
     if not adjacent:
         return NotImplemented
     extra = len(shape) - len(rest)
     core = value.core.transpose([*rest[: dims[0]], *dims, *rest[dims[0] :]])
     kept = [core.shape[i] for i in range(dims[0])], [core.shape[i] for i in range(dims[-1] + 1, core.ndim)]
-    return Value(core.reshape([*kept[0], *([1] * extra), *kept[1]]), shape)
+    return Value(core.reshape([*kept[0], *([1] * extra), *kept[1]]), shape, value.weight)

@@ -98,6 +98,7 @@ def _spatial(call: Call) -> object:
     outs = call.out if isinstance(call.out, tuple) else (call.out,)
     if value is None:
         return NotImplemented
+    call.graph.freeze(call.value("grid"), f"says where {call.op} looks")
     # Sizes change along the last dimensions only, the channels lie before them.
     resized = int(next(c for c in call.op if c.isdigit()) if "sampler" not in call.op else len(value.shape) - 2)
     if any(value.varies(d) for d in range(len(value.shape) - resized, len(value.shape))):

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from automl_prune.architecture.channel_ids import FIXED
 from automl_prune.architecture.rules.base import Call, Graph, RawProduct, rule
 from automl_prune.architecture.rules.elementwise import aligned, combine
+from automl_prune.architecture.rules.weighted import applied, matrix
 from automl_prune.architecture.values import Value
 
 IntArray = npt.NDArray[np.int64]
@@ -16,10 +17,32 @@ IntArray = npt.NDArray[np.int64]
 @rule("matmul", "bmm", "mm", "__matmul__")
 def _matmul(call: Call) -> object:
     """``[…, n, k] @ […, k, m]``."""
-    left, right = call.value("self"), call.value("other") or call.value("mat2")
-    if left is None or right is None or left.weight or right.weight or min(len(left.shape), len(right.shape)) < 2:
+    other = "other" if "other" in call.arguments else "mat2"
+    left, found = call.value("self"), matrix(call, other)
+    if left is not None and not left.weight and found is not None:
+        return _with_matrix(call, left, other, found)
+    right = call.value(other)
+    if left is None or right is None or right.weight or min(len(left.shape), len(right.shape)) < 2:
         return NotImplemented
+    if left.weight:
+        left = Value.constant(FIXED, left.shape)
     return multiplied(call.graph, call.op, left, right, call.shape)
+
+
+@rule("addmm")
+def _addmm(call: Call) -> object:
+    """A product with a parameter, added to something."""
+    added, left, found = call.value("self"), call.value("mat1"), matrix(call, "mat2")
+    if added is None or left is None or left.weight or found is None:
+        return NotImplemented
+    made = _with_matrix(call, left, "mat2", found)
+    return combine(call.graph, call.op, made, added).expanded(call.shape)
+
+
+def _with_matrix(call: Call, left: Value, other: str, found: tuple[str, bool]) -> Value:
+    """``left @ matrix``, where a parameter as it is is ``[in, out]``."""
+    weight, turned = found
+    return applied(call, left, weight, call[other].shape[1], transposed=not turned)
 
 
 @rule("baddbmm")

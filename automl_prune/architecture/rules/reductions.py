@@ -4,6 +4,7 @@ import numpy as np
 
 from automl_prune.architecture.channel_ids import FIXED
 from automl_prune.architecture.rules.base import Call, rule, shape_of
+from automl_prune.architecture.rules.elementwise import combine_all
 from automl_prune.architecture.values import Value
 
 
@@ -13,8 +14,10 @@ from automl_prune.architecture.values import Value
 )
 def _reduced(call: Call) -> object:
     """Over positions it keeps the channels. A sum over channels loses them and is exact, as cut ones are zero."""
-    value = call.value("self")
+    value, other = call.value("self"), call.value("other")
     assert value is not None
+    if other is not None:  # the larger of two tensors, entry by entry
+        return combine_all(call, [value, other])
     dims = _dims(call, len(value.shape))
     if any(value.varies(d) for d in dims):
         if call.op not in ("sum", "nansum", "norm", "linalg_vector_norm"):
@@ -76,7 +79,7 @@ def _gathered(call: Call) -> object:
     value, index = call.value("self"), call.value("index") or call.value("indices")
     if value is None or call.arguments.get("dim") is None or value.varies(int(call["dim"])):
         return NotImplemented
-    if index is not None:
+    if index is not None and index.varying:
         call.graph.ids.unite(value.core, index.core, call.op)
     return Value(value.core, call.shape)
 

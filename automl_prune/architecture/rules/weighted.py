@@ -35,12 +35,27 @@ def _convolution(call: Call) -> object:
 @rule("linear", on_weights=True)
 def _linear(call: Call) -> object:
     """A linear layer, on the last dimension."""
-    value, weight = call.value("input"), call.weight("weight")
-    if value is None or weight is None:
+    value, found = call.value("input"), matrix(call, "weight")
+    if value is None or found is None:
         return computed(call)
+    weight, turned = found
+    return applied(call, value, weight, call["weight"].shape[0], transposed=turned)
+
+
+def matrix(call: Call, argument: str) -> tuple[str, bool] | None:
+    """The matrix parameter that an argument is, and whether it is its transpose."""
+    weight = call.weight(argument)
+    if weight is not None:
+        return (weight, False) if len(call[argument].shape) == 2 else None
+    derived = call.graph.values.get(id(call.arguments.get(argument)))
+    turned = call.graph.transposed(derived) if derived is not None else None
+    return None if turned is None else (turned, True)
+
+
+def applied(call: Call, value: Value, weight: str, width: int, *, transposed: bool) -> Value:
+    """What a matrix parameter, ``[out, in]`` or transposed ``[in, out]``, makes of the last dimension."""
     inputs = _taken_in(call, value, -1, weight)
-    width = call["weight"].shape[0]
-    out = _put_out(call.graph, weight, inputs, width, 1, transposed=False)
+    out = _put_out(call.graph, weight, inputs, width, 1, transposed=transposed)
     return _finish(call, weight, "linear", math.prod(call.shape) // (call.graph.batch * width), out, len(call.shape) - 1)
 
 
