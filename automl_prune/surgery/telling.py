@@ -108,6 +108,8 @@ def _fit(model: nn.Module, inputs: Tensor, generator: torch.Generator) -> None:
     hooks = []
     for module in model.modules():
         weight = _own(module, "weight")
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # takes no hooks
         if _own(module, "running_mean") is not None:
             hooks.append(module.register_forward_pre_hook(statistics))
         elif weight is not None and weight.dim() > 1:

@@ -10,7 +10,7 @@ from automl_prune.testing.strategy import MakeStrategy, run_toy, toy_problem
 DO_NOT_LEARN = {"random", "uniform"}
 SLOW_LEARNERS = {("evolution", "published")}
 BEYOND_REACH = {("abc", "published"), ("nsga2", "published")}
-"""The papers' own settings: 17 evaluations, and three generations spread over a whole front, are no match for random draws."""
+"""The papers' own settings: 17 evaluations, or three generations over a whole front, are no match for random draws."""
 WITHOUT_CHANCE = {("sensitivity", "published")}
 CASES = [(name, preset) for name in STRATEGIES for preset in STRATEGIES.get(name).presets]
 
