@@ -12,9 +12,9 @@ from automl_prune.architecture.tracing import trace
 from automl_prune.cloning import clone
 from automl_prune.costs import CostModel
 from automl_prune.errors import TraceError, UnknownNameError, UserError, WidthError
+from automl_prune.steady import steady
 from automl_prune.surgery.criteria import CRITERIA, Criterion, Reduction
 from automl_prune.surgery.slicing import Ranking, materialise
-from automl_prune.surgery.steady import steady
 from automl_prune.surgery.verify import check_weights, difference
 
 

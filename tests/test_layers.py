@@ -11,6 +11,7 @@ LAYERS = [
     {"automl_prune.errors"},
     {"automl_prune.plugins"},
     {"automl_prune.cloning"},
+    {"automl_prune.steady"},
     {"automl_prune.registry"},
     {"automl_prune.architecture"},
     {"automl_prune.granularity"},

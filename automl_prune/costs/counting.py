@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from automl_prune.architecture.tracing import weightless
 from automl_prune.cloning import clone
 from automl_prune.errors import TraceError
+from automl_prune.steady import steady
 
 
 def counted_macs(
@@ -46,6 +47,6 @@ def _count(model: nn.Module, inputs: Tensor) -> int:
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.detach_()
     counter = FlopCounterMode(display=False)
-    with torch.random.fork_rng([]), counter, torch.no_grad():
+    with steady(inputs.device), counter, torch.no_grad():
         model(inputs.clone())
     return int(counter.get_total_flops()) // 2

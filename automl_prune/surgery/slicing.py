@@ -164,6 +164,6 @@ def _check_cut(small: nn.Module, cuts: Mapping[str, Tensor]) -> None:
         found = attrgetter(name)(small)
         if found.shape != expected.shape:
             raise TraceError(
-                f"{type(small).__name__} cannot be cut: its copy has {name!r} at full size, {list(found.shape)} instead of "
-                f"{list(expected.shape)}; TorchScript, for one, copies itself so. Pass the module that it was made from."
+                f"{type(small).__name__} keeps {name!r} at its full size {list(found.shape)} when it is copied, as "
+                "TorchScript does; pass the Python module that it was made from."
             )

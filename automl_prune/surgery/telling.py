@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from automl_prune.architecture import Architecture
 from automl_prune.cloning import clone
-from automl_prune.surgery.steady import steady
+from automl_prune.steady import steady
 
 _ENOUGH = 8
 """Values per channel from which its own mean and variance say something."""
@@ -35,10 +35,10 @@ def telling(
         redraw: Draw all weights anew.
     """
     copied = clone(model).eval()
-    if inputs.dtype == torch.float32:
-        copied = copied.float()
     for tensor in (*copied.parameters(), *copied.buffers()):
         tensor.detach_()  # TorchScript copies even parameters as computed tensors
+    if inputs.dtype == torch.float32:
+        copied = copied.float()
     chosen: dict[str, Tensor] = dict(copied.named_parameters())
     chosen |= {n: b for n, b in copied.named_buffers() if n in architecture.tensor or "running_" in n.rpartition(".")[2]}
     with torch.no_grad():
@@ -88,13 +88,13 @@ def _fit(model: nn.Module, inputs: Tensor, generator: torch.Generator) -> None:
 
     @torch.no_grad()
     def statistics(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        mean, var = _own(module, "running_mean"), _own(module, "running_var")
+        mean, var = module._buffers["running_mean"], module._buffers["running_var"]
         if mean is not None and var is not None and id(mean) not in done and arguments and isinstance(arguments[0], Tensor):
             done.add(id(mean))
             _fit_statistics(mean, var, arguments[0], generator)
 
     def scale(module: nn.Module, _: Any, output: Any) -> Any:
-        weight, bias = _own(module, "weight"), _own(module, "bias")
+        weight, bias = module._parameters["weight"], module._parameters.get("bias")
         if weight is None or id(weight) in done or not isinstance(output, Tensor) or not output.is_floating_point():
             return None
         done.add(id(weight))
@@ -107,10 +107,10 @@ def _fit(model: nn.Module, inputs: Tensor, generator: torch.Generator) -> None:
 
     hooks = []
     for module in model.modules():
-        weight = _own(module, "weight")
         if isinstance(module, torch.jit.ScriptModule):
             continue  # takes no hooks
-        if _own(module, "running_mean") is not None:
+        weight = module._parameters.get("weight")
+        if {"running_mean", "running_var"} <= module._buffers.keys():
             hooks.append(module.register_forward_pre_hook(statistics))
         elif weight is not None and weight.dim() > 1:
             hooks.append(module.register_forward_hook(scale))
@@ -119,12 +119,6 @@ def _fit(model: nn.Module, inputs: Tensor, generator: torch.Generator) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _own(module: nn.Module, name: str) -> Tensor | None:
-    """A module's own parameter or buffer; what it computes by that name is none. TorchScript has no plain dictionaries."""
-    found = {**dict(module._parameters.items()), **dict(module._buffers.items())}.get(name)
-    return found if isinstance(found, Tensor) else None
 
 
 def _fit_statistics(mean: Tensor, var: Tensor, data: Tensor, generator: torch.Generator) -> None:

@@ -70,7 +70,7 @@ def row(name: str) -> list[str]:
     network = NETWORKS.get(name)
     model = network.build(network.num_classes).eval()
     x = torch.zeros(1, *network.input_shape)
-    traced, architecture = timed(partial(trace, model, x), 1)
+    traced, architecture = timed(partial(trace, model, x), 5)
     rng = np.random.default_rng(0)
     widths = {g.name: max(1, int(g.width * rng.uniform(0.3, 1))) for g in architecture.free_groups}
     ranked, ranking = timed(partial(ranked_once, model, architecture, widths), 5)
@@ -87,7 +87,7 @@ def row(name: str) -> list[str]:
     same = shapes[0] == shapes[1] == shapes[2]
     return [
         name if same else f"{name} (shapes differ)",
-        cell(traced, 1),
+        cell(traced, 5),
         cell(ranked, 5),
         cell(made, REPEATS),
         cell(built, 3),

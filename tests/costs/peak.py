@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from automl_prune.architecture.tracing import tensors_in, weightless
+from automl_prune.architecture.following import tensors_in
+from automl_prune.architecture.tracing import weightless
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -52,3 +53,59 @@ def test_the_module_is_not_touched() -> None:
     fixed_sizes(model, trace(model, image), image)
     assert model.training
     assert {p.device.type for p in model.parameters()} == {"cpu"}
+
+
+class Constant(nn.Module):
+    """Makes a tensor on the CPU, which fails without weights at any width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x) * torch.ones(5, 1, device="cpu"))  # type: ignore[no-any-return]
+
+
+class Windows(Sizes):
+    """Names the size of its batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.view(4, 3, 4, 4))
+
+
+class Meeting(nn.Module):
+    """Two layers meet; when it is picky, they must have ten channels together."""
+
+    picky = False
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(4, first), nn.Linear(4, second), nn.Linear(first + second, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([self.a(x), self.b(x)], 1)
+        if self.picky:
+            y.narrow(1, 0, 10)
+        return self.head(y)  # type: ignore[no-any-return]
+
+
+def test_what_never_runs_without_weights_is_nobodys_fault() -> None:
+    model, tokens = Constant(), torch.zeros(1, 5, 12)
+    architecture = trace(model, tokens)
+    assert architecture.group("first").frozen is None
+    assert not fixed_sizes(model, architecture, tokens)
+
+
+def test_a_written_batch_size_is_respected() -> None:
+    model, image = Windows(), torch.zeros(4, 3, 4, 4)
+    assert set(fixed_sizes(model, trace(model, image), image)) == {"a", "c"}
+
+
+@pytest.mark.parametrize(("widths", "blamed"), [((8, 4), {"a"}), ((4, 8), {"b"}), ((8, 8), {"a", "b"})])
+def test_of_several_suspects_those_that_fail_alone_are_to_blame(widths: tuple[int, int], blamed: set[str]) -> None:
+    model, row = Meeting(*widths), torch.zeros(1, 4)
+    architecture = trace(model, row)
+    model.picky = True
+    reasons = fixed_sizes(model, architecture, row)
+    assert set(reasons) == blamed
+    assert all(reason.startswith("the program names its size: narrow ") for reason in reasons.values())

@@ -1,5 +1,6 @@
 import dataclasses
 from collections.abc import Callable
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from automl_prune.architecture import Architecture, ChannelGroup
 from automl_prune.architecture.model import Axis, Layer, Run, compress
 from automl_prune.architecture.model import Tensor as Described
 from automl_prune.architecture.tracing import trace
+from automl_prune.costs import CostModel
 from automl_prune.errors import TraceError
 from automl_prune.networks import NETWORKS
 from automl_prune.surgery.probe import first_line
@@ -88,6 +90,7 @@ def test_constant_products_are_counted_and_what_feeds_them_is_frozen() -> None:
 # A sound description is damaged on purpose; whoever is touched by the damage must be found, and nobody else.
 
 IMAGE = torch.zeros(1, 3, 6, 6)
+NUMBERS = count()
 
 
 class Branched(nn.Module):
@@ -385,7 +388,7 @@ class Answering(nn.Module):
         (torch.zeros_like, "hardly depends on its input"),
         (lambda x: x + 1e6, "hardly depends on its input"),
         (lambda x: x / 0, "not finite"),
-        (lambda x: x + torch.rand(1), "differently each time"),
+        (lambda x: x + next(NUMBERS), "differently each time"),
         (lambda x: x.argmax(1), "no tensor of real numbers"),
         (lambda x: None, "no tensor of real numbers"),
     ],
@@ -419,3 +422,16 @@ def test_groups_whose_price_is_wrong_are_frozen(sound: tuple[nn.Module, Architec
     found = frozen(architecture, check_costs(model, damaged))
     assert set(found) == {group_of(architecture, "left.weight"), group_of(architecture, "left.weight", 1)}
     assert all(reason.startswith("its cost does not follow from the widths: ") for reason in found.values())
+
+
+def test_groups_whose_size_is_wrong_are_frozen(sound: tuple[nn.Module, Architecture]) -> None:
+    model, architecture = sound
+    tensors = tuple(
+        dataclasses.replace(t, learned=t.learned or t.name == "stem.1.running_mean") for t in architecture.tensors
+    )
+    damaged = dataclasses.replace(architecture, tensors=tensors)
+    found = frozen(architecture, after := check_costs(model, damaged))
+    assert set(found) == {group_of(architecture, "stem.0.weight")}
+    assert found["stem"].startswith("its cost does not follow from the widths: ")
+    assert found["stem"].endswith(" in the smaller network")
+    assert CostModel(after).one()["params"] == sum(p.numel() for p in model.parameters())

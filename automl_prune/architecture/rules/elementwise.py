@@ -105,6 +105,9 @@ def combine(graph: Graph, op: str, left: Value, right: Value) -> Value:
         other = left if stretched[0] else right
         return varied.expanded(shape) if not _adds_variation(other, varied) else _entangled(graph, op, left, right, shape)
     graph.ids.unite(left.core, right.core, op)
+    for mine in (left, right):
+        if not mine.varying and (mine.core < 0).all():  # the other is frozen by now
+            return Value(mine.core, shape)
     a, b = np.broadcast_arrays(left.core, right.core)
     return Value(compact(np.where(a < 0, b, a)), shape)
 

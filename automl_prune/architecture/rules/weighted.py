@@ -5,6 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from automl_prune.architecture.channel_ids import FIXED
 from automl_prune.architecture.model import Layer
 from automl_prune.architecture.rules.base import Call, Graph, rule
 from automl_prune.architecture.values import Value
@@ -105,7 +106,7 @@ def _taken_in(call: Call, value: Value, dim: int, weight: str) -> IntArray:
     """Ids along the dimension that a weight consumes, ``[inputs]``."""
     if weight in call.graph.rigid:
         call.graph.freeze(value, call.graph.rigid[weight])
-    inputs = value.vector(dim)
+    inputs = np.full(value.shape[dim], FIXED) if value.weight else value.vector(dim)
     if inputs is not None:
         return inputs
     call.graph.freeze(value, f"taken in by {weight} in an order that cannot be followed")
