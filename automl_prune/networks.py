@@ -43,6 +43,8 @@ class NetworkDefinition:
         presets: Named declarations of the space; ``default`` is used when none is asked for.
         help: One line for listings.
         mean, std: Per-channel input normalisation the published weights expect.
+        training_only: How names of tensors begin that published checkpoints have and this network does not (heads that only
+            help training); they are left out.
     """
 
     name: str
@@ -53,6 +55,7 @@ class NetworkDefinition:
     help: str = ""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    training_only: tuple[str, ...] = ()
 
     def preset(self, name: str | None) -> Preset:
         """The preset of that name; raises UnknownNameError."""

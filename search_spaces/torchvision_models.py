@@ -8,7 +8,7 @@ from torch import nn
 from automl_prune.networks import NETWORKS, NetworkDefinition
 
 _SIZES = {"inception_v3": 299}
-_AUXILIARY = ("googlenet", "inception_v3")
+_AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 
 
 def build(num_classes: int, *, name: str) -> nn.Module:
@@ -28,5 +28,6 @@ for model_name in torchvision.models.list_models(module=torchvision.models):
             input_shape=(3, size, size),
             num_classes=1000,
             help="torchvision classification model.",
+            training_only=_AUXILIARY.get(model_name, ()),
         ),
     )

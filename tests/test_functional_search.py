@@ -99,6 +99,13 @@ def test_the_callers_module_and_generator_are_as_they_were(found: Found, mine: M
     assert torch.equal(torch.get_rng_state(), found.generator)
 
 
+def test_the_files_rebuild_the_model_beside_the_callers_own(found: Found, digits: tuple[Tensor, Tensor]) -> None:
+    rebuilt = automl_prune.load_architecture(found.folder / "architecture.json", model=Mine())
+    assert torch.equal(rebuilt(digits[0][:50]), found.result.model(digits[0][:50]))
+    with pytest.raises(UnknownNameError, match="Mine"):
+        automl_prune.load_architecture(found.folder / "architecture.json")
+
+
 def test_the_result_is_the_services(found: Found) -> None:
     result = json.loads((found.folder / "architecture.json").read_text())
     assert result == found.result.result

@@ -250,7 +250,7 @@ class CandidateEvaluator:
     def base(self) -> nn.Module:
         """The full network with its weights, in evaluation mode."""
         model = self._fresh()
-        fit(model, load_state_dict_file(self.setup.weights or self._base_file))
+        fit(model, load_state_dict_file(self.setup.weights or self._base_file), ignore=self.network.training_only)
         return model.eval()
 
     @cached_property

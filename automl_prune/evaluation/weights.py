@@ -73,17 +73,19 @@ def load_state_dict_file(path: Path) -> dict[str, Tensor]:
     return _state_dict(content, path.name)
 
 
-def fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def fit(model: nn.Module, state: Mapping[str, Tensor], *, ignore: tuple[str, ...] = ()) -> None:
     """Copy weights into a model of the same shapes.
 
     Names, shapes and types are compared first; on any difference the model stays as it was. ``num_batches_tracked`` does
-    not count, floating types convert into each other, and buffers of whole numbers (index maps) may be missing.
+    not count, floating types convert into each other, and buffers of whole numbers (index maps) may be missing. What begins
+    with one of ``ignore`` and is not in the model is left out.
 
     Raises:
         WeightsError: The weights are of another network; says which tensors differ and how; or they are not finite.
     """
     targets = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor) and not _is_counter(name)}
-    given = {name: tensor for name, tensor in state.items() if not _is_counter(name)}
+    left_out = {name for name in state if name.startswith(ignore) and name not in targets} if ignore else set()
+    given = {name: tensor for name, tensor in state.items() if not _is_counter(name) and name not in left_out}
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     needed = [name for name, t in targets.items() if name in parameters or t.is_floating_point()]
     common = [name for name in targets if name in given]

@@ -15,16 +15,17 @@ from automl_prune.networks import NETWORKS
 from automl_prune.surgery.slicing import materialise
 
 
-def load_architecture(path: str | Path, weights: str | Path | None = None) -> nn.Module:
+def load_architecture(path: str | Path, weights: str | Path | None = None, *, model: nn.Module | None = None) -> nn.Module:
     """Build the network that an architecture JSON describes, in evaluation mode.
 
     Args:
         path: The file that ``GET /v1/searches/{id}/best`` returned.
         weights: Its weights; None looks for ``model.safetensors`` beside the JSON.
+        model: The network that was searched, at its full widths, where it is not registered; it is not touched.
 
     Raises:
         UserError: The file is no architecture JSON of a version this package reads.
-        UnknownNameError: Its search space is not registered here.
+        UnknownNameError: Its search space is not registered here, and no ``model`` was given.
         WeightsError: The weights are missing or belong to another network.
     """
     path = Path(path)
@@ -32,9 +33,9 @@ def load_architecture(path: str | Path, weights: str | Path | None = None) -> nn
     chosen = Path(weights) if weights is not None else path.parent / "model.safetensors"
     if not chosen.is_file():
         raise WeightsError(f"There is no file {chosen.name} in {chosen.parent}; pass weights= with the file to load.")
-    definition = NETWORKS.get(data["model"]["search_space"])
-    full = definition.build(int(data["model"]["num_classes"]))
-    architecture = trace(full, torch.zeros(1, *data["model"]["input_shape"]))
+    described = data["model"]
+    full = NETWORKS.get(described["search_space"]).build(int(described["num_classes"])) if model is None else model
+    architecture = trace(full, torch.zeros(1, *described["input_shape"]))
     kept = {g["name"]: g["kept"] for g in data["groups"] if g["kept"] is not None}
     small = materialise(full, architecture, kept)
     fit(small, load_state_dict_file(chosen))

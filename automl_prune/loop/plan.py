@@ -245,5 +245,5 @@ def read_weights(spec: SearchSpec, network: NetworkDefinition, num_classes: int,
         return None
     path = resolve_weights(roots.weights, spec.weights)
     with torch.random.fork_rng(devices=[]):
-        fit(network.build(num_classes), load_state_dict_file(path))
+        fit(network.build(num_classes), load_state_dict_file(path), ignore=network.training_only)
     return path

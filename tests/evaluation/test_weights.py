@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from automl_prune.errors import WeightsError
@@ -302,3 +303,15 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path: Path, model: Mapped) -> N
     with pytest.raises(OSError, match="taken"):
         save_safetensors(model, tmp_path / "taken")
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+def test_heads_that_only_help_training_are_left_out_of_a_checkpoint() -> None:
+    network = NETWORKS.get("googlenet")
+    with torch.device("meta"):
+        published = torchvision.models.googlenet(weights=None, num_classes=4, init_weights=False).state_dict()
+    state = {name: torch.full(t.shape, 0.5, dtype=t.dtype) for name, t in published.items()}
+    model = network.build(4)
+    fit(model, state, ignore=network.training_only)
+    assert bool((model.state_dict()["fc.weight"] == 0.5).all())
+    with pytest.raises(WeightsError, match=r"18 unexpected \(aux1"):
+        fit(model, state)
