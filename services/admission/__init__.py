@@ -30,6 +30,8 @@ AT_ONCE = 2
 """Networks that are admitted at the same time."""
 MOST_WAITING = 8
 """Orders that may wait for an admission."""
+STARTING_SECONDS = 60.0
+"""How long a child may take, beyond the limit, until it begins to build."""
 _DYING_SECONDS = 5.0
 _KINDS = {kind.code: kind for kind in (UserError, TraceError)}
 
@@ -126,13 +128,15 @@ def admit_in_child(name: str, num_classes: int, settings: Settings) -> Architect
 
 
 def _result(name: str, child: subprocess.Popen[bytes], seconds: float) -> Architecture:
-    now = "starting"
+    now, clock = "starting", _Clock(STARTING_SECONDS + seconds)
     try:
-        for message in _messages(child, time.monotonic() + seconds):
+        for message in _messages(child, clock):
             if "architecture" in message:
                 return Architecture.from_json(message["architecture"])
             if "error" in message:
                 raise _KINDS.get(message["error"], UserError)(message["message"], pointer=message["pointer"])
+            if now == "starting":  # a busy machine's slowness to get going is not the network's fault
+                clock.set(seconds)
             now = message["stage"]
     except TimeoutError:
         raise UserError(
@@ -143,14 +147,27 @@ def _result(name: str, child: subprocess.Popen[bytes], seconds: float) -> Archit
     raise UserError(f"{name!r} cannot be searched: {now} it, the process {_end(child)}.", pointer=POINTER)
 
 
-def _messages(child: subprocess.Popen[bytes], end: float) -> Iterator[Mapping[str, Any]]:
-    """What the child says, line by line, until it closes its stdout; raises TimeoutError at ``end``."""
+class _Clock:
+    """Counts down, and can be set anew."""
+
+    def __init__(self, seconds: float) -> None:
+        self.set(seconds)
+
+    def set(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        return max(0.0, self._end - time.monotonic())
+
+
+def _messages(child: subprocess.Popen[bytes], clock: _Clock) -> Iterator[Mapping[str, Any]]:
+    """What the child says, line by line, until it closes its stdout; raises TimeoutError when the clock has run down."""
     assert child.stdout is not None
     descriptor, rest = child.stdout.fileno(), b""
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
         while True:
-            if not selector.select(max(0.0, end - time.monotonic())):
+            if not selector.select(clock.left()):
                 raise TimeoutError
             chunk = os.read(descriptor, 1 << 16)
             if not chunk:

@@ -15,7 +15,7 @@ from automl_prune.errors import UserError
 from automl_prune.loop.admission import POINTER, admitted
 from automl_prune.networks import NETWORKS
 from services import logs
-from services.admission import verification_seconds
+from services.admission import STARTING_SECONDS, verification_seconds
 from services.settings import Settings, load_settings
 
 _SPARE_SECONDS = 10
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     settings = load_settings()
     # Should the parent be gone, this one ends: at once, or at the latest when even Python hangs, by the kernel's clock.
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.alarm(math.ceil(settings.admission_seconds) + _SPARE_SECONDS)
+    signal.alarm(math.ceil(STARTING_SECONDS + settings.admission_seconds) + _SPARE_SECONDS)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a plug-in prints is for the log
 

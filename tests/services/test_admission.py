@@ -23,7 +23,7 @@ from automl_prune.networks import NETWORKS
 from services.admission import MOST_WAITING, Admissions, BusyError, admit_in_child
 from services.settings import Settings, load_settings
 
-LIMIT = 25.0
+LIMIT = 15.0
 AWKWARD = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
@@ -208,12 +208,12 @@ def test_a_network_that_hangs_holds_nobody_else(client: httpx.Client, folder: Pa
         assert placed.status_code == 201
         assert not hanging.done()
         answer = hanging.result()
-    assert LIMIT <= time.monotonic() - began < LIMIT + 15
+    assert LIMIT <= time.monotonic() - began < LIMIT + 45
     assert answer.status_code == 422
     fault = answer.json()["errors"][0]
     assert fault["pointer"] == "/search_space/name"
     assert fault["detail"] == (
-        "Admitting 'awkward_hangs' took longer than 25 s and was stopped while building it; a network that needs more time "
+        "Admitting 'awkward_hangs' took longer than 15 s and was stopped while building it; a network that needs more time "
         "gets it with AUTOML_PRUNE_ADMISSION_SECONDS."
     )
     assert gone(pids)
