@@ -27,6 +27,7 @@ from automl_prune.architecture import Architecture
 from automl_prune.costs import CostModel
 from automl_prune.evaluation.datasets.base import DATASETS, Dataset
 from automl_prune.evaluation.images import Images, load_images
+from automl_prune.evaluation.lineage import Ancestor, load_ancestor, save_ancestor
 from automl_prune.evaluation.modes import accepts_channels_last
 from automl_prune.evaluation.recalibrate import recalibrate
 from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe
@@ -35,10 +36,13 @@ from automl_prune.evaluation.training import fine_tune
 from automl_prune.evaluation.weights import fit, load_state_dict_file, save_safetensors
 from automl_prune.networks import NETWORKS, NetworkDefinition
 from automl_prune.space import ChannelSpace
-from automl_prune.surgery.criteria import CRITERIA
-from automl_prune.surgery.inherit import from_scratch, inherit
+from automl_prune.surgery.criteria import CRITERIA, Criterion
+from automl_prune.surgery.inherit import from_scratch
 from automl_prune.surgery.slicing import Ranking, materialise
 from automl_prune.trial import Outcome, Trial, TrialState
+
+IMPORTANCE = "importance"
+"""In the origin of the base trial: also say how important each unit is; the key of that in the outcome's details."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class CandidateEvaluator:
 
     def __init__(self, setup: EvaluationSetup) -> None:
         self.setup = setup
+        self._parent: tuple[int, Ancestor] | None = None
         plugins.allow(setup.plugins)
         self._by_arm: Mapping[str, Callable[[Trial], Outcome]] = {
             "preparation": self._prepare,
@@ -139,11 +144,18 @@ class CandidateEvaluator:
         return Outcome(TrialState.COMPLETE, artifacts={"base": self._base_file.name}, details=details)
 
     def _base(self, trial: Trial) -> Outcome:
-        return Outcome(TrialState.COMPLETE, self._scored(self.base, self.images.select, trial))
+        metrics = self._scored(self.base, self.images.select, trial)
+        details = {IMPORTANCE: self._importance()} if trial.origin.get(IMPORTANCE) else {}
+        return Outcome(TrialState.COMPLETE, metrics, details=details)
 
     def _search(self, trial: Trial) -> Outcome:
         model, kept = self._make(trial)
-        return Outcome(TrialState.COMPLETE, self._scored(model, self.images.select, trial), details={"kept": kept})
+        files = {}
+        if self.setup.recipe.inherit == "parent" and trial.arm == "search":
+            files["weights"] = f"{trial.name}.safetensors"
+            save_ancestor(model, kept, self.setup.artifacts / files["weights"])
+        metrics = self._scored(model, self.images.select, trial)
+        return Outcome(TrialState.COMPLETE, metrics, artifacts=files, details={"kept": kept})
 
     def _recover(self, trial: Trial) -> Outcome:
         model, kept = self._make(trial)
@@ -181,12 +193,22 @@ class CandidateEvaluator:
             model = from_scratch(self._fresh(), setup.architecture, kept)
         else:
             widths = setup.space.widths(trial.candidate)
-            kept = {name: units.tolist() for name, units in self.ranking.keep(widths, seed=self._seed(trial, 0)).items()}
-            model = inherit(self.base, setup.architecture, kept, scope=recipe.scope, seed=self._seed(trial, 4))
+            rank_seed, fresh_seed = self._seed(trial, 0), self._seed(trial, 4)
+            model, kept = self._ancestor(trial).child(widths, scope=recipe.scope, rank_seed=rank_seed, fresh_seed=fresh_seed)
         if recipe.recalibrate_batches:
             recalibrate(model, self.images.fit(limit=recipe.recalibrate_batches), precision=recipe.precision)
         self._train(model, recipe.fine_tune, trial, salt=2)
         return model, kept
+
+    def _ancestor(self, trial: Trial) -> Ancestor:
+        """What a trial inherits from: its parent where the recipe says so and it has one, else the full network."""
+        if self.setup.recipe.inherit != "parent" or trial.parent is None:
+            return self.founder
+        if self._parent is None or self._parent[0] != trial.parent:  # siblings follow each other: one is remembered
+            file = self.setup.artifacts / f"trial-{trial.parent:04d}.safetensors"
+            loaded = load_ancestor(file, self.base, self.setup.architecture, self._criterion, self.setup.recipe.reduction)
+            self._parent = trial.parent, loaded
+        return self._parent[1]
 
     def _narrow(self, trial: Trial) -> dict[str, list[int]]:
         """The first units of every group: which ones does not matter where weights are not inherited."""
@@ -227,6 +249,12 @@ class CandidateEvaluator:
     def _scored(self, model: nn.Module, batches: Callable[[], Any], trial: Trial) -> dict[str, float]:
         return score(model, batches(), precision=self.setup.recipe.precision) | self._costs(trial)
 
+    def _importance(self) -> dict[str, list[float]]:
+        """Importance of each unit of the full network, by searched group: what the control ``global`` ranks."""
+        recipe, architecture = self.setup.recipe, self.setup.architecture
+        ranking = Ranking(self.base, architecture, CRITERIA.get(recipe.criterion), reduction=recipe.reduction)
+        return {name: [float(f"{s:.6g}") for s in ranking.scores(name)] for name in self.setup.space.names}
+
     def _costs(self, trial: Trial) -> dict[str, float]:
         return {k: float(v[0]) for k, v in self._cost_model(self.setup.space.array([trial.candidate])).items()}
 
@@ -254,10 +282,14 @@ class CandidateEvaluator:
         return model.eval()
 
     @cached_property
-    def ranking(self) -> Ranking:
-        """Channels by importance."""
+    def founder(self) -> Ancestor:
+        """The full network, as what candidates inherit from."""
+        return Ancestor(self.base, self.setup.architecture, {}, self._criterion, self.setup.recipe.reduction)
+
+    @property
+    def _criterion(self) -> Criterion:
         recipe = self.setup.recipe
-        return Ranking(self.base, self.setup.architecture, CRITERIA.get(recipe.inherit), reduction=recipe.reduction)
+        return CRITERIA.get(recipe.criterion if recipe.inherit == "parent" else recipe.inherit)
 
     @cached_property
     def network(self) -> NetworkDefinition:

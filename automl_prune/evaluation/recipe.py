@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 
+WITHOUT_CRITERION = ("scratch", "parent")
+"""What ``inherit`` may be besides the name of a criterion."""
+
 
 class Strict(BaseModel):
     """A frozen model that refuses unknown fields, NaN and infinity."""
@@ -50,7 +53,12 @@ class Recipe(Strict):
     """How a candidate is made and scored."""
 
     inherit: Annotated[str, Field(max_length=200)] = Field(
-        "l1", description="A criterion that ranks channels, or 'scratch' for fresh weights."
+        "l1",
+        description="A criterion that ranks channels, 'scratch' for fresh weights, or 'parent' for those of the trial that "
+        "the strategy builds on.",
+    )
+    criterion: Annotated[str, Field(max_length=200)] = Field(
+        "l1", description="Ranks channels where inherit is 'parent', and for the control 'global'."
     )
     scope: Literal["all", "convolutions"] = Field(
         "all",

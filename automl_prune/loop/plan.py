@@ -22,7 +22,7 @@ from automl_prune.evaluation.datasets.base import DATASETS, Dataset
 from automl_prune.evaluation.evaluator import EvaluationSetup, Given, Recovery
 from automl_prune.evaluation.images import Images, load_images
 from automl_prune.evaluation.loading import check_classes
-from automl_prune.evaluation.recipe import FineTune, Recipe
+from automl_prune.evaluation.recipe import WITHOUT_CRITERION, FineTune, Recipe
 from automl_prune.evaluation.weights import fit, load_state_dict_file, resolve_weights
 from automl_prune.loop.admission import Admit, admitted
 from automl_prune.loop.spec import BudgetSpec, SearchSpaceSpec, SearchSpec, field_errors
@@ -180,7 +180,8 @@ def ordered_space(
 
 def evaluations(spec: SearchSpec) -> int:
     """Candidate evaluations an order leads to at most, controls included, recovery and report not."""
-    return spec.trials.max * (1 + ("random" in spec.controls)) + ("uniform" in spec.controls)
+    alone = ("uniform" in spec.controls) + ("global" in spec.controls)
+    return spec.trials.max * (1 + ("random" in spec.controls)) + alone
 
 
 def absolute(budget: BudgetSpec, full: Mapping[str, float], index: int) -> Budget:
@@ -217,8 +218,9 @@ def read_recipe(strategy: type[Strategy], spec: SearchSpec) -> Recipe:
         recipe = Recipe.model_validate(merged)
     except ValidationError as error:
         raise SpecError(field_errors(error, "/recipe")) from None
-    if recipe.inherit != "scratch":
+    if recipe.inherit not in WITHOUT_CRITERION:
         CRITERIA.get(recipe.inherit, pointer="/recipe/inherit")
+    CRITERIA.get(recipe.criterion, pointer="/recipe/criterion")
     return recipe
 
 

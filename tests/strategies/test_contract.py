@@ -11,7 +11,7 @@ DO_NOT_LEARN = {"random", "uniform"}
 SLOW_LEARNERS = {("evolution", "published")}
 BEYOND_REACH = {("abc", "published"), ("nsga2", "published")}
 """The papers' own settings: 17 evaluations, and three generations spread over a whole front, are no match for random draws."""
-WITHOUT_CHANCE = {("sensitivity", "published")}
+WITHOUT_CHANCE = {("sensitivity", "published"), ("netadapt", "published"), ("netadapt", "modern")}
 CASES = [(name, preset) for name in STRATEGIES for preset in STRATEGIES.get(name).presets]
 
 
