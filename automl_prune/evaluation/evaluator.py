@@ -2,7 +2,8 @@
 
 What is done with a trial depends on the arm that asked for it:
 
-    preparation   train the full network (no weights were given); kept in the cache for the next search
+    preparation   train the full network (no weights were given), or the PruningNet that makes candidates' weights, as the
+                  trial's origin says; both are kept in the cache for the next search
     base          score the full network on the select split
     final         make the candidate again, train it for longer, keep its weights
     report        score a recovered network, before and after recovery, on the report split: the only reader of it
@@ -26,9 +27,12 @@ from automl_prune import plugins
 from automl_prune.architecture import Architecture
 from automl_prune.costs import CostModel
 from automl_prune.evaluation.datasets.base import DATASETS, Dataset
+from automl_prune.evaluation.hypernetwork import PruningNet, leading
+from automl_prune.evaluation.hypernetwork_files import About, load, read_about
+from automl_prune.evaluation.hypernetwork_training import Training, check_trained, prepare
 from automl_prune.evaluation.images import Images, load_images
 from automl_prune.evaluation.lineage import Ancestor, load_ancestor, save_ancestor
-from automl_prune.evaluation.modes import accepts_channels_last
+from automl_prune.evaluation.modes import accepts_channels_last, device_of
 from automl_prune.evaluation.recalibrate import recalibrate
 from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe
 from automl_prune.evaluation.scoring import score
@@ -41,6 +45,9 @@ from automl_prune.surgery.inherit import from_scratch
 from automl_prune.surgery.slicing import Ranking, materialise
 from automl_prune.trial import Outcome, Trial, TrialState
 
+PREPARES = "prepares"
+"""Key in the origin of a preparation trial: which of the two it makes; the full network where it says nothing."""
+FULL_NETWORK, HYPERNETWORK = "full network", "hypernetwork"
 IMPORTANCE = "importance"
 """In the origin of the base trial: also say how important each unit is; the key of that in the outcome's details."""
 
@@ -77,6 +84,7 @@ class EvaluationSetup:
         dataset, recipe, recovery, base_training: What the user ordered.
         seed: Of the search: splits, training order, random criteria.
         weights: The base network's file; None when the preparation arm trains it.
+        hypernetwork: A PruningNet's file that was ordered; None when the preparation arm trains one where it is needed.
         data_root, artifacts, cache: Folders; artifacts are the search's own.
         gpu: GPUs of a trial; 0 stays on the CPU.
         plugins: Modules to import, because names may be registered there.
@@ -99,6 +107,7 @@ class EvaluationSetup:
     base_training: FineTune = field(default_factory=lambda: FineTune(epochs=5, lr=0.1))
     plugins: tuple[str, ...] = ()
     given: Given | None = None
+    hypernetwork: Path | None = None
 
 
 class CandidateEvaluator:
@@ -130,6 +139,27 @@ class CandidateEvaluator:
     # Arms ------------------------------------------------------------------------------------------------------------
 
     def _prepare(self, trial: Trial) -> Outcome:
+        if trial.origin.get(PREPARES) == HYPERNETWORK:
+            return self._prepare_hypernetwork()
+        return self._prepare_base(trial)
+
+    def _prepare_hypernetwork(self) -> Outcome:
+        """Train the PruningNet, unless one was ordered or an equal order was trained before."""
+        setup, epochs = self.setup, 0
+        file = setup.hypernetwork
+        if file is None:
+            data = setup.dataset.model_dump_json()
+            order, precision = setup.recipe.hypernetwork, setup.recipe.precision
+            training = Training(self._wanted, order, data, setup.seed, precision, setup.cache)
+            file, epochs = prepare(training, lambda: self._empty_hypernetwork(self._wanted), self.images)
+        about = read_about(file)
+        setup.artifacts.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, self._hypernetwork_file)
+        metrics = {"train_top1": about.top1, "train_loss": about.loss}
+        details = {"trained": epochs > 0, "epochs": about.done, "epochs_now": epochs}
+        return Outcome(TrialState.COMPLETE, metrics, artifacts={HYPERNETWORK: self._hypernetwork_file.name}, details=details)
+
+    def _prepare_base(self, trial: Trial) -> Outcome:
         """Train the full network, unless an equal order was trained before."""
         cached = self.setup.cache / f"base-{self._order_id}.safetensors"
         if not cached.is_file():
@@ -145,6 +175,8 @@ class CandidateEvaluator:
 
     def _base(self, trial: Trial) -> Outcome:
         metrics = self._scored(self.base, self.images.select, trial)
+        if self.setup.recipe.inherit == "hypernetwork":
+            check_trained(read_about(self._hypernetwork_file), metrics["top1"], self.setup.recipe.hypernetwork.least_ratio)
         details = {IMPORTANCE: self._importance()} if trial.origin.get(IMPORTANCE) else {}
         return Outcome(TrialState.COMPLETE, metrics, details=details)
 
@@ -191,6 +223,9 @@ class CandidateEvaluator:
         if recipe.inherit == "scratch":
             kept = self._narrow(trial)
             model = from_scratch(self._fresh(), setup.architecture, kept)
+        elif recipe.inherit == "hypernetwork":
+            kept = self._narrow(trial)
+            model = self.hypernetwork.candidate(setup.space.widths(trial.candidate))
         else:
             widths = setup.space.widths(trial.candidate)
             rank_seed, fresh_seed = self._seed(trial, 0), self._seed(trial, 4)
@@ -212,9 +247,7 @@ class CandidateEvaluator:
 
     def _narrow(self, trial: Trial) -> dict[str, list[int]]:
         """The first units of every group: which ones does not matter where weights are not inherited."""
-        widths = self.setup.space.widths(trial.candidate)
-        groups = {name: self.setup.architecture.group(name) for name in widths}
-        return {n: list(range(w // groups[n].divisor)) for n, w in widths.items() if w < groups[n].width}
+        return leading(self.setup.architecture, self.setup.space.widths(trial.candidate))
 
     def _stored(self, trial: Trial, file: str) -> nn.Module:
         model = materialise(self.base, self.setup.architecture, self._narrow(trial))
@@ -266,6 +299,37 @@ class CandidateEvaluator:
     @property
     def _base_file(self) -> Path:
         return self.setup.artifacts / "base.safetensors"
+
+    @property
+    def _hypernetwork_file(self) -> Path:
+        return self.setup.artifacts / "hypernetwork.safetensors"
+
+    @property
+    def _wanted(self) -> About:
+        """The PruningNet of this search, before it is trained."""
+        setup = self.setup
+        return About.of(
+            setup.network,
+            setup.num_classes,
+            setup.architecture,
+            setup.space,
+            self.images,
+            setup.recipe.hypernetwork,
+            dataset=setup.dataset.name,
+        )
+
+    def _empty_hypernetwork(self, about: About) -> PruningNet:
+        """A PruningNet that was not trained."""
+        full = self._fresh()
+        made = PruningNet(full, self.setup.architecture, about.choices, hidden=about.hidden, affine=about.affine)
+        return made.to(device_of(full))
+
+    @cached_property
+    def hypernetwork(self) -> PruningNet:
+        """The trained PruningNet, in evaluation mode."""
+        net = self._empty_hypernetwork(read_about(self._hypernetwork_file))
+        load(self._hypernetwork_file, net)
+        return net.eval()
 
     @property
     def _order_id(self) -> str:

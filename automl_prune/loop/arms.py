@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from automl_prune.evaluation.evaluator import IMPORTANCE
+from automl_prune.evaluation.evaluator import FULL_NETWORK, IMPORTANCE, PREPARES
 from automl_prune.loop.ranked import ranked_widths
 from automl_prune.problem import Problem, best_trials
 from automl_prune.space import Candidate
@@ -77,6 +77,7 @@ def plan_arms(
     top_k: int,
     train_base: bool,
     seed: int,
+    prepare: Sequence[str] = (),
 ) -> list[Arm]:
     """The arms of a search.
 
@@ -88,12 +89,15 @@ def plan_arms(
         top_k: How many of the best candidates are recovered.
         train_base: Whether the full network must be trained first.
         seed: The search's seed; the random control derives its own.
+        prepare: What else the evaluator makes before anything is scored, by its names.
     """
     full = problem.space.full
     ranks = {IMPORTANCE: True} if "global" in controls else {}
     arms = [_fixed(problem, BASE, lambda _: [Proposal(full, ranks)], waits=True, required=True)]
-    if train_base:
-        arms.insert(0, _fixed(problem, PREPARATION, lambda _: [Proposal(full)], required=True))
+    wanted = [FULL_NETWORK, *prepare] if train_base else prepare
+    preparations = [Proposal(full, {PREPARES: what}) for what in wanted]
+    if preparations:
+        arms.insert(0, _fixed(problem, PREPARATION, lambda _: preparations, required=True))
     arms.append(Arm(SEARCH, lambda _: make_strategy(), lambda _: max_trials, waits=True))
     if "uniform" in controls:
         arms.append(Arm("uniform", lambda _: UniformWidth(problem, StrategyOptions()), lambda _: 1))

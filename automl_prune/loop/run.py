@@ -70,6 +70,7 @@ def run_search(
             controls=plan.spec.controls,
             top_k=plan.spec.finish.top_k,
             train_base=plan.weights is None,
+            prepare=plan.preparations,
             seed=plan.spec.seed,
         ),
         on_arm=lambda arm: _enter(store, job, plan, executor, arm, searching),
@@ -129,7 +130,7 @@ def _cancelled_by(event: threading.Event, controller: Controller) -> Iterator[No
 
 
 _STAGES: Mapping[str, tuple[SearchState, str]] = {
-    PREPARATION: (SearchState.PREPARING, "training the full network"),
+    PREPARATION: (SearchState.PREPARING, "training what the search needs"),
     BASE: (SearchState.PREPARING, "scoring the full network"),
     SEARCH: (SearchState.RUNNING, "evaluating candidates"),
     "uniform": (SearchState.RUNNING, "evaluating the uniform control"),

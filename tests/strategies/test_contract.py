@@ -8,7 +8,7 @@ from automl_prune.testing import StrategyContract
 from automl_prune.testing.strategy import MakeStrategy, run_toy, toy_problem
 
 DO_NOT_LEARN = {"random", "uniform"}
-SLOW_LEARNERS = {("evolution", "published")}
+SLOW_LEARNERS = {("evolution", "published"), ("metapruning", "published"), ("metapruning", "published_resnet")}
 BEYOND_REACH = {("abc", "published"), ("nsga2", "published")}
 """The papers' own settings: 17 evaluations, and three generations spread over a whole front, are no match for random draws."""
 WITHOUT_CHANCE = {("sensitivity", "published"), ("netadapt", "published"), ("netadapt", "modern")}
