@@ -76,7 +76,9 @@ class NetAdapt(Strategy):
     }
     default_preset = "modern"
     default_recipe = {
-        "modern": {"inherit": "parent", "criterion": "l2", "recalibrate_batches": 0, "fine_tune": {"steps": 20, "lr": 0.01}},
+        "modern": {
+            "inherit": "parent", "criterion": "l2", "recalibrate_batches": 10, "fine_tune": {"steps": 20, "lr": 0.01},
+        },
         # 10,000 steps are where the paper finds accuracy to be kept; rate, momentum and decay are the released code's.
         "published": {
             "inherit": "parent", "criterion": "l2", "recalibrate_batches": 0,
