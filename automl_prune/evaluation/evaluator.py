@@ -35,6 +35,7 @@ from automl_prune.evaluation.lineage import Ancestor, load_ancestor, save_ancest
 from automl_prune.evaluation.modes import accepts_channels_last, device_of
 from automl_prune.evaluation.recalibrate import recalibrate
 from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe
+from automl_prune.evaluation.reconstruct import Reconstruction
 from automl_prune.evaluation.scoring import score
 from automl_prune.evaluation.training import fine_tune
 from automl_prune.evaluation.weights import fit, load_state_dict_file, save_safetensors
@@ -230,6 +231,8 @@ class CandidateEvaluator:
             widths = setup.space.widths(trial.candidate)
             rank_seed, fresh_seed = self._seed(trial, 0), self._seed(trial, 4)
             model, kept = self._ancestor(trial).child(widths, scope=recipe.scope, rank_seed=rank_seed, fresh_seed=fresh_seed)
+            if recipe.reconstruct == "least_squares":
+                self.reconstruction.apply(model, kept)
         if recipe.recalibrate_batches:
             recalibrate(model, self.images.fit(limit=recipe.recalibrate_batches), precision=recipe.precision)
         self._train(model, recipe.fine_tune, trial, salt=2)
@@ -354,6 +357,16 @@ class CandidateEvaluator:
     def _criterion(self) -> Criterion:
         recipe = self.setup.recipe
         return CRITERIA.get(recipe.criterion if recipe.inherit == "parent" else recipe.inherit)
+
+    @cached_property
+    def reconstruction(self) -> Reconstruction:
+        """What fits weights to the full network's features, which are gathered here, once."""
+        recipe = self.setup.recipe
+        batches = self.images.fit(limit=-(-recipe.reconstruct_images // self.setup.dataset.batch_size))
+        images, points = recipe.reconstruct_images, recipe.reconstruct_points
+        return Reconstruction(
+            self.base, self.setup.architecture, batches, images=images, points=points, seed=self.setup.seed
+        )
 
     @cached_property
     def network(self) -> NetworkDefinition:

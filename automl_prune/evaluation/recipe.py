@@ -95,7 +95,13 @@ class Recipe(Strict):
     recalibrate_batches: Annotated[int, Field(ge=0, le=10_000)] = Field(
         20, description="Fit batches from which batch-norm statistics are re-estimated; 0 keeps them."
     )
-    reconstruct: Literal["none"] = Field("none", description="Least-squares reconstruction is not available yet.")
+    reconstruct: Literal["none", "least_squares"] = Field(
+        "none",
+        description="least_squares: layers that lose inputs get the weights that best keep their outputs, before batch-norm "
+        "statistics are re-estimated.",
+    )
+    reconstruct_images: Positive = Field(3000, description="Fit images whose features in the full network are sampled.")
+    reconstruct_points: Annotated[int, Field(ge=1, le=10_000)] = Field(10, description="Output positions sampled per image.")
     fine_tune: FineTune = FineTune()
     hypernetwork: HypernetworkOrder = Field(HypernetworkOrder(), description="Read where inherit is 'hypernetwork'.")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 runs forward passes under autocast.")
@@ -106,3 +112,12 @@ class Recipe(Strict):
         if not batches and info.data.get("inherit") == "hypernetwork":
             raise ValueError("weights from a hypernetwork come without batch-norm statistics; use 1 or more")
         return batches
+
+    @field_validator("reconstruct")
+    @classmethod
+    def _fits_inherited_weights(cls, reconstruct: str, info: ValidationInfo) -> str:
+        if reconstruct != "none" and info.data.get("inherit") in WITHOUT_CRITERION:
+            raise ValueError(
+                f"weights are reconstructed where a criterion ranks channels, not with {info.data['inherit']!r}"
+            )
+        return reconstruct
