@@ -11,9 +11,9 @@ network is never asked for again: evaluators seed by candidate, so the answer wo
 scored anew after their recovery.
 
 Nothing is measured outside the budgets by default: on synthetic problems at 30 to 150 trials the map mostly cost more than
-it brought. Preset ``measured`` spends up to three tenths of the trials on the map of ``sensitivity``, whose drops are then the
-surrogate's prior mean. Told the map of an earlier search, ``default`` uses it too. Importance of channels does not reach a
-strategy, so the global ranking is no start.
+it brought. Preset ``measured`` spends up to three tenths of the trials on the map of ``sensitivity``, whose drops are then
+the surrogate's prior mean. Told the map of an earlier search, ``default`` uses it too. Importance of channels does not reach
+a strategy, so the global ranking is no start.
 
 How it compares on synthetic problems at half of the MACs: true score, in per cent, of the network that looked best; median
 of ten seeds that the design was not tuned on, though tuned on the same kinds of problems. Losses of groups add up (sep) or
