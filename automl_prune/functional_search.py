@@ -101,7 +101,7 @@ def search(
         seed: Of everything that is drawn.
         search_space: ``round_to``, ``min_ratio``, ``frozen`` …, as in a SearchSpec.
         recipe: How candidates are made: overrides of the strategy's own recipe.
-        controls: uniform, random, both or none.
+        controls: Some of uniform, random and global, or none.
         finish: How the best are recovered: ``{"top_k": 3, "recovery": "fine_tune", "epochs": 1, "lr": 0.01}``.
         base_training: ``{"epochs": …, "lr": …}`` to train a copy of the module first (from newly drawn weights where
             candidates are trained from scratch, too); None takes it as it is.

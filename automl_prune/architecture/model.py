@@ -65,12 +65,17 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer with weights; ``positions`` is how often its weight is applied per sample, so MACs = positions x elements."""
+    """A layer with weights; ``positions`` is how often its weight is applied per sample, so MACs = positions x elements.
+
+    ``size`` is the spatial size of what a convolution takes in and ``stride`` its stride; both are empty for other layers.
+    """
 
     name: str
     kind: str
     weight: str
     positions: int
+    size: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +250,10 @@ class Architecture:
         return cls(
             input_shape=tuple(data["input_shape"]),
             groups=tuple(ChannelGroup(**{**g, "members": tuple(g["members"])}) for g in data["groups"]),
-            layers=tuple(Layer(**layer) for layer in data["layers"]),
+            layers=tuple(
+                Layer(**{**layer, "size": tuple(layer["size"]), "stride": tuple(layer["stride"])})
+                for layer in data["layers"]
+            ),
             tensors=tuple(_tensor_from_json(t) for t in data["tensors"]),
             uncut=data["uncut"],
             products=tuple(Product(p["positions"], tuple(_runs(a) for a in p["axes"])) for p in data["products"]),

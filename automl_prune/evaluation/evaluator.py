@@ -2,7 +2,8 @@
 
 What is done with a trial depends on the arm that asked for it:
 
-    preparation   train the full network (no weights were given); kept in the cache for the next search
+    preparation   train the full network (no weights were given), or the PruningNet that makes candidates' weights, as the
+                  trial's origin says; both are kept in the cache for the next search
     base          score the full network on the select split
     final         make the candidate again, train it for longer, keep its weights
     report        score a recovered network, before and after recovery, on the report split: the only reader of it
@@ -26,19 +27,30 @@ from automl_prune import plugins
 from automl_prune.architecture import Architecture
 from automl_prune.costs import CostModel
 from automl_prune.evaluation.datasets.base import DATASETS, Dataset
+from automl_prune.evaluation.hypernetwork import PruningNet, leading
+from automl_prune.evaluation.hypernetwork_files import About, load, read_about
+from automl_prune.evaluation.hypernetwork_training import Training, check_trained, prepare
 from automl_prune.evaluation.images import Images, load_images
-from automl_prune.evaluation.modes import accepts_channels_last
+from automl_prune.evaluation.lineage import Ancestor, load_ancestor, save_ancestor
+from automl_prune.evaluation.modes import accepts_channels_last, device_of
 from automl_prune.evaluation.recalibrate import recalibrate
 from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe
+from automl_prune.evaluation.reconstruct import Reconstruction
 from automl_prune.evaluation.scoring import score
 from automl_prune.evaluation.training import fine_tune
 from automl_prune.evaluation.weights import fit, load_state_dict_file, save_safetensors
 from automl_prune.networks import NETWORKS, NetworkDefinition
 from automl_prune.space import ChannelSpace
-from automl_prune.surgery.criteria import CRITERIA
-from automl_prune.surgery.inherit import from_scratch, inherit
+from automl_prune.surgery.criteria import CRITERIA, Criterion
+from automl_prune.surgery.inherit import from_scratch
 from automl_prune.surgery.slicing import Ranking, materialise
 from automl_prune.trial import Outcome, Trial, TrialState
+
+PREPARES = "prepares"
+"""Key in the origin of a preparation trial: which of the two it makes; the full network where it says nothing."""
+FULL_NETWORK, HYPERNETWORK = "full network", "hypernetwork"
+IMPORTANCE = "importance"
+"""In the origin of the base trial: also say how important each unit is; the key of that in the outcome's details."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,7 @@ class EvaluationSetup:
         dataset, recipe, recovery, base_training: What the user ordered.
         seed: Of the search: splits, training order, random criteria.
         weights: The base network's file; None when the preparation arm trains it.
+        hypernetwork: A PruningNet's file that was ordered; None when the preparation arm trains one where it is needed.
         data_root, artifacts, cache: Folders; artifacts are the search's own.
         gpu: GPUs of a trial; 0 stays on the CPU.
         plugins: Modules to import, because names may be registered there.
@@ -95,6 +108,7 @@ class EvaluationSetup:
     base_training: FineTune = field(default_factory=lambda: FineTune(epochs=5, lr=0.1))
     plugins: tuple[str, ...] = ()
     given: Given | None = None
+    hypernetwork: Path | None = None
 
 
 class CandidateEvaluator:
@@ -102,6 +116,7 @@ class CandidateEvaluator:
 
     def __init__(self, setup: EvaluationSetup) -> None:
         self.setup = setup
+        self._parent: tuple[int, Ancestor] | None = None
         plugins.allow(setup.plugins)
         self._by_arm: Mapping[str, Callable[[Trial], Outcome]] = {
             "preparation": self._prepare,
@@ -125,6 +140,27 @@ class CandidateEvaluator:
     # Arms ------------------------------------------------------------------------------------------------------------
 
     def _prepare(self, trial: Trial) -> Outcome:
+        if trial.origin.get(PREPARES) == HYPERNETWORK:
+            return self._prepare_hypernetwork()
+        return self._prepare_base(trial)
+
+    def _prepare_hypernetwork(self) -> Outcome:
+        """Train the PruningNet, unless one was ordered or an equal order was trained before."""
+        setup, epochs = self.setup, 0
+        file = setup.hypernetwork
+        if file is None:
+            data = setup.dataset.model_dump_json()
+            order, precision = setup.recipe.hypernetwork, setup.recipe.precision
+            training = Training(self._wanted, order, data, setup.seed, precision, setup.cache)
+            file, epochs = prepare(training, lambda: self._empty_hypernetwork(self._wanted), self.images)
+        about = read_about(file)
+        setup.artifacts.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, self._hypernetwork_file)
+        metrics = {"train_top1": about.top1, "train_loss": about.loss}
+        details = {"trained": epochs > 0, "epochs": about.done, "epochs_now": epochs}
+        return Outcome(TrialState.COMPLETE, metrics, artifacts={HYPERNETWORK: self._hypernetwork_file.name}, details=details)
+
+    def _prepare_base(self, trial: Trial) -> Outcome:
         """Train the full network, unless an equal order was trained before."""
         cached = self.setup.cache / f"base-{self._order_id}.safetensors"
         if not cached.is_file():
@@ -139,11 +175,20 @@ class CandidateEvaluator:
         return Outcome(TrialState.COMPLETE, artifacts={"base": self._base_file.name}, details=details)
 
     def _base(self, trial: Trial) -> Outcome:
-        return Outcome(TrialState.COMPLETE, self._scored(self.base, self.images.select, trial))
+        metrics = self._scored(self.base, self.images.select, trial)
+        if self.setup.recipe.inherit == "hypernetwork":
+            check_trained(read_about(self._hypernetwork_file), metrics["top1"], self.setup.recipe.hypernetwork.least_ratio)
+        details = {IMPORTANCE: self._importance()} if trial.origin.get(IMPORTANCE) else {}
+        return Outcome(TrialState.COMPLETE, metrics, details=details)
 
     def _search(self, trial: Trial) -> Outcome:
         model, kept = self._make(trial)
-        return Outcome(TrialState.COMPLETE, self._scored(model, self.images.select, trial), details={"kept": kept})
+        files = {}
+        if self.setup.recipe.inherit == "parent" and trial.arm == "search":
+            files["weights"] = f"{trial.name}.safetensors"
+            save_ancestor(model, kept, self.setup.artifacts / files["weights"])
+        metrics = self._scored(model, self.images.select, trial)
+        return Outcome(TrialState.COMPLETE, metrics, artifacts=files, details={"kept": kept})
 
     def _recover(self, trial: Trial) -> Outcome:
         model, kept = self._make(trial)
@@ -179,20 +224,33 @@ class CandidateEvaluator:
         if recipe.inherit == "scratch":
             kept = self._narrow(trial)
             model = from_scratch(self._fresh(), setup.architecture, kept)
+        elif recipe.inherit == "hypernetwork":
+            kept = self._narrow(trial)
+            model = self.hypernetwork.candidate(setup.space.widths(trial.candidate))
         else:
             widths = setup.space.widths(trial.candidate)
-            kept = {name: units.tolist() for name, units in self.ranking.keep(widths, seed=self._seed(trial, 0)).items()}
-            model = inherit(self.base, setup.architecture, kept, scope=recipe.scope, seed=self._seed(trial, 4))
+            rank_seed, fresh_seed = self._seed(trial, 0), self._seed(trial, 4)
+            model, kept = self._ancestor(trial).child(widths, scope=recipe.scope, rank_seed=rank_seed, fresh_seed=fresh_seed)
+            if recipe.reconstruct == "least_squares":
+                self.reconstruction.apply(model, kept)
         if recipe.recalibrate_batches:
             recalibrate(model, self.images.fit(limit=recipe.recalibrate_batches), precision=recipe.precision)
         self._train(model, recipe.fine_tune, trial, salt=2)
         return model, kept
 
+    def _ancestor(self, trial: Trial) -> Ancestor:
+        """What a trial inherits from: its parent where the recipe says so and it has one, else the full network."""
+        if self.setup.recipe.inherit != "parent" or trial.parent is None:
+            return self.founder
+        if self._parent is None or self._parent[0] != trial.parent:  # siblings follow each other: one is remembered
+            file = self.setup.artifacts / f"trial-{trial.parent:04d}.safetensors"
+            loaded = load_ancestor(file, self.base, self.setup.architecture, self._criterion, self.setup.recipe.reduction)
+            self._parent = trial.parent, loaded
+        return self._parent[1]
+
     def _narrow(self, trial: Trial) -> dict[str, list[int]]:
         """The first units of every group: which ones does not matter where weights are not inherited."""
-        widths = self.setup.space.widths(trial.candidate)
-        groups = {name: self.setup.architecture.group(name) for name in widths}
-        return {n: list(range(w // groups[n].divisor)) for n, w in widths.items() if w < groups[n].width}
+        return leading(self.setup.architecture, self.setup.space.widths(trial.candidate))
 
     def _stored(self, trial: Trial, file: str) -> nn.Module:
         model = materialise(self.base, self.setup.architecture, self._narrow(trial))
@@ -227,6 +285,12 @@ class CandidateEvaluator:
     def _scored(self, model: nn.Module, batches: Callable[[], Any], trial: Trial) -> dict[str, float]:
         return score(model, batches(), precision=self.setup.recipe.precision) | self._costs(trial)
 
+    def _importance(self) -> dict[str, list[float]]:
+        """Importance of each unit of the full network, by searched group: what the control ``global`` ranks."""
+        recipe, architecture = self.setup.recipe, self.setup.architecture
+        ranking = Ranking(self.base, architecture, CRITERIA.get(recipe.criterion), reduction=recipe.reduction)
+        return {name: [float(f"{s:.6g}") for s in ranking.scores(name)] for name in self.setup.space.names}
+
     def _costs(self, trial: Trial) -> dict[str, float]:
         return {k: float(v[0]) for k, v in self._cost_model(self.setup.space.array([trial.candidate])).items()}
 
@@ -238,6 +302,37 @@ class CandidateEvaluator:
     @property
     def _base_file(self) -> Path:
         return self.setup.artifacts / "base.safetensors"
+
+    @property
+    def _hypernetwork_file(self) -> Path:
+        return self.setup.artifacts / "hypernetwork.safetensors"
+
+    @property
+    def _wanted(self) -> About:
+        """The PruningNet of this search, before it is trained."""
+        setup = self.setup
+        return About.of(
+            setup.network,
+            setup.num_classes,
+            setup.architecture,
+            setup.space,
+            self.images,
+            setup.recipe.hypernetwork,
+            dataset=setup.dataset.name,
+        )
+
+    def _empty_hypernetwork(self, about: About) -> PruningNet:
+        """A PruningNet that was not trained."""
+        full = self._fresh()
+        made = PruningNet(full, self.setup.architecture, about.choices, hidden=about.hidden, affine=about.affine)
+        return made.to(device_of(full))
+
+    @cached_property
+    def hypernetwork(self) -> PruningNet:
+        """The trained PruningNet, in evaluation mode."""
+        net = self._empty_hypernetwork(read_about(self._hypernetwork_file))
+        load(self._hypernetwork_file, net)
+        return net.eval()
 
     @property
     def _order_id(self) -> str:
@@ -254,10 +349,24 @@ class CandidateEvaluator:
         return model.eval()
 
     @cached_property
-    def ranking(self) -> Ranking:
-        """Channels by importance."""
+    def founder(self) -> Ancestor:
+        """The full network, as what candidates inherit from."""
+        return Ancestor(self.base, self.setup.architecture, {}, self._criterion, self.setup.recipe.reduction)
+
+    @property
+    def _criterion(self) -> Criterion:
         recipe = self.setup.recipe
-        return Ranking(self.base, self.setup.architecture, CRITERIA.get(recipe.inherit), reduction=recipe.reduction)
+        return CRITERIA.get(recipe.criterion if recipe.inherit == "parent" else recipe.inherit)
+
+    @cached_property
+    def reconstruction(self) -> Reconstruction:
+        """What fits weights to the full network's features, which are gathered here, once."""
+        recipe = self.setup.recipe
+        batches = self.images.fit(limit=-(-recipe.reconstruct_images // self.setup.dataset.batch_size))
+        images, points = recipe.reconstruct_images, recipe.reconstruct_points
+        return Reconstruction(
+            self.base, self.setup.architecture, batches, images=images, points=points, seed=self.setup.seed
+        )
 
     @cached_property
     def network(self) -> NetworkDefinition:

@@ -2,9 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 Positive = Annotated[int, Field(ge=1)]
+
+WITHOUT_CRITERION = ("scratch", "parent", "hypernetwork")
+"""What ``inherit`` may be besides the name of a criterion."""
 
 
 class Strict(BaseModel):
@@ -46,11 +49,42 @@ class FineTune(Strict):
     schedule: Literal["cosine", "constant"] = Field("cosine", description="cosine falls to zero at the last step.")
 
 
+class HypernetworkOrder(Strict):
+    """How a PruningNet, which makes the weights of every candidate, is built and trained before the search.
+
+    It is trained by SGD on a random choice of widths per step; for what the numbers were published with see the presets of
+    the strategy metapruning.
+    """
+
+    file: Annotated[str, Field(max_length=1000)] | None = Field(
+        None, description="One that an earlier search trained, below the server's weights root; null trains one, or uses "
+        "the server's own of an equal order again."
+    )  # fmt: skip
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = Field(30, description="Passes over the fit split.")
+    lr: Annotated[float, Field(gt=0, le=10)] = 0.1
+    schedule: Literal["linear", "steps", "cosine", "constant"] = Field(
+        "cosine", description="linear and cosine fall to zero; steps: a tenth after 1/4, 1/2 and 3/4 each."
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    hidden: Annotated[int, Field(ge=1, le=4096)] = Field(32, description="Units between the two layers that make a kernel.")
+    affine: bool = Field(False, description="Give batch norms a scale and a shift, of their own for each width.")
+    least_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="Search only if its top-1 in training reached this part of the full network's; 0: in any case."
+    )
+
+
 class Recipe(Strict):
     """How a candidate is made and scored."""
 
     inherit: Annotated[str, Field(max_length=200)] = Field(
-        "l1", description="A criterion that ranks channels, or 'scratch' for fresh weights."
+        "l1",
+        description="A criterion that ranks channels, 'scratch' for fresh weights, 'parent' for those of the trial that the "
+        "strategy builds on, or 'hypernetwork' for weights that a PruningNet makes.",
+    )
+    criterion: Annotated[str, Field(max_length=200)] = Field(
+        "l1", description="Ranks channels where inherit is 'parent', and for the control 'global'."
     )
     scope: Literal["all", "convolutions"] = Field(
         "all",
@@ -61,6 +95,29 @@ class Recipe(Strict):
     recalibrate_batches: Annotated[int, Field(ge=0, le=10_000)] = Field(
         20, description="Fit batches from which batch-norm statistics are re-estimated; 0 keeps them."
     )
-    reconstruct: Literal["none"] = Field("none", description="Least-squares reconstruction is not available yet.")
+    reconstruct: Literal["none", "least_squares"] = Field(
+        "none",
+        description="least_squares: layers that lose inputs get the weights that best keep their outputs, before batch-norm "
+        "statistics are re-estimated.",
+    )
+    reconstruct_images: Positive = Field(3000, description="Fit images whose features in the full network are sampled.")
+    reconstruct_points: Annotated[int, Field(ge=1, le=10_000)] = Field(10, description="Output positions sampled per image.")
     fine_tune: FineTune = FineTune()
+    hypernetwork: HypernetworkOrder = Field(HypernetworkOrder(), description="Read where inherit is 'hypernetwork'.")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 runs forward passes under autocast.")
+
+    @field_validator("recalibrate_batches")
+    @classmethod
+    def _made_weights_have_no_statistics(cls, batches: int, info: ValidationInfo) -> int:
+        if not batches and info.data.get("inherit") == "hypernetwork":
+            raise ValueError("weights from a hypernetwork come without batch-norm statistics; use 1 or more")
+        return batches
+
+    @field_validator("reconstruct")
+    @classmethod
+    def _fits_inherited_weights(cls, reconstruct: str, info: ValidationInfo) -> str:
+        if reconstruct != "none" and info.data.get("inherit") in WITHOUT_CRITERION:
+            raise ValueError(
+                f"weights are reconstructed where a criterion ranks channels, not with {info.data['inherit']!r}"
+            )
+        return reconstruct

@@ -57,7 +57,7 @@ def fine_tune(
     """
     optimizer = _sgd(model, lr, momentum, weight_decay)
     report = {"images": 0.0, "steps": 0.0}
-    with training_flags_kept(model), _seeded(generator, device_of(model)):
+    with training_flags_kept(model), seeded(generator, device_of(model)):
         model.train()
         for step, (images, labels) in zip(range(steps), _endless(batches_fn, generator), strict=False):
             if should_stop is not None and should_stop():
@@ -111,7 +111,7 @@ def _endless(batches_fn: BatchSource, generator: torch.Generator) -> Iterator[Ba
 
 
 @contextmanager
-def _seeded(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+def seeded(generator: torch.Generator, device: torch.device) -> Iterator[None]:
     """Seed the global generators, which dropout draws from, and give them their state back at the end."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))

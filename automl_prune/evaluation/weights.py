@@ -122,14 +122,19 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], *, ignore: tuple[str, ...
             targets[name].copy_(given[name])
 
 
-def save_safetensors(model: nn.Module, path: Path) -> tuple[str, int]:
-    """Write the model's state as a safetensors file, in one step, and return its SHA-256 and its size in bytes."""
+def save_safetensors(model: nn.Module, path: Path, **about: str) -> tuple[str, int]:
+    """Write the model's state as :func:`save_tensors` does, and return the file's SHA-256 and its size in bytes."""
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
         if isinstance(tensor, Tensor)
     }
-    content = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    return save_tensors(tensors, path, **about)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, **about: str) -> tuple[str, int]:
+    """Write contiguous tensors as a safetensors file, in one step, with notes in its header; its SHA-256 and its size."""
+    content = safetensors.torch.save(tensors, metadata={"format": "pt", **about})
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:

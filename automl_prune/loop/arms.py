@@ -10,13 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from automl_prune.evaluation.evaluator import FULL_NETWORK, IMPORTANCE, PREPARES
+from automl_prune.loop.ranked import ranked_widths
 from automl_prune.problem import Problem, best_trials
+from automl_prune.space import Candidate
 from automl_prune.strategies.base import Proposal, Strategy, StrategyOptions
 from automl_prune.strategies.random import RandomOptions, RandomSearch
 from automl_prune.strategies.uniform import UniformWidth
 from automl_prune.trial import Trial, TrialState
 
 PREPARATION, BASE, SEARCH, FINAL, REPORT = "preparation", "base", "search", "final", "report"
+CONTROLS = ("uniform", "random", "global")
+"""Arms that the search is compared with; each is recovered and reported as its best is."""
 
 History = Sequence[Trial]
 """Trials told so far, in order of number."""
@@ -72,6 +77,7 @@ def plan_arms(
     top_k: int,
     train_base: bool,
     seed: int,
+    prepare: Sequence[str] = (),
 ) -> list[Arm]:
     """The arms of a search.
 
@@ -79,40 +85,56 @@ def plan_arms(
         problem: What is searched.
         make_strategy: A fresh copy of the user's strategy.
         max_trials: Evaluations the strategy may spend.
-        controls: ``uniform`` and ``random``, or fewer.
+        controls: Some of ``CONTROLS``.
         top_k: How many of the best candidates are recovered.
         train_base: Whether the full network must be trained first.
         seed: The search's seed; the random control derives its own.
+        prepare: What else the evaluator makes before anything is scored, by its names.
     """
     full = problem.space.full
-    arms = [_fixed(problem, BASE, lambda _: [Proposal(full)], waits=True, required=True)]
-    if train_base:
-        arms.insert(0, _fixed(problem, PREPARATION, lambda _: [Proposal(full)], required=True))
+    ranks = {IMPORTANCE: True} if "global" in controls else {}
+    arms = [_fixed(problem, BASE, lambda _: [Proposal(full, ranks)], waits=True, required=True)]
+    wanted = [FULL_NETWORK, *prepare] if train_base else prepare
+    preparations = [Proposal(full, {PREPARES: what}) for what in wanted]
+    if preparations:
+        arms.insert(0, _fixed(problem, PREPARATION, lambda _: preparations, required=True))
     arms.append(Arm(SEARCH, lambda _: make_strategy(), lambda _: max_trials, waits=True))
     if "uniform" in controls:
         arms.append(Arm("uniform", lambda _: UniformWidth(problem, StrategyOptions()), lambda _: 1))
     if "random" in controls:
         control = RandomSearch(problem, RandomOptions(), seed=seed + 1)
         arms.append(Arm("random", lambda _: control, _as_many_as_searched, waits=True))
+    if "global" in controls:
+        arms.append(_fixed(problem, "global", lambda h: [Proposal(globally_ranked(problem, h))]))
     arms.append(_fixed(problem, FINAL, lambda h: finalists(problem, h, top_k), waits=True))
     arms.append(_fixed(problem, REPORT, lambda h: reported(problem, h), waits=True, required=True))
     return arms
 
 
 def finalists(problem: Problem, history: History, top_k: int) -> list[Proposal]:
-    """The best ``top_k`` of the search and of the random control, and the uniform control, to be recovered."""
+    """The best ``top_k`` of the search and of the random control, and the other controls, to be recovered.
+
+    A candidate is made again as it was made for the search, from the same parent.
+    """
     proposals = []
-    for arm, count in ((SEARCH, top_k), ("uniform", 1), ("random", top_k)):
+    for arm in (SEARCH, *CONTROLS):
         scored = [t for t in history if t.arm == arm and t.state is TrialState.COMPLETE]
-        best = best_trials(problem, [(t.candidate, t.metrics) for t in scored], count)
-        proposals += [Proposal(scored[i].candidate, {"of": scored[i].number, "arm": arm}) for i in best]
+        best = best_trials(problem, [(t.candidate, t.metrics) for t in scored], top_k)
+        chosen = [scored[i] for i in best]
+        proposals += [Proposal(t.candidate, {"of": t.number, "arm": arm}, parent=t.parent) for t in chosen]
     return proposals
+
+
+def globally_ranked(problem: Problem, history: History) -> Candidate:
+    """The control ``global``, by the importance that was worked out when the full network was scored."""
+    details = next(t.outcome.details for t in history if t.arm == BASE and t.outcome)
+    return ranked_widths(problem, details[IMPORTANCE])
 
 
 def reported(problem: Problem, history: History) -> list[Proposal]:
     """The full network, the best recovered candidate and the recovered controls: what is scored on the report split."""
     proposals = [Proposal(problem.space.full, {"arm": BASE})]
-    for arm in (SEARCH, "uniform", "random"):
+    for arm in (SEARCH, *CONTROLS):
         recovered = [t for t in history if t.arm == FINAL and t.origin.get("arm") == arm and t.state is TrialState.COMPLETE]
         for i in best_trials(problem, [(t.candidate, t.metrics) for t in recovered], 1):
             origin = {"arm": arm, "of": recovered[i].origin["of"], "final": recovered[i].number}

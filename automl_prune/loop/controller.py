@@ -128,6 +128,11 @@ class Controller:
         """Trials that ended, in order of number."""
         return [self._told[n] for n in sorted(self._told)]
 
+    @property
+    def strategy(self) -> Strategy | None:
+        """The ordered strategy, once its arm started."""
+        return self._strategies.get(SEARCH)
+
     def raise_failure(self) -> None:
         """Raise EvaluationError if the search had to be given up."""
         if self._failure is not None:

@@ -17,12 +17,14 @@ from automl_prune import plugins
 from automl_prune.architecture import Architecture
 from automl_prune.costs import METRICS, CostModel
 from automl_prune.describe import describe
-from automl_prune.errors import FieldError, SpecError, UnknownNameError
+from automl_prune.errors import FieldError, SpecError, UnknownNameError, WeightsError
 from automl_prune.evaluation.datasets.base import DATASETS, Dataset
-from automl_prune.evaluation.evaluator import EvaluationSetup, Given, Recovery
+from automl_prune.evaluation.evaluator import HYPERNETWORK, EvaluationSetup, Given, Recovery
+from automl_prune.evaluation.hypernetwork_files import POINTER as HYPERNETWORK_POINTER
+from automl_prune.evaluation.hypernetwork_files import About, read_about
 from automl_prune.evaluation.images import Images, load_images
 from automl_prune.evaluation.loading import check_classes
-from automl_prune.evaluation.recipe import FineTune, Recipe
+from automl_prune.evaluation.recipe import WITHOUT_CRITERION, FineTune, Recipe
 from automl_prune.evaluation.weights import fit, load_state_dict_file, resolve_weights
 from automl_prune.loop.admission import Admit, admitted
 from automl_prune.loop.spec import BudgetSpec, SearchSpaceSpec, SearchSpec, field_errors
@@ -57,6 +59,7 @@ class Plan:
         weights: The base network's file, or None: train it first.
         roots: Where things are.
         given: The network and the dataset where they came as objects.
+        hypernetwork: The PruningNet's file that was ordered, if one was.
     """
 
     spec: SearchSpec
@@ -69,6 +72,7 @@ class Plan:
     weights: Path | None
     roots: Roots
     given: Given | None = None
+    hypernetwork: Path | None = None
 
     def make_strategy(self) -> Strategy:
         """A fresh copy of the ordered strategy."""
@@ -97,7 +101,13 @@ class Plan:
             base_training=FineTune(epochs=spec.base_training.epochs, lr=spec.base_training.lr),
             plugins=plugins.allowed(),
             given=self.given,
+            hypernetwork=self.hypernetwork,
         )
+
+    @property
+    def preparations(self) -> tuple[str, ...]:
+        """What is made before anything is scored, besides the full network; the evaluator knows these names."""
+        return (HYPERNETWORK,) if self.recipe.inherit == "hypernetwork" else ()
 
     @cached_property
     def base_costs(self) -> dict[str, float]:
@@ -157,7 +167,11 @@ def make_plan(spec: SearchSpec, roots: Roots, *, given: Given | None = None, adm
         budgets=tuple(absolute(b, full, i) for i, b in enumerate(spec.budgets)),
     )
     problem.check_reachable()
-    plan = Plan(spec, network, dataset, num_classes, architecture, problem, recipe, weights, roots, given)
+    hypernetwork = None
+    if recipe.inherit == "hypernetwork" and recipe.hypernetwork.file is not None:
+        about = (spec.search_space.name, num_classes, architecture, space, images, recipe.hypernetwork)
+        hypernetwork = read_hypernetwork(recipe.hypernetwork.file, roots, About.of(*about, dataset=spec.dataset.name))
+    plan = Plan(spec, network, dataset, num_classes, architecture, problem, recipe, weights, roots, given, hypernetwork)
     plan.make_strategy()
     return plan
 
@@ -180,7 +194,8 @@ def ordered_space(
 
 def evaluations(spec: SearchSpec) -> int:
     """Candidate evaluations an order leads to at most, controls included, recovery and report not."""
-    return spec.trials.max * (1 + ("random" in spec.controls)) + ("uniform" in spec.controls)
+    alone = ("uniform" in spec.controls) + ("global" in spec.controls)
+    return spec.trials.max * (1 + ("random" in spec.controls)) + alone
 
 
 def absolute(budget: BudgetSpec, full: Mapping[str, float], index: int) -> Budget:
@@ -210,15 +225,16 @@ def read_recipe(strategy: type[Strategy], spec: SearchSpec) -> Recipe:
     """The preset's recipe with the user's overrides; raises SpecError or UnknownNameError."""
     published = strategy.recipe(spec.strategy.preset)
     try:
-        trained = spec.recipe.get("fine_tune")
         merged = {**published, **spec.recipe}
-        if isinstance(trained, Mapping):
-            merged["fine_tune"] = {**published.get("fine_tune", {}), **trained}
+        for part in ("fine_tune", "hypernetwork"):
+            if isinstance(ordered := spec.recipe.get(part), Mapping):
+                merged[part] = {**published.get(part, {}), **ordered}
         recipe = Recipe.model_validate(merged)
     except ValidationError as error:
         raise SpecError(field_errors(error, "/recipe")) from None
-    if recipe.inherit != "scratch":
+    if recipe.inherit not in WITHOUT_CRITERION:
         CRITERIA.get(recipe.inherit, pointer="/recipe/inherit")
+    CRITERIA.get(recipe.criterion, pointer="/recipe/criterion")
     return recipe
 
 
@@ -246,4 +262,15 @@ def read_weights(spec: SearchSpec, network: NetworkDefinition, num_classes: int,
     path = resolve_weights(roots.weights, spec.weights)
     with torch.random.fork_rng(devices=[]):
         fit(network.build(num_classes), load_state_dict_file(path), ignore=network.training_only)
+    return path
+
+
+def read_hypernetwork(name: str, roots: Roots, wanted: About) -> Path:
+    """The file of a PruningNet below the weights root; raises WeightsError unless it makes the candidates of this search."""
+    try:
+        path = resolve_weights(roots.weights, name)
+    except WeightsError as error:
+        error.pointer = HYPERNETWORK_POINTER
+        raise
+    read_about(path).check_serves(wanted)
     return path

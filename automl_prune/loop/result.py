@@ -11,7 +11,7 @@ import torch
 from automl_prune.architecture import Architecture
 from automl_prune.costs import CONVENTION
 from automl_prune.errors import EvaluationError
-from automl_prune.loop.arms import BASE, FINAL, REPORT, SEARCH
+from automl_prune.loop.arms import BASE, CONTROLS, FINAL, REPORT, SEARCH
 from automl_prune.loop.plan import Plan, budget_json
 from automl_prune.surgery.slicing import kept_channels
 from automl_prune.trial import Trial, TrialState
@@ -49,7 +49,7 @@ def build_result(plan: Plan, search_id: str, trials: Sequence[Trial], *, seconds
         **architecture_parts(plan.architecture, kept),
         "metrics": best,
         "base_metrics": _base_row(trials, reports.get(BASE)),
-        "controls": {arm: _row(trials, reports[arm]) for arm in ("uniform", "random") if arm in reports},
+        "controls": {arm: _row(trials, reports[arm]) for arm in CONTROLS if arm in reports},
         "budgets": [budget_json(b) for b in plan.problem.budgets],
         "splits": plan.images.describe() | {"select_seen_by_weights": SEEN_NOTE if plan.spec.weights is not None else None},
         "recovery": plan.spec.finish.model_dump(mode="json") | {"candidates": _recovered(trials)},

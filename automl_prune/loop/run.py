@@ -14,6 +14,7 @@ from typing import Any
 from automl_prune.evaluation.evaluator import CandidateEvaluator
 from automl_prune.loop.arms import BASE, FINAL, PREPARATION, REPORT, SEARCH, History, plan_arms
 from automl_prune.loop.controller import Controller
+from automl_prune.loop.family import FamilyKeeper, family_json
 from automl_prune.loop.job import Artifact, SearchJob, SearchState
 from automl_prune.loop.plan import Plan, budget_json, evaluations
 from automl_prune.loop.ports import Executor, Store
@@ -50,6 +51,13 @@ def run_search(
     """
     searching = _Stopwatch(store, job)
     artifacts.mkdir(parents=True, exist_ok=True)
+    keeper = FamilyKeeper(store, job, artifacts)
+
+    def told(trial: Trial) -> None:
+        if trial.arm == SEARCH and controller.strategy:
+            keeper.follow(controller.strategy, controller.history)
+        on_trial(trial)
+
     controller = Controller(
         store,
         job.id,
@@ -62,10 +70,11 @@ def run_search(
             controls=plan.spec.controls,
             top_k=plan.spec.finish.top_k,
             train_base=plan.weights is None,
+            prepare=plan.preparations,
             seed=plan.spec.seed,
         ),
         on_arm=lambda arm: _enter(store, job, plan, executor, arm, searching),
-        on_trial=on_trial,
+        on_trial=told,
         out_of_time=lambda: searching.seconds > (plan.spec.trials.max_seconds or float("inf")),
     )
     with _cancelled_by(cancel or threading.Event(), controller):
@@ -75,6 +84,8 @@ def run_search(
         store.set_state(job.id, job.attempt, SearchState.CANCELLED, reason="cancelled by request")
     else:
         result = build_result(plan, job.id, controller.history, seconds=_since(job.started_at))
+        if controller.strategy and controller.strategy.family:
+            result["family"] = family_json(plan.problem.space, controller.strategy.family, controller.history)
         _publish(store, job, result, controller.history, artifacts)
     return store.get_search(job.id)
 
@@ -119,11 +130,12 @@ def _cancelled_by(event: threading.Event, controller: Controller) -> Iterator[No
 
 
 _STAGES: Mapping[str, tuple[SearchState, str]] = {
-    PREPARATION: (SearchState.PREPARING, "training the full network"),
+    PREPARATION: (SearchState.PREPARING, "training what the search needs"),
     BASE: (SearchState.PREPARING, "scoring the full network"),
     SEARCH: (SearchState.RUNNING, "evaluating candidates"),
     "uniform": (SearchState.RUNNING, "evaluating the uniform control"),
     "random": (SearchState.RUNNING, "evaluating the random control"),
+    "global": (SearchState.RUNNING, "evaluating the global control"),
     FINAL: (SearchState.FINISHING, "recovering the best candidates"),
     REPORT: (SearchState.FINISHING, "scoring the report split"),
 }
@@ -159,7 +171,8 @@ def _publish(store: Store, job: SearchJob, result: dict[str, Any], history: Hist
     model = _artifact(artifacts / MODEL_FILE)
     result["artifacts"] = [{"name": model.name, "sha256": model.sha256, "size": model.size}]
     (artifacts / ARCHITECTURE_FILE).write_text(json.dumps(result, indent=1, allow_nan=False))
-    for artifact in (model, _artifact(artifacts / ARCHITECTURE_FILE)):
+    family = [_artifact(artifacts / row["weights"]) for row in result.get("family", ())]
+    for artifact in (model, _artifact(artifacts / ARCHITECTURE_FILE), *family):
         store.add_artifact(job.id, job.attempt, artifact)
     store.set_state(job.id, job.attempt, SearchState.SUCCEEDED, reason="finished", result=result)
 

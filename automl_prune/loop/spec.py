@@ -130,8 +130,10 @@ class SearchSpec(Strict):
     recipe: dict[str, Any] = Field(
         default_factory=dict, description="Overrides of the strategy's own recipe; see GET /v1/strategies."
     )
-    controls: list[Literal["uniform", "random"]] = Field(
-        default_factory=lambda: list[Literal["uniform", "random"]](("uniform", "random"))
+    controls: list[Literal["uniform", "random", "global"]] = Field(
+        default_factory=lambda: list[Literal["uniform", "random", "global"]](("uniform", "random")),
+        description="uniform: one ratio for all groups. random: as many random candidates as the strategy evaluates. "
+        "global: all channels ranked at once, the least important cut until the budget is met.",
     )
     finish: FinishSpec = FinishSpec()
     trials: TrialsSpec = TrialsSpec()

@@ -131,6 +131,16 @@ class Strategy(ABC):
         """Whether the strategy has nothing more to ask, ever; by default only the trial budget ends a search."""
         return False
 
+    @property
+    def family(self) -> tuple[int, ...]:
+        """Numbers of the trials that it built on, one after the other; their networks are kept and shown as winners."""
+        return ()
+
+    @property
+    def heirs(self) -> frozenset[int]:
+        """Numbers of further trials that a proposal may yet name as its parent; the weights of all others may go."""
+        return frozenset()
+
     def state_dict(self) -> dict[str, Any]:
         """Everything learned, as JSON data."""
         return {"asked": self.asked}

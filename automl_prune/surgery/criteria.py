@@ -96,6 +96,18 @@ class L1(_Norm):
     help, paper, power = "Sum of absolute weights of each filter.", "Li et al. 2017, arXiv 1608.08710", 1.0
 
 
+@CRITERIA.add_instance("l1_inputs")
+class L1OfInputs(L1):
+    """Sum of absolute weights of what the channels are taken in by."""
+
+    help, paper = "Sum of absolute weights that take the channel in (AMC's choice).", "He et al. 2018, arXiv 1802.03494"
+
+    def sources(self, architecture: Architecture, group: ChannelGroup) -> list[tuple[str, int]]:
+        """Weighted axes that take the group's channels in; where none does, those that put them out."""
+        found = [(t.name, a.dim) for t, a in architecture.places[group.name] if t.indexes is None and a.role == "in"]
+        return found or producers(architecture, group)
+
+
 @CRITERIA.add_instance("l2")
 class L2(_Norm):
     """Euclidean norm of the weights."""

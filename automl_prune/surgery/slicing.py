@@ -50,6 +50,11 @@ class Ranking:
                 kept[name] = kept_units(self._group_scores(group, seed), width // group.divisor)
         return kept
 
+    def scores(self, name: str, *, seed: int = 0) -> FloatArray:
+        """Importance of each unit of a group, ``[units]``, on average 1; raises UnknownNameError."""
+        scores = self._group_scores(self.architecture.group(name), seed)
+        return scores / max(float(scores.mean()), np.finfo(np.float64).tiny)
+
     def _group_scores(self, group: ChannelGroup, seed: int) -> FloatArray:
         key = (group.name, seed if self._criterion.seeded else 0)
         if key not in self._scores:

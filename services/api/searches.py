@@ -78,7 +78,7 @@ def get_best(search_id: SearchId, context: InContext) -> Mapping[str, Any]:
 
 @router.get("/searches/{search_id:id}/pareto")
 def get_pareto(search_id: SearchId, context: InContext) -> dict[str, Any]:
-    """The trade-off between the objective and the first budget's metric, for the search and for both controls."""
+    """The trade-off between the objective and the first budget's metric, for the search and for its controls."""
     job = context.store.get_search(search_id)
     aim, cost = objective(job), str(job.spec["budgets"][0]["metric"])
     fronts = {arm: front(scored(context.store, job.id, arm, [aim.metric, cost]), aim, cost) for arm in ARMS}

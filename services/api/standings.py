@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
+from automl_prune.loop.arms import CONTROLS, SEARCH
 from automl_prune.loop.job import SearchJob, StoredTrial
 from automl_prune.loop.ports import Store
 from automl_prune.pareto import non_dominated
@@ -10,7 +11,7 @@ from automl_prune.problem import Objective
 from automl_prune.trial import TrialState
 
 BASE = "base"
-ARMS = ("search", "uniform", "random")
+ARMS = (SEARCH, *CONTROLS)
 """The arms whose trials compete; together they are the evaluations that were ordered."""
 
 Bounds = tuple[tuple[str, float, float], ...]

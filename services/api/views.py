@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
+from automl_prune.loop.arms import CONTROLS
 from automl_prune.loop.job import Artifact, SearchJob, StoredTrial
 from automl_prune.problem import Objective
 from automl_prune.trial import TrialState
@@ -25,7 +26,7 @@ def search(job: SearchJob, progress: Progress, best: Mapping[str, StoredTrial], 
         "spec": job.spec,
         "progress": _progress(job, progress),
         "best": trial(best["search"], job) if "search" in best else None,
-        "controls": {arm: trial(best[arm], job) for arm in ("uniform", "random") if arm in best},
+        "controls": {arm: trial(best[arm], job) for arm in CONTROLS if arm in best},
         "base": {**job.info.get("base", {}), **(best["base"].trial.metrics if "base" in best else {})},
         "info": job.info,
         "result_ready": job.result is not None,
@@ -55,6 +56,7 @@ def trial(stored: StoredTrial, job: SearchJob) -> dict[str, Any]:
         "reason": one.outcome.reason if one.outcome else None,
         "origin": one.origin,
         "parent": one.parent,
+        "winner": one.number in job.info.get("family", ()),
         "repaired": one.repaired,
         "asked_at": _time(stored.asked_at),
         "ended_at": _time(stored.ended_at),

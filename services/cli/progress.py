@@ -15,7 +15,7 @@ ENDED = ("succeeded", "failed", "cancelled")
 PATIENCE_SECONDS = 30.0
 """How long a server may be away, while a search is followed, before following gives up."""
 
-_ARMS = ("search", "uniform", "random")
+_ARMS = ("search", "uniform", "random", "global")
 _STEPS = 10
 
 

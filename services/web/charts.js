@@ -5,8 +5,8 @@ import * as format from "./format.js";
 import { extent, frame, legend, mark } from "./plot.js";
 
 const LONGEST_NAME = 18;
-const ARMS = ["random", "uniform", "search"];
-const NAMES = { search: "search", random: "random control", uniform: "uniform control" };
+const ARMS = ["random", "global", "uniform", "search"];
+const NAMES = { search: "search", random: "random control", uniform: "uniform control", global: "global control" };
 
 // What all drawings need to know of a search: its metrics, base, budgets, and the trials that have a score.
 export function facts(search, trials) {
@@ -90,13 +90,14 @@ const sentence = (trial, metric, axis) =>
   `${format.count(trial.metrics[axis])} ${format.metricName(axis)}`;
 
 function describe({ metric, axis, best, failed }, points) {
-  const drawn = ARMS.map((arm) => `${points.filter((trial) => trial.arm === arm).length} of the ${NAMES[arm]}`).join(", ");
+  const drawn = ARMS.map((arm) => [arm, points.filter((trial) => trial.arm === arm).length]).filter(([arm, size]) => size || arm !== "global")
+    .map(([arm, size]) => `${size} of the ${NAMES[arm]}`).join(", ");
   const leader = best ? ` Best within budget: ${sentence(best, metric, axis)}.` : "";
   return `Scatter plot of ${format.metricName(metric)} against ${format.metricName(axis)}. Trials: ${drawn}; ${failed} failed.${leader}`;
 }
 
 function scatterLegend({ best, failed, base, metric }, points) {
-  const entries = ["search", "random", "uniform"]
+  const entries = ["search", "random", "uniform", "global"]
     .map((arm) => [arm, points.filter((trial) => trial.arm === arm).length])
     .filter(([, size]) => size)
     .map(([arm, size]) => [arm, `${NAMES[arm]} (${size})`]);
@@ -134,9 +135,9 @@ function bestSoFar({ scored, metric, better, budgets }, arm) {
   return line;
 }
 
-// The uniform control has one candidate per budget: its line is a level to beat, not a progress.
+// The controls uniform and global have one candidate each: their lines are levels to beat, not a progress.
 function stairs(area, arm, line, longest) {
-  const points = arm === "uniform" ? [[1, line.at(-1)[1]], [longest, line.at(-1)[1]]] : line;
+  const points = ["uniform", "global"].includes(arm) ? [[1, line.at(-1)[1]], [longest, line.at(-1)[1]]] : line;
   const path = points.map(([n, value], i) => (i ? `H${area.px(n).toFixed(1)}V${area.py(value).toFixed(1)}` : `M${area.px(n).toFixed(1)} ${area.py(value).toFixed(1)}`));
   return s("path", { class: `line ${arm}`, d: path.join("") });
 }

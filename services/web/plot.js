@@ -48,6 +48,7 @@ const SHAPES = {
   search: () => s("circle", { r: 4.5 }),
   random: () => s("rect", { x: -4, y: -4, width: 8, height: 8 }),
   uniform: () => s("polygon", { points: "0,-6 5.6,4.5 -5.6,4.5" }),
+  global: () => s("polygon", { points: "0,6 5.6,-4.5 -5.6,-4.5" }),
   base: () => s("polygon", { points: "0,-6.500 6.500,0 0,6.500 -6.500,0" }),
   best: () => s("polygon", { points: star }),
 };

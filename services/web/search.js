@@ -107,7 +107,7 @@ function tiles(search, result) {
     tile(`${result ? "Reported" : "Best"} ${name}`, format.score(metric, best[metric]),
       metric in base ? `${format.difference(metric, best[metric] - base[metric])} vs full ${format.score(metric, base[metric])}` : "full network not scored yet"),
     tile(format.capital(format.metricName(cost)), format.count(best[cost]), cost in base ? `${format.percent(best[cost], base[cost])} of full ${format.count(base[cost])}` : ""),
-    versus("uniform"), versus("random"),
+    versus("uniform"), versus("random"), search.spec.controls?.includes("global") ? versus("global") : null,
     h("div", { class: "tile" }, h("dt", null, "Evaluations"), h("dd", null, progress(search.progress))),
     tile("Time", format.duration(seconds), `${search.progress.running} running now`),
   ];

@@ -17,7 +17,7 @@ export function trialTable(place) {
       h("option", { value: "" }, "any"), options.map((value) => h("option", { value }, value))));
   place.replaceChildren(
     h("div", { class: "filters" },
-      choice("arm", ["search", "uniform", "random", "base", "preparation", "final", "report"]),
+      choice("arm", ["search", "uniform", "random", "global", "base", "preparation", "final", "report"]),
       choice("state", ["pending", "running", "complete", "stopped", "infeasible", "failed", "cancelled"])),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Trials" },
       h("table", { class: "trials" }, h("thead", null, headRow), body)),

@@ -99,6 +99,13 @@ def overriding(*overrides: dict[str, Any], **fields: Any) -> dict[str, Any]:
         ({"strategy": {"name": "abd"}}, "/strategy/name", "did you mean 'abc'"),
         ({"strategy": {"name": "abc", "options": {"bees": 3}}}, "/strategy/options/bees", "population"),
         ({"recipe": {"inherit": "l7"}}, "/recipe/inherit", "No criterion is called 'l7'"),
+        ({"recipe": {"inherit": "parent", "criterion": "l7"}}, "/recipe/criterion", "No criterion is called 'l7'"),
+        (
+            {"strategy": {"name": "netadapt", "options": {"initial_reduction": 0.025, "decay": 0.94}}},
+            "/strategy/options/initial_reduction",
+            "58.33 % of macs are left in the end, and the budget is 50 %. Use 0.03 or more",
+        ),
+        ({"strategy": {"name": "netadapt"}, "trials": {"max": 5}}, "/trials/max", "iterations of one or more each; came 5"),
         ({"recipe": {"recalibrate_batches": -1}}, "/recipe/recalibrate_batches", "greater than or equal"),
         ({"budgets": [{"metric": "watts", "max": 1}]}, "/budgets/0/metric", "No budget metric is called 'watts'"),
         ({"budgets": [{"metric": "macs", "max": 10}]}, "/budgets/0", "the narrowest network of this space"),

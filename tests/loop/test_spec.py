@@ -46,7 +46,7 @@ def test_round_trip() -> None:
         ({"budgets": [{"metric": "macs", "max": float("nan")}]}, "/budgets/0/max", "finite"),
         ({"trials": {"max": 0}}, "/trials/max", "greater than or equal to 1"),
         ({"execution": "spark"}, "/execution", "'auto', 'tune', 'actors' or 'inline'"),
-        ({"controls": ["luck"]}, "/controls/0", "'uniform' or 'random'"),
+        ({"controls": ["luck"]}, "/controls/0", "'uniform', 'random' or 'global'"),
         ({"seed": -1}, "/seed", "greater than or equal to 0"),
         ({"dataset": {"name": "cifar10", "report_on": "select"}}, "/dataset/report_on", "cannot be reported on it"),
     ],

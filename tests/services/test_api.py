@@ -175,7 +175,7 @@ def test_the_front_holds_what_no_other_trial_beats(client: TestClient, store: Sq
 def test_a_front_of_nothing_is_empty(client: TestClient, order: Order) -> None:
     path = client.post("/v1/searches", json=order()).json()["links"]["pareto"]
     body = client.get(path).json()
-    assert (body["items"], body["controls"]) == ([], {"uniform": [], "random": []})
+    assert (body["items"], body["controls"]) == ([], {"uniform": [], "random": [], "global": []})
 
 
 def test_best_is_the_result_once_there_is_one(client: TestClient, store: SqlStore, fill: Fill) -> None:

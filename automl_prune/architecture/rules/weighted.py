@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from automl_prune.architecture.channel_ids import FIXED
 from automl_prune.architecture.model import Layer
-from automl_prune.architecture.rules.base import Call, Graph, rule
+from automl_prune.architecture.rules.base import Call, Graph, rule, shape_of
 from automl_prune.architecture.values import Value
 
 IntArray = npt.NDArray[np.int64]
@@ -30,7 +30,11 @@ def _convolution(call: Call) -> object:
     single = groups > 1 and len(inputs) == groups
     counted = value.shape if transposed else call.shape
     positions = math.prod(counted) // (call.graph.batch * counted[dim])
-    return _finish(call, weight, "depthwise" if single else "conv", positions, out, dim)
+    steps = shape_of(call["stride"])
+    stride = steps if len(steps) == spatial else steps * spatial
+    return _finish(
+        call, weight, "depthwise" if single else "conv", positions, out, dim, size=value.shape[dim + 1 :], stride=stride
+    )
 
 
 @rule("linear", on_weights=True)
@@ -145,12 +149,22 @@ def _minted(graph: Graph, weight: str, size: int) -> IntArray:
     return ids
 
 
-def _finish(call: Call, weight: str, kind: str, positions: int, out: IntArray, dim: int) -> Value:
+def _finish(
+    call: Call,
+    weight: str,
+    kind: str,
+    positions: int,
+    out: IntArray,
+    dim: int,
+    *,
+    size: tuple[int, ...] = (),
+    stride: tuple[int, ...] = (),
+) -> Value:
     layer = layer_of(weight)
     bias = call.weight("bias")
     if bias is not None:
         call.graph.ids.attach(bias, 0, "scale", layer, out)
     elif call.arguments.get("bias") is not None:
         call.graph.ids.freeze(out, f"the bias of {layer} is computed")
-    call.graph.layers.append(Layer(layer, kind, weight, positions))
+    call.graph.layers.append(Layer(layer, kind, weight, positions, tuple(size), stride))
     return Value.along(out, call.shape, dim)

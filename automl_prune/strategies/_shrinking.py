@@ -1,0 +1,168 @@
+"""Shrinking a network one group at a time: targets for its costs, and the widest cuts that meet them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from automl_prune.errors import FieldError, SpecError
+from automl_prune.problem import BoolArray, FloatArray, IntArray, Problem
+from automl_prune.space import Candidate
+from automl_prune.strategies.base import StrategyOptions
+
+MOST_ITERATIONS = 10_000
+"""A schedule that takes longer counts as never reaching its budget."""
+HALVINGS = 40
+"""How often a reduction is halved to find a group that can meet it."""
+EXACT = 1e-9
+"""Tolerance in comparing sums of reductions with a budget."""
+
+Widths = tuple[int, ...]
+Cut = tuple[int, Widths]
+"""A group, and the widths with that group cut."""
+
+
+class ScheduleOptions(StrategyOptions):
+    """By how much costs fall from iteration to iteration."""
+
+    schedule: Literal["decay", "ratio"] = Field(
+        "decay", description="Reductions are parts of the full network's cost (decay), or of the cost reached (ratio)."
+    )
+    initial_reduction: float = Field(0.03, gt=0, lt=1, description="The first iteration's reduction, as such a part.")
+    decay: float = Field(0.98, gt=0, le=1, description="What a reduction is multiplied by after each iteration.")
+    clamp: bool = Field(False, description="Let no target lie below a budget; a candidate may then reach it exactly.")
+
+    def reduction(self, iteration: int) -> float:
+        """The reduction of an iteration, counted from 1."""
+        return float(self.initial_reduction * self.decay ** (iteration - 1))
+
+    def left_after(self, left: float, iteration: int) -> float:
+        """Which part of a cost an iteration leaves if its target is met exactly and ``left`` is what it found."""
+        return left - self.reduction(iteration) * (left if self.schedule == "ratio" else 1.0)
+
+    def iterations(self, ratio: float) -> int | None:
+        """Iterations until ``ratio`` of a cost is left if every target is met exactly; None for never."""
+        left = 1.0
+        for iteration in range(1, MOST_ITERATIONS + 1):
+            if left <= ratio + EXACT:
+                return iteration - 1
+            left = self.left_after(left, iteration)
+        return None
+
+    @property
+    def floor(self) -> float:
+        """Which part of a cost is left after all iterations, at least 0."""
+        left = 1.0
+        for iteration in range(1, MOST_ITERATIONS + 1):
+            left = self.left_after(left, iteration)
+        return max(0.0, left)
+
+
+class Shrinker:
+    """The cuts that a schedule allows.
+
+    Args:
+        problem: What is searched; costs must not fall when a group becomes wider.
+        schedule: By how much its costs fall.
+
+    Raises:
+        SpecError: The schedule cannot reach a budget.
+    """
+
+    def __init__(self, problem: Problem, schedule: ScheduleOptions) -> None:
+        self.problem, self.schedule = problem, schedule
+        self.full = problem.costs(problem.space.full)
+        self.bounds = {b.metric: b.max for b in problem.budgets if b.max < float("inf")}
+        for metric, bound in self.bounds.items():
+            self._check_reachable(metric, bound / self.full[metric] if self.full[metric] else 1.0)
+
+    def is_met(self, widths: Widths) -> bool:
+        """Whether no maximum is exceeded."""
+        return bool(self.problem.excess(np.array([widths], dtype=np.int64))[0] <= 0)
+
+    def cuts(self, widths: Widths, iteration: int) -> tuple[list[Cut], dict[str, float]]:
+        """Every group's widest cut that meets the iteration's targets, and these targets by metric.
+
+        The reduction is halved where no group alone can meet it; there is no cut where nothing can become narrower, or only
+        below a minimum.
+        """
+        space = self.problem.space
+        starts = [own.index(w) for own, w in zip(space.choices, widths, strict=True)]
+        able = np.array([g for g, start in enumerate(starts) if start], dtype=np.int64)
+        if not len(able):
+            return [], {}
+        lowest = self._costs(self._rows(widths, able, np.zeros_like(able)))
+        targets = self.targets(widths, self.schedule.reduction(iteration))
+        for halved in range(HALVINGS):
+            if (met := self._meets(lowest, targets)).any():
+                break
+            targets = self.targets(widths, self.schedule.reduction(iteration) * 0.5 ** (halved + 1))
+        groups = able[met]
+        low, high = np.zeros_like(groups), np.array(starts, dtype=np.int64)[groups]
+        while (high - low > 1).any():  # the choice at low meets the targets, the one at high does not
+            middle = (low + high) // 2
+            met = self._meets(self._costs(self._rows(widths, groups, middle)), targets)
+            low, high = np.where(met, middle, low), np.where(met, high, middle)
+        rows = self._rows(widths, groups, low)
+        allowed = self.problem.shortfall(rows) <= 0
+        cut = zip(groups.tolist(), rows.tolist(), allowed, strict=True)
+        return [(group, tuple(row)) for group, row, good in cut if good], targets
+
+    def targets(self, widths: Widths, reduction: float) -> dict[str, float]:
+        """What the cost in every metric whose budget is not met is to fall below."""
+        reached, targets = self.problem.costs(Candidate(widths)), {}
+        for metric, bound in self.bounds.items():
+            if reached[metric] > bound:
+                whole = self.full[metric] if self.schedule.schedule == "decay" else reached[metric]
+                target = reached[metric] - reduction * whole
+                targets[metric] = max(target, bound) if self.schedule.clamp else target
+        return targets
+
+    def savings(self, widths: Widths, others: Sequence[Widths]) -> list[float]:
+        """What each of ``others`` saves against ``widths``, in parts of the full costs, over the budgets not met there."""
+        before, after = self.problem.costs(Candidate(widths)), self._costs(np.array(others, dtype=np.int64))
+        metrics = [m for m, bound in self.bounds.items() if before[m] > bound]
+        saved = sum(((before[m] - after[m]) / self.full[m] for m in metrics), np.zeros(len(others)))
+        return [float(s) for s in saved]
+
+    def sizes(self) -> list[int]:
+        """Cuts to try in each iteration from the full network, if every time the one that saves least is taken."""
+        widths, sizes = self.problem.space.full.widths, list[int]()
+        while not self.is_met(widths) and len(sizes) < MOST_ITERATIONS:
+            found, _ = self.cuts(widths, len(sizes) + 1)
+            sizes.append(max(1, len(found)))
+            if not found:
+                break
+            widths = found[int(np.argmin(self.savings(widths, [w for _, w in found])))][1]
+        return sizes or [1]
+
+    def _meets(self, costs: Mapping[str, FloatArray], targets: Mapping[str, float]) -> BoolArray:
+        """Which costs lie below all targets; one that is the budget itself may be reached."""
+        met = np.ones(len(next(iter(costs.values()))), dtype=bool)
+        for metric, target in targets.items():
+            reaches = self.schedule.clamp and target == self.bounds[metric]
+            met &= costs[metric] <= target if reaches else costs[metric] < target
+        return met
+
+    def _costs(self, rows: IntArray) -> Mapping[str, FloatArray]:
+        found = self.problem.cost(rows)
+        return {metric: found[metric] for metric in self.bounds}
+
+    def _rows(self, widths: Widths, groups: IntArray, places: IntArray) -> IntArray:
+        """The widths with one group each at the choice of that place, ``[groups, all groups]``."""
+        rows = np.tile(np.asarray(widths, dtype=np.int64), (len(groups), 1))
+        choices = self.problem.space.choices
+        rows[np.arange(len(groups)), groups] = [choices[g][p] for g, p in zip(groups, places, strict=True)]
+        return rows
+
+    def _check_reachable(self, metric: str, ratio: float) -> None:
+        if self.schedule.iterations(ratio) is not None:
+            return
+        first, decay = self.schedule.initial_reduction, self.schedule.decay
+        enough = f"{(1 - ratio) * (1 - decay):.3g} or more" if self.schedule.schedule == "decay" else "a larger one"
+        said = (
+            f"With reductions of {first:g}, each {decay:g} times the one before, {100 * self.schedule.floor:.4g} % of "
+            f"{metric} are left in the end, and the budget is {100 * ratio:.4g} %. Use {enough}, or a decay nearer to 1."
+        )
+        raise SpecError([FieldError("/strategy/options/initial_reduction", said, "unreachable_schedule")])

@@ -1,0 +1,48 @@
+"""MetaPruning (Liu et al. 2019, arXiv 1903.10258): evolve widths on weights that a PruningNet makes.
+
+In three stages: a PruningNet is trained to make the weights of any candidate, before the first candidate is asked for and
+once for every budget (the recipe's part ``hypernetwork``; see ``evaluation/hypernetwork.py``); widths are evolved by the
+score of made weights, with batch norms estimated anew and no training; and the best widths are trained from scratch, which
+``finish: {recovery: scratch}`` orders.
+
+The operators are those of :mod:`~automl_prune.strategies.evolution`, which were published with this paper. ``published`` has
+the numbers of the released code for MobileNetV1: 50 candidates, 20 generations, 10 parents, 25 mutants at a rate of 0.1 and
+25 crossovers (``search.py``), after 64 epochs at a rate of 0.25 that falls in a line (for batches of 512; ``train.py``).
+``published_resnet`` has those for ResNet-50: genes 12 to 23 of 31 to begin with, 32 epochs at 0.1 with three steps (for
+batches of 256); its window of costs is a budget with ``min`` and ``max``. Both re-estimate batch norms on 100 batches, here
+as a plain average, where the released code keeps moving ones. ``modern`` is for few evaluations, as in ``evolution``.
+"""
+
+from typing import Any
+
+from automl_prune.strategies.base import STRATEGIES
+from automl_prune.strategies.evolution import Evolution
+
+_MADE: dict[str, Any] = {"inherit": "hypernetwork", "recalibrate_batches": 100}
+
+
+@STRATEGIES.register("metapruning")
+class MetaPruning(Evolution):
+    """Elitist evolution on a PruningNet's weights; see the module for the presets."""
+
+    name = "metapruning"
+    help = (
+        "Elitist evolution of widths whose weights a trained PruningNet makes; order finish.recovery scratch, as published."
+    )
+    paper = "Liu et al. 2019 (MetaPruning), arXiv 1903.10258"
+    presets = {
+        "modern": Evolution.presets["modern"],
+        "published": Evolution.presets["published"],
+        "published_resnet": {**Evolution.presets["published"], "draw_from": 0.4, "draw_to": 0.8},
+    }
+    default_recipe = {
+        "modern": {**_MADE, "recalibrate_batches": 20},
+        "published": {
+            **_MADE,
+            "hypernetwork": {"epochs": 64, "lr": 0.25, "schedule": "linear", "weight_decay": 4e-5},
+        },
+        "published_resnet": {
+            **_MADE,
+            "hypernetwork": {"epochs": 32, "lr": 0.1, "schedule": "steps", "weight_decay": 1e-4},
+        },
+    }

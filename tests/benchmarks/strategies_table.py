@@ -1,0 +1,118 @@
+"""The table and the plot of ``strategies.py``, from its lines; needs nothing but the standard library."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+Json = dict[str, Any]
+ALIKE = ("evaluations", "select_size", "report_size", "recovery_epochs", "fine_tune_steps", "recalibrate_batches")
+"""Fields of an order that must be equal for runs to be compared."""
+FIRST = ("uniform", "random", "global")
+COLUMNS = ("select", "report_before", "report")
+PANEL, ROW, LEFT, TOP = 330, 20, 120, 56
+INK, FAINT, BEFORE, AFTER = "#222", "#ddd", "#b8860b", "#1f5fa8"
+
+
+def rows(lines: Sequence[Json]) -> dict[tuple[str, float], dict[str, list[Json]]]:
+    """Scores and costs by (network, budget) and method, one entry per seed; the controls first."""
+    found: dict[tuple[str, float], dict[str, list[Json]]] = {}
+    for line in lines:
+        group = found.setdefault((line["order"]["network"], line["order"]["budget"]), {})
+        for name, row in {line["order"]["strategy"]: line["row"], **line["controls"]}.items():
+            group.setdefault(name, []).append(row)
+    ordered = {key: [n for n in FIRST if n in found[key]] + sorted(set(found[key]) - set(FIRST)) for key in found}
+    return {key: {name: found[key][name] for name in ordered[key]} for key in sorted(found, key=lambda k: (k[0], -k[1]))}
+
+
+def mean_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error; the error of one value is NaN."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return statistics.fmean(values), error
+
+
+def shown(values: Sequence[float]) -> str:
+    """Per cent, mean ± standard error."""
+    mean, error = mean_error([100 * v for v in values])
+    return f"{mean:.2f}" + ("" if math.isnan(error) else f" ± {error:.2f}")
+
+
+def table(lines: Sequence[Json]) -> str:
+    """Markdown: one row per network, budget and method."""
+    order = lines[0]["order"]
+    base = {line["order"]["network"]: 100 * line["base"]["report"] for line in lines}
+    head = ["network", "MACs", "method", "seeds", "select", "report, before", "report, recovered"]
+    body = [[*head, "evaluations", "images", "CPU s"], ["---"] * 3 + ["---:"] * 7]
+    for (network, budget), methods in rows(lines).items():
+        for name, runs in methods.items():
+            spent = [f"{statistics.fmean(r[key] for r in runs):,.0f}" for key in ("evaluations", "images", "cpu_seconds")]
+            scores = [shown([r[column] for r in runs]) for column in COLUMNS]
+            body.append([network, f"{budget:.0%}", name, str(len(runs)), *scores, *spent])
+    error = 100 * math.sqrt(0.09 / order["report_size"])
+    said = (
+        f"Top-1 in per cent, mean ± standard error over seeds; {order['evaluations']} evaluations on "
+        f"{order['select_size']:,} select images, {order['recalibrate_batches']} batches to re-estimate statistics, "
+        f"recovery of {order['recovery_epochs']:g} epochs, report on {order['report_size']:,} images (the standard error "
+        f"of one network at 90 % is {error:.2f} there). Evaluations, images and CPU seconds are the search's, without "
+        f"recovery. Full: "
+        + ", ".join(f"{network} {score:.2f}" for network, score in sorted(base.items()))
+        + ". Select images were seen when the weights were trained."
+    )
+    return said + "\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in body) + "\n"
+
+
+def plot(lines: Sequence[Json]) -> str:
+    """SVG: report top-1 before (hollow) and after recovery (filled) with standard errors, a panel per network and budget."""
+    panels = rows(lines)
+    high = max(len(methods) for methods in panels.values())
+    width, height = max(LEFT + PANEL * len(panels), 700), TOP + ROW * high + 40
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'font-family="sans-serif" font-size="12" fill="{INK}">',
+        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+        text(12, 18, "report top-1, %: hollow before recovery, filled after; bars are standard errors over seeds"),
+    ]
+    names = list(dict.fromkeys(name for methods in panels.values() for name in methods))
+    parts += [text(LEFT - 8, TOP + ROW * i + 16, name, anchor="end") for i, name in enumerate(names)]
+    for i, ((network, budget), methods) in enumerate(panels.items()):
+        parts += panel(LEFT + PANEL * i, f"{network}, {budget:.0%} of MACs", methods, names)
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def panel(left: float, title: str, methods: dict[str, list[Json]], names: Sequence[str]) -> list[str]:
+    """One panel, with its own axis."""
+    points = {
+        (name, column): mean_error([100 * r[column] for r in runs])
+        for name, runs in methods.items()
+        for column in COLUMNS[1:]
+    }
+    low = math.floor(min(m - (e if e == e else 0) for m, e in points.values()))
+    high = max(math.ceil(max(m + (e if e == e else 0) for m, e in points.values())), low + 1)
+    bottom = TOP + ROW * len(names) + 4
+
+    def x(value: float) -> float:
+        return left + 12 + (PANEL - 36) * (value - low) / (high - low)
+
+    parts = [text(left + 12, TOP - 10, title)]
+    step = max(1, math.ceil((high - low) / 6))
+    for tick in range(low, high + 1, step):
+        parts += [line(x(tick), TOP, x(tick), bottom, FAINT), text(x(tick), bottom + 16, str(tick), anchor="middle")]
+    for (name, column), (mean, error) in points.items():
+        y, after = TOP + ROW * names.index(name) + 12, column == "report"
+        colour = AFTER if after else BEFORE
+        if error == error:
+            parts.append(line(x(mean - error), y, x(mean + error), y, colour))
+        fill = colour if after else "#fff"
+        parts.append(f'<circle cx="{x(mean):.1f}" cy="{y}" r="4" fill="{fill}" stroke="{colour}" stroke-width="1.5"/>')
+    return parts
+
+
+def line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
+    """A straight line."""
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="1.5"/>'
+
+
+def text(x: float, y: float, said: str, *, anchor: str = "start") -> str:
+    """A label."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(said)}</text>'
