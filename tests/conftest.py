@@ -1,7 +1,10 @@
 """What every test shares: few threads, repeatable properties, and the real data where there is some."""
 
-import fcntl
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported, here and in child processes
+
+import fcntl
 import subprocess
 import sys
 import tempfile

@@ -101,11 +101,11 @@ def plan_arms(
     arms.append(Arm(SEARCH, lambda _: make_strategy(), lambda _: max_trials, waits=True))
     if "uniform" in controls:
         arms.append(Arm("uniform", lambda _: UniformWidth(problem, StrategyOptions()), lambda _: 1))
+    if "global" in controls:
+        arms.append(_fixed(problem, "global", lambda h: [Proposal(globally_ranked(problem, h))]))
     if "random" in controls:
         control = RandomSearch(problem, RandomOptions(), seed=seed + 1)
         arms.append(Arm("random", lambda _: control, _as_many_as_searched, waits=True))
-    if "global" in controls:
-        arms.append(_fixed(problem, "global", lambda h: [Proposal(globally_ranked(problem, h))]))
     arms.append(_fixed(problem, FINAL, lambda h: finalists(problem, h, top_k), waits=True))
     arms.append(_fixed(problem, REPORT, lambda h: reported(problem, h), waits=True, required=True))
     return arms

@@ -61,8 +61,12 @@ def drive(agent: Amc, score: Callable[[Candidate], float | None], most: int) -> 
     return came
 
 
-def calibrated(problem: Problem, seed: int) -> Callable[[Candidate], float]:
-    """1 - Σ s (1 - r)^p with random sensitivities ``s`` that add up to 1, and powers."""
+def calibrated(problem: Problem, seed: int = 16) -> Callable[[Candidate], float]:
+    """1 - Σ s (1 - r)^p with random sensitivities ``s`` that add up to 1, and random powers.
+
+    The default is the first seed at which random episodes on MobileNetV1 at half its MACs score as those of the
+    specification's own toy do, 0.68 on average with a deviation of 0.10 (here 0.689 and 0.098).
+    """
     rng = np.random.default_rng([seed, 99])
     share, power = rng.dirichlet(np.ones(len(problem.space))), rng.uniform(1, 3, len(problem.space))
     full = np.array(problem.space.full.widths)

@@ -238,7 +238,7 @@ def test_it_learns_what_a_random_policy_does_not() -> None:
     One seed of the published agent; tests/benchmarks/amc.py has six.
     """
     problem, seed = v1_problem(0.5), 0
-    score = calibrated(problem, seed)
+    score = calibrated(problem)
     learned = drive(amc(problem, seed=seed, patience=None), score, 400)
     control = drive(amc(problem, seed=seed + 100, warmup=400, hidden=1), score, 400)
     ours, random = (np.array([value for _, value in came], dtype=float) for came in (learned, control))
