@@ -44,7 +44,7 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
 SIZES = {"alexnet": 64, "inception_v3": 96, "maxvit_t": 224, "vit_h_14": 28}
 """Pixels per side where 32, or 64 for networks that reduce more, would not do."""
 
-BIG = 60_000_000
+BIG = 15_000_000
 """Networks with more parameters are cut once instead of twice."""
 
 AT_LEAST = {
