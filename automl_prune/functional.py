@@ -12,6 +12,7 @@ from automl_prune.architecture.tracing import trace
 from automl_prune.cloning import clone
 from automl_prune.costs import CostModel
 from automl_prune.errors import TraceError, UnknownNameError, UserError, WidthError
+from automl_prune.messages import said
 from automl_prune.steady import steady
 from automl_prune.surgery.criteria import CRITERIA, Criterion, Reduction
 from automl_prune.surgery.slicing import Ranking, materialise
@@ -92,7 +93,7 @@ def checked_output(model: nn.Module, example_input: Tensor) -> Any:
             return tried(example_input.detach().clone())
     except Exception as error:
         raise TraceError(
-            f"{type(model).__name__} fails its own forward pass on the example input, {came}: {_first_line(error)} Pass an "
+            f"{type(model).__name__} fails its own forward pass on the example input, {came}: {said(error)} Pass an "
             f"input of the shape, type and device that model(example_input) takes."
         ) from error
 
@@ -102,7 +103,7 @@ def copied(model: nn.Module) -> nn.Module:
     try:
         return clone(model)
     except Exception as error:
-        raise TraceError(f"{type(model).__name__} cannot be copied with copy.deepcopy: {_first_line(error)}") from error
+        raise TraceError(f"{type(model).__name__} cannot be copied with copy.deepcopy: {said(error)}") from error
 
 
 def _criterion(name: str, reduction: str, seed: int) -> Criterion:
@@ -131,9 +132,3 @@ def _check_channels(channels: Mapping[str, int]) -> None:
 def _article(thing: object) -> str:
     name = type(thing).__name__
     return f"{'an' if name[:1] in 'aeiouAEIOU' else 'a'} {name}"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return said if said.endswith(".") else f"{said}."

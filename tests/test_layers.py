@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = [
-    {"automl_prune.errors"},
+    {"automl_prune.errors", "automl_prune.messages"},
     {"automl_prune.plugins"},
     {"automl_prune.cloning"},
     {"automl_prune.steady"},

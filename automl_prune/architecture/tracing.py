@@ -20,6 +20,7 @@ from automl_prune.architecture.model import Architecture, Product
 from automl_prune.architecture.rules import Graph
 from automl_prune.cloning import clone
 from automl_prune.errors import TraceError
+from automl_prune.messages import first_line, said
 from automl_prune.steady import steady
 
 
@@ -51,7 +52,7 @@ def trace(model: nn.Module, example_input: Tensor) -> Architecture:
         _try(model, example_input)
         raise TraceError(
             f"{type(model).__name__} runs with an input of shape {list(example_input.shape)}, but cannot be traced: "
-            f"{_first_line(error)}"
+            f"{said(error)}"
         ) from error
 
 
@@ -78,7 +79,7 @@ def stumble(model: nn.Module, example_input: Tensor) -> Stumble | None:
     except Exception as error:
         if follower.failed is not None:
             op, values = follower.failed
-            return Stumble(op, str(error).strip().partition("\n")[0], follower.graph.producers(values))
+            return Stumble(op, first_line(error), follower.graph.producers(values))
     return None
 
 
@@ -152,10 +153,5 @@ def _try(model: nn.Module, example_input: Tensor) -> None:
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} fails its own forward pass with an input of shape {list(example_input.shape)}, "
-            f"{str(example_input.dtype).removeprefix('torch.')}: {_first_line(error)} It must accept one tensor like this."
+            f"{str(example_input.dtype).removeprefix('torch.')}: {said(error)} It must accept one tensor like this."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    said = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {said}".rstrip(": ").rstrip(".") + "."

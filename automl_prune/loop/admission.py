@@ -19,8 +19,8 @@ from automl_prune import architecture as architecture_room
 from automl_prune import costs, surgery
 from automl_prune.architecture import Architecture
 from automl_prune.errors import AutomlPruneError, UserError
+from automl_prune.messages import first_line
 from automl_prune.networks import NetworkDefinition
-from automl_prune.surgery.probe import first_line
 from automl_prune.surgery.verify import SECONDS, admit
 
 log = logging.getLogger(__name__)

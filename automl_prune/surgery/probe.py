@@ -1,7 +1,6 @@
 """The experiment behind every claim about a network: cut it, zero the same channels, and compare what both answer."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -14,6 +13,7 @@ from automl_prune.architecture.following import tensors_in
 from automl_prune.architecture.model import Units, expand
 from automl_prune.cloning import clone
 from automl_prune.errors import TraceError
+from automl_prune.messages import first_line
 from automl_prune.steady import fresh, steady
 from automl_prune.surgery.slicing import materialise
 from automl_prune.surgery.telling import noise, telling
@@ -22,8 +22,6 @@ TOLERANCE = 1e-4
 """Largest accepted difference of outputs, relative to their largest magnitude (float32)."""
 TELLING = 100 * TOLERANCE
 """Smallest difference that another input must make; with less, an error could stay below the tolerance."""
-_LONGEST = 300
-_FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?(?:[\\/][^\s\\/:'\"]+)+[\\/]")
 
 
 class Probe:
@@ -156,13 +154,6 @@ def zero(
                     # A channel map points to the zero channel at its end instead.
                     tensor.index_fill_(axis.dim, index, 0 if spec.indexes is None else len(expand(spec.indexes)) - 1)
     return undo
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line and without folders of this machine."""
-    line = next(iter(str(error).strip().splitlines()), "")
-    line = _FOLDERS.sub("", line)
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
 def _mismatch(cut: Tensor, full: Tensor) -> str | None:

@@ -16,8 +16,8 @@ from automl_prune.architecture.model import Tensor as Described
 from automl_prune.architecture.tracing import trace
 from automl_prune.costs import CostModel
 from automl_prune.errors import TraceError
+from automl_prune.messages import first_line
 from automl_prune.networks import NETWORKS
-from automl_prune.surgery.probe import first_line
 from automl_prune.surgery.verify import admit, check_costs, verify
 
 

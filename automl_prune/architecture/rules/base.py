@@ -163,6 +163,11 @@ class Call:
         argument = self.arguments.get(name)
         return self.graph.value(argument) if isinstance(argument, Tensor) else None
 
+    def along(self, name: str, dim: int) -> IntArray | None:
+        """The ids of a tensor argument along ``dim``; None where there is none, or they vary along another dimension."""
+        value = self.value(name)
+        return None if value is None else value.vector(dim)
+
     def values(self, name: str) -> list[Value]:
         """The values of a list of tensors."""
         return [self.graph.value(t) for t in self.arguments[name] if isinstance(t, Tensor)]
@@ -194,7 +199,13 @@ def apply_rule(call: Call) -> None:
             call.graph.remember(tensor, value)
 
 
-def attach(graph: Graph, value: Value, ids: Value, layer: str, role: str = "scale") -> None:
+def layer_of(weight: str) -> str:
+    """The layer that a parameter belongs to; a bare parameter of the network stands for itself."""
+    module, parametrized, _ = weight.partition(".parametrizations.")
+    return module if parametrized else weight.rpartition(".")[0] or weight
+
+
+def attach(graph: Graph, value: Value, ids: Value) -> None:
     """A parameter meets channels entry by entry: the dimension of it that follows the channels is cut with them.
 
     Freezes the channels where no single dimension of the parameter follows them.
@@ -206,7 +217,7 @@ def attach(graph: Graph, value: Value, ids: Value, layer: str, role: str = "scal
     positions, channels = np.broadcast_arrays(value.core, ids.core)
     for dim, entries in enumerate(_follow(positions.ravel(), channels.ravel(), shape)):
         if entries is not None:
-            graph.ids.attach(value.weight, dim, role, layer, entries)
+            graph.ids.attach(value.weight, dim, "scale", layer_of(value.weight), entries)
             return
     graph.freeze(ids, f"meets {value.weight} in an order that cannot be followed")
 
@@ -218,7 +229,7 @@ def own_channels(graph: Graph, value: Value) -> Value:
         return Value.constant(FIXED, value.shape)
     dim = value.varying[0]
     own = Value.along(graph.ids.mint(value.shape[dim]), value.shape, dim)
-    attach(graph, value, own, value.weight.rpartition(".")[0] or value.weight)
+    attach(graph, value, own)
     return own
 
 

@@ -121,7 +121,7 @@ def _with_weight(graph: Graph, op: str, weight: Value, other: Value, shape: tupl
     if grown and len(weight.varying) == 1 and (other.core < 0).all():  # a channel's own scale of something without any
         own = own_channels(graph, weight)
         return Value(own.core, shape)
-    attach(graph, weight, other, str(weight.weight).rpartition(".")[0] or str(weight.weight))
+    attach(graph, weight, other)
     return Value(other.core, shape)
 
 

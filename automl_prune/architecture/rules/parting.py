@@ -121,7 +121,7 @@ def _joined(graph: Graph, parts: Sequence[Value], shape: tuple[int, ...], dim: i
         return graph.solid(shape, "cat", "joined along one dimension while channels vary along another")
     for p in parts:
         if p.weight is not None:
-            attach(graph, p, lead, p.weight.rpartition(".")[0] or p.weight)
+            attach(graph, p, lead)
         elif p is not lead:
             graph.ids.unite(lead.core, p.core, "cat")
     return Value(lead.core, shape)

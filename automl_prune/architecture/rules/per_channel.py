@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from automl_prune.architecture.rules.base import Call, rule
-from automl_prune.architecture.rules.weighted import layer_of
+from automl_prune.architecture.rules.base import Call, layer_of, rule
 from automl_prune.architecture.values import Value
 
 
@@ -11,27 +10,25 @@ from automl_prune.architecture.values import Value
 @rule("instance_norm")
 def _normalised(call: Call) -> object:
     """Per-channel statistics and parameters are cut with the channels."""
-    value = call.value("input")
-    channels = value.vector(1) if value is not None else None
+    channels = call.along("input", 1)
     if channels is None:
         return NotImplemented
     for argument in ("weight", "bias", "running_mean", "running_var"):
         _attach(call, argument, channels)
-    return value
+    return call.value("input")
 
 
 @rule("group_norm")
 def _group_norm(call: Call) -> object:
     """Channels that share statistics can only go together."""
-    value = call.value("input")
-    channels = value.vector(1) if value is not None else None
+    channels = call.along("input", 1)
     if channels is None:
         return NotImplemented
     groups = channels.reshape(int(call["num_groups"]), -1)
     call.graph.ids.unite(groups[:, :1], groups, "group_norm")
     for argument in ("weight", "bias"):
         _attach(call, argument, channels)
-    return value
+    return call.value("input")
 
 
 @rule("layer_norm", "rms_norm")

@@ -7,8 +7,7 @@ from automl_prune.architecture.values import Value
 @rule("pixel_shuffle")
 def _pixel_shuffle(call: Call) -> object:
     """``[C r r]`` channels become ``[C]``: the r x r of each go together."""
-    value = call.value("self")
-    ids = value.vector(-3) if value is not None else None
+    ids = call.along("self", -3)
     if ids is None:
         return NotImplemented
     parts = ids.reshape(-1, int(call["upscale_factor"]) ** 2)
@@ -18,8 +17,7 @@ def _pixel_shuffle(call: Call) -> object:
 
 @rule("pixel_unshuffle")
 def _pixel_unshuffle(call: Call) -> object:
-    value = call.value("self")
-    ids = value.vector(-3) if value is not None else None
+    ids = call.along("self", -3)
     if ids is None:
         return NotImplemented
     return Value.along(ids.repeat(int(call["downscale_factor"]) ** 2), call.shape, len(call.shape) - 3)
@@ -28,8 +26,7 @@ def _pixel_unshuffle(call: Call) -> object:
 @rule("channel_shuffle", "native_channel_shuffle")
 def _channel_shuffle(call: Call) -> object:
     """The groups lose the same positions."""
-    value = call.value("self") or call.value("input")
-    ids = value.vector(1) if value is not None else None
+    ids = call.along("self", 1)
     if ids is None:
         return NotImplemented
     parts = ids.reshape(int(call["groups"]), -1)
@@ -39,8 +36,7 @@ def _channel_shuffle(call: Call) -> object:
 
 @rule("im2col")
 def _unfold(call: Call) -> object:
-    value = call.value("self")
-    ids = value.vector(1) if value is not None else None
+    ids = call.along("self", 1)
     if ids is None:
         return NotImplemented
     return Value.along(ids.repeat(call.shape[1] // len(ids)), call.shape, 1)
@@ -49,8 +45,7 @@ def _unfold(call: Call) -> object:
 @rule("col2im")
 def _fold(call: Call) -> object:
     """Columns of one channel go together."""
-    value = call.value("self")
-    ids = value.vector(1) if value is not None else None
+    ids = call.along("self", 1)
     if ids is None:
         return NotImplemented
     parts = ids.reshape(call.shape[1], -1)

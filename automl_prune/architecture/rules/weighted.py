@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from automl_prune.architecture.channel_ids import FIXED
 from automl_prune.architecture.model import Layer
-from automl_prune.architecture.rules.base import Call, Graph, rule, shape_of
+from automl_prune.architecture.rules.base import Call, Graph, layer_of, rule, shape_of
 from automl_prune.architecture.values import Value
 
 IntArray = npt.NDArray[np.int64]
@@ -98,12 +98,6 @@ def computed(call: Call) -> object:
     reason = f"goes through {call.op} with a computed weight (a parametrization such as weight_norm can be removed)"
     call.graph.freeze(call.value("input"), reason)
     return call.graph.solid(call.shape, call.op, f"put out by {call.op} with a computed weight")
-
-
-def layer_of(weight: str) -> str:
-    """The layer that a parameter belongs to; a bare parameter of the network stands for itself."""
-    module, parametrized, _ = weight.partition(".parametrizations.")
-    return module if parametrized else weight.rpartition(".")[0] or weight
 
 
 def _taken_in(call: Call, value: Value, dim: int, weight: str) -> IntArray:
