@@ -2,7 +2,9 @@
 
 Rooms, from the ground up; each imports only rooms above it in this list (``tests/test_layers.py``):
 
-    errors, plugins, registry what may go wrong · modules of others · things by name
+    errors, messages          what may go wrong · what others' exceptions say
+    plugins, registry         modules of others · things by name
+    cloning, steady           copies of modules · runs that draw the same random numbers
     architecture              what a network is: layers, coupled channel groups; tracing
     granularity, space        rules for widths · allowed widths per group, and one choice of them
     networks                  registered networks
@@ -15,6 +17,7 @@ Rooms, from the ground up; each imports only rooms above it in this list (``test
     loop                      a search from order to result; owns the ports Store and Executor
     storage, execution        the ports' adapters: SQL, Ray
     export                    what leaves: the small network
+    functional, …_search      prune, cost and search as functions
     testing                   contracts that plug-ins are tested with
 
 Below these stand ``search_spaces`` (declarations of networks) and ``services`` (HTTP, command line, processes).
