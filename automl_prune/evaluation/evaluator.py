@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ PREPARES = "prepares"
 FULL_NETWORK, HYPERNETWORK = "full network", "hypernetwork"
 IMPORTANCE = "importance"
 """In the origin of the base trial: also say how important each unit is; the key of that in the outcome's details."""
+SELECT_IMAGES = "select_images"
+"""In the origin of a trial: score it on so many select images, whatever the recipe says."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,8 @@ class CandidateEvaluator:
         if self.setup.recipe.inherit == "parent" and trial.arm == "search":
             files["weights"] = f"{trial.name}.safetensors"
             save_ancestor(model, kept, self.setup.artifacts / files["weights"])
-        metrics = self._scored(model, self.images.select, trial)
+        limit = trial.origin.get(SELECT_IMAGES, self.setup.recipe.select_images)
+        metrics = self._scored(model, partial(self.images.select, limit=limit), trial)
         return Outcome(TrialState.COMPLETE, metrics, artifacts=files, details={"kept": kept})
 
     def _recover(self, trial: Trial) -> Outcome:

@@ -65,9 +65,12 @@ class Images:
             made = self._batches(self._train, order, drop_last=True)
         return self._counted(islice(made, limit))
 
-    def select(self) -> Iterator[Batch]:
-        """Batches that score candidates."""
-        return self._counted(self._batches(self._train, self._splits.select))
+    def select(self, *, limit: int | None = None) -> Iterator[Batch]:
+        """Batches that score candidates: all of the split, or the first ``limit`` images of it in a fixed random order."""
+        chosen = self._splits.select
+        if limit is not None and limit < len(chosen):
+            chosen = np.sort(np.random.default_rng(self._splits.seed).permutation(chosen)[:limit])
+        return self._counted(self._batches(self._train, chosen))
 
     def report(self) -> Iterator[Batch]:
         """Batches for the report."""

@@ -104,6 +104,10 @@ class Recipe(Strict):
     reconstruct_points: Annotated[int, Field(ge=1, le=10_000)] = Field(10, description="Output positions sampled per image.")
     fine_tune: FineTune = FineTune()
     hypernetwork: HypernetworkOrder = Field(HypernetworkOrder(), description="Read where inherit is 'hypernetwork'.")
+    select_images: Positive | None = Field(
+        None, description="Select images that candidates are scored on; null for all. With fewer, the leaders are scored on "
+        "twice as many, round by round, until the last are scored on all; these are recovered."
+    )  # fmt: skip
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 runs forward passes under autocast.")
 
     @field_validator("recalibrate_batches")

@@ -15,7 +15,8 @@ from automl_prune.evaluation.modes import Precision, predict, training_flags_kep
 def score(model: nn.Module, batches: Iterable[Batch], *, precision: Precision = "float32") -> dict[str, float]:
     """``top1`` and ``top5`` accuracy (fractions of 1) and mean cross-entropy ``loss``, in evaluation mode.
 
-    With fewer than five classes ``top5`` is 1.
+    With fewer than five classes ``top5`` is 1. ``top1_standard_error`` is sqrt(p (1 - p) / n): by how much the accuracy on
+    other images of the same kind would differ. Networks scored on the same images are told apart better than that.
 
     Raises:
         EvaluationError: The loss is not finite, or there are no images.
@@ -38,7 +39,9 @@ def score(model: nn.Module, batches: Iterable[Batch], *, precision: Precision = 
             f"The loss on {images:,} images is {loss}: the network gives scores that are not finite. Recalibrate its "
             f"batch norms, keep wider groups, or use float32."
         )
-    return {"top1": hits1 / images, "top5": hits5 / images, "loss": loss / images}
+    top1 = hits1 / images
+    error = math.sqrt(top1 * (1 - top1) / images)
+    return {"top1": top1, "top1_standard_error": error, "top5": hits5 / images, "loss": loss / images}
 
 
 def label_places(logits: Tensor, labels: Tensor) -> Tensor:

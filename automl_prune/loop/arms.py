@@ -1,4 +1,4 @@
-"""The parts of a search, in order: base network, the strategy's own trials, controls, recovery of the best, report.
+"""The parts of a search, in order: base network, the strategy's own trials, controls, leaders, recovery of the best, report.
 
 Each part is an *arm*: a strategy that asks, how many asks it may make, and whether earlier trials must all be back before
 it starts. The controller walks through them; nothing else knows their order.
@@ -6,11 +6,13 @@ it starts. The controller walks through them; nothing else knows their order.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from automl_prune.evaluation.evaluator import FULL_NETWORK, IMPORTANCE, PREPARES
+from automl_prune.loop.confirmation import best_of, confirmed, first
 from automl_prune.loop.ranked import ranked_widths
 from automl_prune.problem import Problem, best_trials
 from automl_prune.space import Candidate
@@ -20,6 +22,8 @@ from automl_prune.strategies.uniform import UniformWidth
 from automl_prune.trial import Trial, TrialState
 
 PREPARATION, BASE, SEARCH, FINAL, REPORT = "preparation", "base", "search", "final", "report"
+CONFIRM = "confirm"
+"""Followed by the number of the round, from 1."""
 CONTROLS = ("uniform", "random", "global")
 """Arms that the search is compared with; each is recovered and reported as its best is."""
 
@@ -78,6 +82,7 @@ def plan_arms(
     train_base: bool,
     seed: int,
     prepare: Sequence[str] = (),
+    rounds: Sequence[int] = (),
 ) -> list[Arm]:
     """The arms of a search.
 
@@ -90,15 +95,16 @@ def plan_arms(
         train_base: Whether the full network must be trained first.
         seed: The search's seed; the random control derives its own.
         prepare: What else the evaluator makes before anything is scored, by its names.
+        rounds: Select images of each round in which the leaders are confirmed.
     """
     full = problem.space.full
-    ranks = {IMPORTANCE: True} if "global" in controls else {}
+    ranks = {IMPORTANCE: True} if "global" in controls or make_strategy().wants_starts else {}
     arms = [_fixed(problem, BASE, lambda _: [Proposal(full, ranks)], waits=True, required=True)]
     wanted = [FULL_NETWORK, *prepare] if train_base else prepare
     preparations = [Proposal(full, {PREPARES: what}) for what in wanted]
     if preparations:
         arms.insert(0, _fixed(problem, PREPARATION, lambda _: preparations, required=True))
-    arms.append(Arm(SEARCH, lambda _: make_strategy(), lambda _: max_trials, waits=True))
+    arms.append(Arm(SEARCH, lambda h: started(problem, make_strategy(), h), lambda _: max_trials, waits=True))
     if "uniform" in controls:
         arms.append(Arm("uniform", lambda _: UniformWidth(problem, StrategyOptions()), lambda _: 1))
     if "global" in controls:
@@ -106,22 +112,53 @@ def plan_arms(
     if "random" in controls:
         control = RandomSearch(problem, RandomOptions(), seed=seed + 1)
         arms.append(Arm("random", lambda _: control, _as_many_as_searched, waits=True))
-    arms.append(_fixed(problem, FINAL, lambda h: finalists(problem, h, top_k), waits=True))
+    for number, images in enumerate(rounds, 1):
+        keep = top_k << (len(rounds) - number)
+        confirm = partial(leaders, problem, number, keep=keep, images=images)
+        arms.append(_fixed(problem, f"{CONFIRM}-{number}", confirm, waits=True))
+    arms.append(_fixed(problem, FINAL, lambda h: finalists(problem, h, top_k, rounds=len(rounds)), waits=True))
     arms.append(_fixed(problem, REPORT, lambda h: reported(problem, h), waits=True, required=True))
     return arms
 
 
-def finalists(problem: Problem, history: History, top_k: int) -> list[Proposal]:
+def started(problem: Problem, strategy: Strategy, history: History) -> Strategy:
+    """The strategy, told what others would choose if it wants to know."""
+    if strategy.wants_starts:
+        strategy.starts = {"global": globally_ranked(problem, history)}
+    return strategy
+
+
+def leaders(problem: Problem, number: int, history: History, *, keep: int, images: int) -> list[Proposal]:
+    """What round ``number`` of the confirmation scores: the best ``keep`` of the search and of the random control."""
+    return [
+        proposal
+        for arm in (SEARCH, *CONTROLS)
+        for proposal in confirmed(problem, scored(history, arm, number - 1), arm, keep=keep, images=images)
+    ]
+
+
+def scored(history: History, arm: str, number: int) -> list[Trial]:
+    """An arm's trials, or those of its leaders in a round of the confirmation."""
+    if number == 0:
+        return [t for t in history if t.arm == arm]
+    return [t for t in history if t.arm == f"{CONFIRM}-{number}" and t.origin["arm"] == arm]
+
+
+def finalists(problem: Problem, history: History, top_k: int, *, rounds: int = 0) -> list[Proposal]:
     """The best ``top_k`` of the search and of the random control, and the other controls, to be recovered.
 
     A candidate is made again as it was made for the search, from the same parent.
+
+    Args:
+        problem: What is searched.
+        history: Trials told so far.
+        top_k: How many of each.
+        rounds: How often the leaders were confirmed; the last scores count.
     """
     proposals = []
     for arm in (SEARCH, *CONTROLS):
-        scored = [t for t in history if t.arm == arm and t.state is TrialState.COMPLETE]
-        best = best_trials(problem, [(t.candidate, t.metrics) for t in scored], top_k)
-        chosen = [scored[i] for i in best]
-        proposals += [Proposal(t.candidate, {"of": t.number, "arm": arm}, parent=t.parent) for t in chosen]
+        best = best_of(problem, scored(history, arm, rounds), top_k)
+        proposals += [Proposal(t.candidate, {"of": first(t), "arm": arm}, parent=t.parent) for t in best]
     return proposals
 
 

@@ -27,6 +27,7 @@ from automl_prune.evaluation.loading import check_classes
 from automl_prune.evaluation.recipe import WITHOUT_CRITERION, FineTune, Recipe
 from automl_prune.evaluation.weights import fit, load_state_dict_file, resolve_weights
 from automl_prune.loop.admission import Admit, admitted
+from automl_prune.loop.confirmation import rounds
 from automl_prune.loop.spec import BudgetSpec, SearchSpaceSpec, SearchSpec, field_errors
 from automl_prune.networks import NETWORKS, NetworkDefinition
 from automl_prune.problem import Budget, Objective, Problem
@@ -108,6 +109,11 @@ class Plan:
     def preparations(self) -> tuple[str, ...]:
         """What is made before anything is scored, besides the full network; the evaluator knows these names."""
         return (HYPERNETWORK,) if self.recipe.inherit == "hypernetwork" else ()
+
+    @property
+    def rounds(self) -> list[int]:
+        """Select images of each round in which the leaders are confirmed."""
+        return rounds(self.recipe.select_images, self.spec.dataset.select_size)
 
     @cached_property
     def base_costs(self) -> dict[str, float]:

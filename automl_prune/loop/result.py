@@ -21,7 +21,7 @@ SEEN_NOTE = (
     "The select split is a part of the official training images, and the given weights may have been trained on it: search "
     "scores may be too high, all of them alike. The report split is not affected."
 )
-_SCORES = ("top1", "top5", "loss")
+_SCORES = ("top1", "top1_standard_error", "top5", "loss")
 
 
 def build_result(plan: Plan, search_id: str, trials: Sequence[Trial], *, seconds: float) -> dict[str, Any]:
@@ -118,16 +118,16 @@ def _row(trials: Sequence[Trial], report: Trial) -> dict[str, Any]:
     return {
         **report.metrics,
         **{f"{s}_before_recovery": before_report[s] for s in _SCORES if s in before_report},
-        "search": {s: searched.metrics[s] for s in _SCORES},
+        "search": {s: searched.metrics[s] for s in _SCORES if s in searched.metrics},
         "select_before_recovery": {s: before_select[s] for s in _SCORES if s in before_select},
-        "select": {s: final.metrics[s] for s in _SCORES},
+        "select": {s: final.metrics[s] for s in _SCORES if s in final.metrics},
         "trial": searched.number,
     }
 
 
 def _base_row(trials: Sequence[Trial], report: Trial | None) -> dict[str, Any]:
     base = next(t for t in trials if t.arm == BASE)
-    return {**base.metrics, **(report.metrics if report else {}), "select": {s: base.metrics[s] for s in _SCORES}}
+    return {**base.metrics, **(report.metrics if report else {}), "select": {s: base.metrics[s] for s in _SCORES if s in base.metrics}}
 
 
 def _recovered(trials: Sequence[Trial]) -> list[dict[str, Any]]:

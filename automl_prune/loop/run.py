@@ -71,6 +71,7 @@ def run_search(
             top_k=plan.spec.finish.top_k,
             train_base=plan.weights is None,
             prepare=plan.preparations,
+            rounds=plan.rounds,
             seed=plan.spec.seed,
         ),
         on_arm=lambda arm: _enter(store, job, plan, executor, arm, searching),
@@ -145,7 +146,7 @@ def _enter(store: Store, job: SearchJob, plan: Plan, executor: Executor, arm: st
     """Say where the search is, each time an arm starts."""
     if arm == SEARCH:
         searching.start()
-    state, reason = _STAGES[arm]
+    state, reason = _STAGES.get(arm, (SearchState.FINISHING, "confirming the leaders on more images"))
     store.set_state(job.id, job.attempt, state, reason=reason, info=describe(plan, executor))
 
 

@@ -1,19 +1,19 @@
 """Auto: uniform and depth-wise widths first, then local search guided by a surrogate of every network scored so far.
 
-*Starting.* The widest uniform network, four profiles (narrower early, late, at the ends, in the middle) and the solutions of
-:mod:`~automl_prune.strategies.sensitivity` on the curves as they are. *Searching.* A Gaussian process (``_surrogate.py``) is
-fitted to all feasible scores. Of some hundred new networks within the budgets (the leaders by its mean, with a few widths
-moved and all scaled to the budget; exchanges on its additive part; and the best of both moved again) the one of largest
-expected improvement is asked for (Jones et al. 1998; local candidates around the leaders as in TuRBO, Eriksson et al. 2019,
-arXiv 1910.01739). Networks in flight count as scored with what is expected of them (Ginsbourger et al. 2010). *Confirming.*
-The last ``confirm`` of the trials go where the surrogate's mean is highest, without a bonus for what is unsure. The same
-network is never asked for again: evaluators seed by candidate, so the answer would be the same number; the leaders are
-scored anew after their recovery.
+*Starting.* The widest uniform network, that of a global ranking of all channels, four profiles (narrower early, late, at the
+ends, in the middle) and the solutions of :mod:`~automl_prune.strategies.sensitivity` on the curves as they are. *Searching.*
+A Gaussian process (``_surrogate.py``) is fitted to all feasible scores. Of some hundred new networks within the budgets (the
+leaders by its mean, with a few widths moved and all scaled to the budget; exchanges on its additive part; and the best of
+both moved again) the one of largest expected improvement is asked for (Jones et al. 1998; local candidates around the
+leaders as in TuRBO, Eriksson et al. 2019, arXiv 1910.01739). Networks in flight count as scored with what is expected of
+them (Ginsbourger et al. 2010). *Confirming.* The last ``confirm`` of the trials go where the surrogate's mean is highest,
+without a bonus for what is unsure. The same network is never asked for again: evaluators seed by candidate, so the answer
+would be the same number. Where the recipe scores on a part of the select split, the search itself confirms the leaders on
+more of it.
 
 Nothing is measured outside the budgets by default: on synthetic problems at 30 to 150 trials the map mostly cost more than
 it brought. Preset ``measured`` spends up to three tenths of the trials on the map of ``sensitivity``, whose drops are then
-the surrogate's prior mean. Told the map of an earlier search, ``default`` uses it too. Importance of channels does not reach
-a strategy, so the global ranking is no start.
+the surrogate's prior mean. Told the map of an earlier search, ``default`` uses it too.
 
 How it compares on synthetic problems at half of the MACs: true score, in per cent, of the network that looked best; median
 of ten seeds that the design was not tuned on, though tuned on the same kinds of problems. Losses of groups add up (sep) or
@@ -95,6 +95,7 @@ class Auto(Sensitivity):
     presets = {"default": {}, "measured": {"share": 0.3}}
     default_preset = "default"
     default_recipe = {preset: {"inherit": "l1", "recalibrate_batches": 20} for preset in presets}
+    wants_starts = True
     options: AutoOptions
 
     def __init__(self, problem: Problem, options: AutoOptions, *, seed: int = 0) -> None:
@@ -128,10 +129,13 @@ class Auto(Sensitivity):
     # Starts ----------------------------------------------------------------------------------------------------------
 
     def _first(self, rng: np.random.Generator) -> Proposal | None:
-        """The uniform width, then the profiles."""
+        """The uniform width, then what others would choose, then the profiles."""
         uniform = super()._first(rng)
         if uniform is not None or not self.options.explore:
             return uniform
+        for name, candidate in self.starts.items():
+            if candidate.widths not in self.tried and self._fits(candidate):
+                return Proposal(candidate, {"phase": "start", "from": name})
         new = ((bend, c) for bend, c in zip(PROFILES, self._profiles, strict=True) if c.widths not in self.tried)
         return next((Proposal(c, {"phase": "profile", "tilt": t, "bend": b}) for (t, b), c in new if self._fits(c)), None)
 

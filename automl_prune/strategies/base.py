@@ -62,10 +62,13 @@ class Strategy(ABC):
         Options: Its options, validated.
         presets: Option values by preset name.
         default_recipe: Recipe fields it was published with, by preset.
+        wants_starts: Whether it wants ``starts``; finding them takes a ranking of all channels.
 
     Attributes:
         trials: How often the search lets it ask, so that it can divide them up; None when nobody said. It may be more than
             will be asked, as searches also end early. Known from the first ask on, not yet in ``__init__``.
+        starts: Networks that others would choose, by how they were found; empty when nobody said. Known like ``trials``,
+            and only to strategies that declare ``wants_starts``.
     """
 
     name: ClassVar[str]
@@ -75,11 +78,13 @@ class Strategy(ABC):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
     default_preset: ClassVar[str] = "default"
     default_recipe: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    wants_starts: ClassVar[bool] = False
 
     def __init__(self, problem: Problem, options: StrategyOptions, *, seed: int = 0) -> None:
         self.problem, self.options, self.seed = problem, options, seed
         self.asked = 0
         self.trials: int | None = None
+        self.starts: Mapping[str, Candidate] = {}
 
     @classmethod
     def read_options(cls, preset: str | None, options: Mapping[str, Any]) -> StrategyOptions:
