@@ -3,11 +3,11 @@
     python tests/benchmarks/strategies.py --data DIR --weights DIR --out DIR [--jobs 2] [--strategies auto evolution …]
 
 A *run* is one search with one seed: ResNet-20 or ResNet-56 at a part of its MACs, candidates with L1-inherited weights and
-re-estimated batch-norm statistics, no training, chosen on the select split; then the best three are recovered, and the best
-of them is scored on the report split, the official test images. The seed also draws the splits, alike for all strategies.
-Runs of ``random`` carry the controls ``uniform`` and ``global``. A strategy is named NAME or NAME:PRESET, and its own recipe
-is overridden: ``amc`` without reconstruction, ``netadapt`` without training and ``metapruning`` without PruningNet are not
-what their papers describe.
+re-estimated batch-norm statistics, no training, scored on a part of the select split; the leaders are confirmed on all of
+it, the best are recovered, and the best of these is scored on the report split, the official test images. The seed also
+draws the splits, alike for all strategies. Runs of ``random`` carry the controls ``uniform`` and ``global``. A strategy is
+named NAME or NAME:PRESET, and its own recipe is overridden: ``amc`` without reconstruction, ``netadapt`` without training
+and ``metapruning`` without PruningNet are not what their papers describe.
 
 Each run is a process of its own with one thread, and does not import Ray. Finished runs are lines of ``runs.jsonl`` and are
 not run again, so that the script can be stopped and started; failed ones are tried again. In the end ``table.md`` and
@@ -34,7 +34,7 @@ from tests.benchmarks.strategies_table import ALIKE, plot, table
 Json = dict[str, Any]
 
 CHECKPOINTS = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th"}
-RECIPE = {"inherit": "l1", "scope": "all", "reduction": "mean", "reconstruct": "none", "precision": "float32"}
+RECIPE = {"inherit": "l1", "scope": "all", "reduction": "mean", "reconstruct": "none"}
 STRATEGIES = ("sensitivity", "evolution", "abc", "optuna", "nsga2", "amc", "netadapt", "auto")
 REFERENCE = "random"
 """Always run, first, with the other controls."""
@@ -51,9 +51,12 @@ def arguments() -> argparse.Namespace:
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--evaluations", type=int, default=60)
     add("--select-size", type=int, default=5000)
+    add("--select-images", type=int, default=1250, help="of them, for each candidate; the leaders see all")
+    add("--top-k", type=int, default=1, help="candidates that are recovered")
+    add("--precision", choices=["float32", "bfloat16"], default="bfloat16", help="of forward passes, in recovery too")
     add("--report-size", type=int, default=10_000)
     add("--recovery-epochs", type=float, default=1.0, help="0: none")
-    add("--recalibrate-batches", type=int, default=10, help="batches of 256 that re-estimate statistics")
+    add("--recalibrate-batches", type=int, default=5, help="batches of 256 that re-estimate statistics")
     add("--fine-tune-steps", type=int, default=0, help="training batches of every candidate")
     add("--data", type=Path, required=True, help="folder that holds cifar-10-batches-bin")
     add("--weights", type=Path, required=True, help="folder of the checkpoints")
@@ -89,7 +92,8 @@ def orders(options: argparse.Namespace) -> list[Json]:
     shared = {
         "evaluations": options.evaluations, "select_size": options.select_size, "report_size": options.report_size,
         "recovery_epochs": options.recovery_epochs, "fine_tune_steps": options.fine_tune_steps,
-        "recalibrate_batches": options.recalibrate_batches,
+        "recalibrate_batches": options.recalibrate_batches, "select_images": options.select_images,
+        "top_k": options.top_k, "precision": options.precision,
     }  # fmt: skip
     return [
         {"network": network, "budget": budget, "seed": seed, "strategy": name, **shared}
@@ -164,12 +168,14 @@ def spec_of(order: Json) -> Json:
         "strategy": {"name": name, "preset": preset or None},
         "budgets": [{"metric": "macs", "max_ratio": order["budget"]}],
         "recipe": {
-            **RECIPE, "recalibrate_batches": order["recalibrate_batches"],
+            **RECIPE, "recalibrate_batches": order["recalibrate_batches"], "select_images": order["select_images"],
+            "precision": order["precision"],
             "fine_tune": {"steps": order["fine_tune_steps"], "epochs": 0.0},
         },
         "controls": ["uniform", "global"] if order["strategy"] == REFERENCE else [],
         "finish": {
-            "top_k": 3, "recovery": "fine_tune" if recovers else "none", "epochs": order["recovery_epochs"], "lr": 0.01,
+            "top_k": order["top_k"], "recovery": "fine_tune" if recovers else "none",
+            "epochs": order["recovery_epochs"], "lr": 0.01,
         },
         "trials": {"max": order["evaluations"], "parallel": 1},
         "execution": "inline",
@@ -204,10 +210,12 @@ def run_one(order: Json, data: Path, weights: Path) -> Json:
 def line_of(order: Json, result: Mapping[str, Any]) -> Json:
     """What is kept of a result: scores and costs of the strategy's own network and of the controls'."""
     spent = result["provenance"]["search_cost"]["by_arm"]
+    confirming = [arm for name, arm in spent.items() if name.startswith("confirm")]
+    searching = {key: sum(arm[key] for arm in (spent["search"], *confirming)) for key in spent["search"]}
     return {
         "order": order,
         "base": {"select": result["base_metrics"]["select"]["top1"], "report": result["base_metrics"]["top1"]},
-        "row": row_of(result["metrics"], spent["search"]),
+        "row": row_of(result["metrics"], searching) | {"evaluations": spent["search"]["evaluations"]},
         "controls": {name: row_of(row, spent[name]) for name, row in result["controls"].items()},
         "splits": {part: result["splits"][part]["sha256"] for part in ("fit", "select", "report")},
         "options": result["provenance"]["options"],
@@ -218,7 +226,8 @@ def line_of(order: Json, result: Mapping[str, Any]) -> Json:
 def row_of(scores: Mapping[str, Any], spent: Mapping[str, float]) -> Json:
     """Scores of one network before and after recovery, and what its search took."""
     return {
-        "select": scores["search"]["top1"],
+        "searched": scores["search"]["top1"],
+        "select": scores["select_before_recovery"]["top1"],
         "select_recovered": scores["select"]["top1"],
         "report_before": scores["top1_before_recovery"],
         "report": scores["top1"],

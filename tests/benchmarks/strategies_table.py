@@ -7,7 +7,10 @@ from html import escape
 from typing import Any
 
 Json = dict[str, Any]
-ALIKE = ("evaluations", "select_size", "report_size", "recovery_epochs", "fine_tune_steps", "recalibrate_batches")
+ALIKE = (
+    *("evaluations", "select_size", "select_images", "report_size", "recalibrate_batches", "fine_tune_steps", "precision"),
+    *("top_k", "recovery_epochs"),
+)
 """Fields of an order that must be equal for runs to be compared."""
 FIRST = ("uniform", "random", "global")
 COLUMNS = ("select", "report_before", "report")
@@ -52,10 +55,11 @@ def table(lines: Sequence[Json]) -> str:
     error = 100 * math.sqrt(0.09 / order["report_size"])
     said = (
         f"Top-1 in per cent, mean ± standard error over seeds; {order['evaluations']} evaluations on "
-        f"{order['select_size']:,} select images, {order['recalibrate_batches']} batches to re-estimate statistics, "
-        f"recovery of {order['recovery_epochs']:g} epochs, report on {order['report_size']:,} images (the standard error "
-        f"of one network at 90 % is {error:.2f} there). Evaluations, images and CPU seconds are the search's, without "
-        f"recovery. Full: "
+        f"{order['select_images']:,} select images each, leaders confirmed on {order['select_size']:,} (the column select), "
+        f"{order['recalibrate_batches']} batches of 256 to re-estimate statistics, {order['precision']}, recovery of "
+        f"{order['recovery_epochs']:g} epochs for the best {order['top_k']}, report on {order['report_size']:,} images (the "
+        f"standard error of one network at 90 % is {error:.2f} there). Images and CPU seconds are those of search and "
+        f"confirmation. Full: "
         + ", ".join(f"{network} {score:.2f}" for network, score in sorted(base.items()))
         + ". Select images were seen when the weights were trained."
     )
