@@ -49,7 +49,10 @@ def weights_file(trial: Trial) -> str | None:
 
 
 def family_json(space: ChannelSpace, family: Sequence[int], history: History) -> list[Mapping[str, Any]]:
-    """A family's networks in order: trial, widths, metrics, kept units by group, and the file of their weights."""
+    """A family's networks in order: trial, widths, metrics, kept units by group, and the file of their weights.
+
+    A network whose weights were cut from the full one's leaves no file: its kept units say all.
+    """
     trials = {t.number: t for t in history}
     return [
         {

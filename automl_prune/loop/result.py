@@ -127,7 +127,8 @@ def _row(trials: Sequence[Trial], report: Trial) -> dict[str, Any]:
 
 def _base_row(trials: Sequence[Trial], report: Trial | None) -> dict[str, Any]:
     base = next(t for t in trials if t.arm == BASE)
-    return {**base.metrics, **(report.metrics if report else {}), "select": {s: base.metrics[s] for s in _SCORES if s in base.metrics}}
+    select = {s: base.metrics[s] for s in _SCORES if s in base.metrics}
+    return {**base.metrics, **(report.metrics if report else {}), "select": select}
 
 
 def _recovered(trials: Sequence[Trial]) -> list[dict[str, Any]]:

@@ -172,7 +172,7 @@ def _publish(store: Store, job: SearchJob, result: dict[str, Any], history: Hist
     model = _artifact(artifacts / MODEL_FILE)
     result["artifacts"] = [{"name": model.name, "sha256": model.sha256, "size": model.size}]
     (artifacts / ARCHITECTURE_FILE).write_text(json.dumps(result, indent=1, allow_nan=False))
-    family = [_artifact(artifacts / row["weights"]) for row in result.get("family", ())]
+    family = [_artifact(artifacts / row["weights"]) for row in result.get("family", ()) if row["weights"]]
     for artifact in (model, _artifact(artifacts / ARCHITECTURE_FILE), *family):
         store.add_artifact(job.id, job.attempt, artifact)
     store.set_state(job.id, job.attempt, SearchState.SUCCEEDED, reason="finished", result=result)

@@ -41,11 +41,11 @@ class Killed(BaseException):
 class Run:
     """A search, driven to its end by as many drivers as it takes: each but the last dies after so many trials."""
 
-    def __init__(self, folder: Path, *deaths: int) -> None:
+    def __init__(self, folder: Path, *deaths: int, order: dict[str, Any] = ORDER) -> None:
         self.artifacts = folder / "artifacts"
-        self.plan: Plan = make_plan(SearchSpec.parse(ORDER), Roots(folder / "data", folder / "weights", folder / "cache"))
+        self.plan: Plan = make_plan(SearchSpec.parse(order), Roots(folder / "data", folder / "weights", folder / "cache"))
         self.store = MemoryStore()
-        self.store.add_search(ORDER, name=None, labels={})
+        self.store.add_search(order, name=None, labels={})
         self.most_files = 0
         for death in (*deaths, None):
             job = self.store.claim(lease_seconds=600)
@@ -179,3 +179,12 @@ def test_lost_weights_fail_the_trial_and_are_never_replaced(run: Run, tmp_path: 
     assert [o.state for o in outcomes] == [TrialState.FAILED]
     assert f"trial-{child.parent:04d}.safetensors" in str(outcomes[0].reason)
     assert not (tmp_path / f"{child.name}.safetensors").exists()
+
+
+def test_a_family_cut_from_the_full_network_leaves_no_weights_but_says_what_it_kept(tmp_path: Path) -> None:
+    order = {**ORDER, "recipe": {"inherit": "l1", "recalibrate_batches": 1}, "controls": [], "trials": {"max": 24}}
+    run = Run(tmp_path, order={**order, "finish": {"top_k": 1, "recovery": "none"}})
+    assert run.job.result is not None
+    family = run.job.result["family"]
+    assert {row["weights"] for row in family} == {None}
+    assert all(row["kept"] for row in family[1:])
