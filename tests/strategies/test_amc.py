@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import kstest, truncnorm
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from automl_prune.architecture.tracing import trace
 from automl_prune.costs import CostModel
@@ -17,7 +18,7 @@ from automl_prune.errors import BudgetError, SpecError
 from automl_prune.networks import NETWORKS
 from automl_prune.problem import Budget, Problem
 from automl_prune.space import Candidate, ChannelSpace
-from automl_prune.strategies._ddpg import Agent, AgentSettings, truncated_normal
+from automl_prune.strategies._ddpg import Agent, AgentSettings, Network, arithmetic, truncated_normal
 from automl_prune.strategies._walk import FEATURES, Walk
 from automl_prune.surgery.slicing import materialise
 from automl_prune.testing.strategy import run_toy, told, toy_problem
@@ -193,26 +194,50 @@ def test_the_baseline_follows_and_the_end_has_no_future() -> None:
     for _ in range(600):
         agent.update()
     centred = np.array([0.2, 0.4, 0.6, 0.8, 4.5]).mean() - agent.baseline
-    told_value = float(agent._value(agent.critic.weights, torch.from_numpy(state)[None], torch.tensor([[0.5]])))
-    assert told_value == pytest.approx(centred, abs=1.0)  # with a future, values would add up to many times that
+    value = agent.critic.run(agent.critic.weights, torch.from_numpy(state)[None], torch.tensor([[0.5]]))[-1]
+    assert float(value) == pytest.approx(centred, abs=1.0)  # with a future, values would add up to many times that
 
 
 def test_the_optimiser_is_adam() -> None:
-    agent = Agent(3, AgentSettings(hidden=5), seed=0)
-    theirs = nn.Parameter(agent.actor.weights.clone())
-    optimiser = torch.optim.Adam([theirs], lr=1e-4)
+    network = Network([3], 5, 1e-2, np.random.default_rng(0))
+    theirs = nn.Parameter(network.weights.clone())
+    optimiser = torch.optim.Adam([theirs], lr=1e-2)
     target = torch.linspace(-1, 1, len(theirs))
-
-    def loss(weights: Tensor) -> Tensor:
-        value: Tensor = (weights - target).pow(2).sum() * (1 + weights[0])
-        return value
-
     for _ in range(20):
-        agent.actor.descend(loss)
+        network.gradient.copy_(2 * (network.weights - target))
+        network.step()
         optimiser.zero_grad()
-        loss(theirs).backward()  # type: ignore[no-untyped-call]
+        (theirs - target).pow(2).sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    assert torch.allclose(agent.actor.weights, theirs.detach(), rtol=1e-5, atol=1e-7)
+    assert torch.allclose(network.weights, theirs.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_are_those_of_autograd() -> None:
+    network = Network([4, 1], 6, 1e-3, np.random.default_rng(0))
+    state, action, target = torch.rand(7, 4), torch.rand(7, 1, requires_grad=True), torch.rand(7, 1)
+    leaf = network.weights.clone().requires_grad_()
+    (w1, b1), (w2, b2), (w3, b3), (wa, ba) = network._split(leaf)
+    early = F.relu(F.linear(state, w1, b1) + F.linear(action, wa, ba))
+    value = F.linear(F.relu(F.linear(early, w2, b2)), w3, b3)
+    weights_slope, action_slope = torch.autograd.grad(F.mse_loss(value, target), [leaf, action])
+
+    given = [state, action.detach()]
+    first, second, ours = network.run(network.weights, *given)
+    slope = (ours - target) * 2 / 7
+    network.backward(given, first, second, slope)
+    assert torch.allclose(ours, value, atol=1e-6)
+    assert torch.allclose(network.gradient, weights_slope, atol=1e-6)
+    assert torch.allclose(network.backward_to_action(first, second, slope), action_slope, atol=1e-6)
+
+
+def test_arithmetic_leaves_torch_as_it_was() -> None:
+    threads = torch.get_num_threads()
+    with arithmetic():
+        assert not torch.tensor(1e-40) / 2
+        assert not torch.is_grad_enabled()
+    assert torch.tensor(1e-40) / 2
+    assert torch.is_grad_enabled()
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("resource", ["macs", "params"])
@@ -311,7 +336,7 @@ def test_saving_keeps_every_bit_of_the_agent() -> None:
         ours, theirs = getattr(agent.agent, name), getattr(other.agent, name)
         assert all(torch.equal(getattr(ours, part), getattr(theirs, part)) for part in ("weights", "mean", "square"))
         assert ours.steps == theirs.steps
-    assert torch.equal(agent.agent.critic_target, other.agent.critic_target)
+    assert torch.equal(agent.agent.critic.target, other.agent.critic.target)
     assert np.array_equal(agent.agent.memory, other.agent.memory)
     assert agent.agent.baseline == other.agent.baseline
 
