@@ -21,12 +21,17 @@ from automl_prune.space import Candidate, ChannelSpace
 from automl_prune.strategies._ddpg import Agent, AgentSettings, Network, arithmetic, truncated_normal
 from automl_prune.strategies._walk import FEATURES, Walk
 from automl_prune.surgery.slicing import materialise
-from automl_prune.testing.strategy import run_toy, told, toy_problem
+from automl_prune.testing.strategy import run_toy, told, toy_problem, toy_score
 from automl_prune.trial import Outcome, TrialState
 from tests.strategies.amc_toy import V1, amc, calibrated, drive, mobilenet_v1, ratio, v1_problem
 
 REDUCED, REST, PREVIOUS = (FEATURES.index(name) for name in ("reduced", "rest", "previous"))
 HALF_MACS = (24, 48, 96, 80, 192, 200, 328, 352, 368, 360, 328, 400, 736, 752)
+V2_SEVENTY = (
+    *(24, 16, 72, 24, 104, 104, 32, 136, 136, 136, 64, 272, 272, 272, 272, 96),
+    *(408, 400, 400, 160, 712, 720, 712, 248, 848),
+)
+"""By group, in order of execution: stem, then each block's inner width and, where it is new, its output's."""
 HALF_TIME = (16, 48, 88, 80, 192, 168, 336, 360, 360, 352, 352, 368, 768, 680)
 
 
@@ -86,10 +91,17 @@ def test_golden_macs(widths: tuple[int, ...], macs: float) -> None:
 
 
 def test_golden_macs_of_the_residual_network() -> None:
-    """The released MobileNetV2 of 70 % MACs, by the input widths of its layers."""
+    """The released MobileNetV2 of 70 % MACs; shared channels have one width there too."""
     model = NETWORKS.get("mobilenet_v2").build(1000)
     architecture = trace(model, torch.zeros(1, 3, 224, 224))
-    assert CostModel(architecture).one()["macs"] / 1e6 == pytest.approx(300.774, abs=5e-4)
+    space = ChannelSpace.of(architecture)
+    problem = Problem(space, CostModel(architecture, space.names))
+    pruned = Candidate(V2_SEVENTY)
+    assert problem.costs(space.full)["macs"] / 1e6 == pytest.approx(300.774, abs=5e-4)
+    assert problem.costs(pruned)["macs"] / 1e6 == pytest.approx(210.621, abs=5e-4)
+    assert problem.costs(pruned)["params"] / 1e6 == pytest.approx(2.330, abs=5e-4)
+    kept = {name: range(width) for name, width in space.widths(pruned).items()}
+    assert counted_macs(materialise(model, architecture, kept), (3, 224, 224)) == problem.costs(pruned)["macs"]
 
 
 # AMC-4: what is seen
@@ -257,6 +269,19 @@ def test_a_reward_needs_its_resource() -> None:
 # AMC-9 and AMC-10: learning
 
 
+def test_it_learns_in_a_few_episodes_what_a_random_policy_does_not() -> None:
+    """AMC-9 and AMC-10 on a short chain, by a small agent that learns faster."""
+    problem = toy_problem()
+    agent = amc(problem, hidden=48, actor_lr=1e-3, warmup=40, patience=None)
+    learned = drive(agent, lambda c: toy_score(problem, c), 140)
+    control = drive(amc(problem, warmup=140, hidden=1), lambda c: toy_score(problem, c), 140)
+    ours, random = (np.array([value for _, value in came], dtype=float) for came in (learned, control))
+    assert (ours[-30:].mean() - random.mean()) / random.std() >= 1.5
+    assert abs(random[-30:].mean() - random.mean()) / random.std() < 0.8
+    assert 0.9 * 0.5 <= np.mean([ratio(problem, p.candidate) for p, _ in learned[-30:]]) <= 0.5
+
+
+@pytest.mark.slow
 def test_it_learns_what_a_random_policy_does_not() -> None:
     """AMC-9 and AMC-10: the last 50 of 400 episodes are far better than random ones, and use the budget that those leave.
 
