@@ -9,7 +9,9 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from automl_prune.errors import EvaluationError, StateConflictError
 from automl_prune.loop.arms import SEARCH, Arm, History
@@ -24,6 +26,15 @@ SNAPSHOT_EVERY = 50
 """Told trials between two snapshots of the strategies; a restart replays what came after the last."""
 GIVE_UP_AFTER = 10
 """Failed trials of the search arm, without a single success, after which the search fails."""
+
+
+@runtime_checkable
+class Approaching(Protocol):
+    """A strategy that comes to the budgets from outside, and can say how far they still are."""
+
+    def way_left(self) -> str:
+        """A sentence on what it needs to reach them."""
+        ...
 
 
 class Controller:
@@ -179,10 +190,32 @@ class Controller:
             if not self._exhausted(arm, self._strategies[arm.name]):
                 return False
         upcoming = self._current + 1
-        if self._open and (upcoming >= len(self._arms) or self._arms[upcoming].waits):
-            return False
+        if upcoming >= len(self._arms) or self._arms[upcoming].waits:
+            if self._open:
+                return False
+            self._failure = self._why_outside()
+            if self._failure:
+                return True
         self._enter(upcoming)
         return True
+
+    def _why_outside(self) -> str | None:
+        """Why nothing can come of the search, if all that it scored lies outside the budgets."""
+        widths = [t.candidate for t in self._told.values() if t.arm == SEARCH and t.state is TrialState.COMPLETE]
+        if not widths or any(map(self._problem.is_feasible, widths)):
+            return None
+        array = self._problem.space.array(widths)
+        nearest = widths[int(np.argmin(self._problem.excess(array) + self._problem.shortfall(array)))]
+        costs = self._problem.costs(nearest)
+        wanted = ", ".join(
+            f"{b.metric} is {costs[b.metric]:.4g}, to be from {b.min:.4g} to {b.max:.4g}" for b in self._problem.budgets
+        )
+        strategy = self._strategies[SEARCH]
+        way_left = f" {strategy.way_left()}" if isinstance(strategy, Approaching) else ""
+        return (
+            f"The search's limits ended it after {len(widths)} scored trials, none of them within the budgets (at the "
+            f"nearest {wanted}). Raise trials.max_seconds or trials.max.{way_left}"
+        )
 
     def _enter(self, index: int) -> None:
         self._current = index

@@ -126,11 +126,15 @@ class Shrinker:
         saved = sum(((before[m] - after[m]) / self.full[m] for m in metrics), np.zeros(len(others)))
         return [float(s) for s in saved]
 
-    def sizes(self) -> list[int]:
-        """Cuts to try in each iteration from the full network, if every time the one that saves least is taken."""
-        widths, sizes = self.problem.space.full.widths, list[int]()
+    def sizes(self, widths: Widths | None = None, iteration: int = 1) -> list[int]:
+        """Cuts to try in each iteration from one on, if every time the one that saves least is taken.
+
+        ``widths`` are those it begins with, by default the full network's.
+        """
+        sizes = list[int]()
+        widths = widths or self.problem.space.full.widths
         while not self.is_met(widths) and len(sizes) < MOST_ITERATIONS:
-            found, _ = self.cuts(widths, len(sizes) + 1)
+            found, _ = self.cuts(widths, iteration + len(sizes))
             sizes.append(max(1, len(found)))
             if not found:
                 break

@@ -12,7 +12,10 @@ after bounding, may by 1.2 %. The bound has one side: nothing but the reward mak
 
 ``published`` has the paper's numbers: 100 + 300 episodes, noise of 0.5 that decays by 0.95 per episode, the action as the
 actor gave it in the replay memory (not as it was bounded; storing that was no better), at most one episode outstanding.
-Where paper and code differ (preserve ratios up to 8 more, 101 + 700 episodes), the paper counts.
+Where paper and code differ (preserve ratios up to 8 more, 101 + 700 episodes), the paper counts. Two parts of the code are
+left out. In its state of ten features what was removed falls as layers are kept, as undecided layers count at their lower
+bound. And ``use_new_input``, least squares on what the pruned layers before put out, is slow and prone to overfit by its own
+account, and would make a layer's weights depend on the whole episode instead of its own choice.
 
 ``modern`` divides the trials that the search has. It begins with the uniform width and its surroundings, lets the noise
 decay more slowly, goes back to the best episode half of the time, widens every candidate to the budget and makes none twice.

@@ -246,6 +246,16 @@ class NetAdapt(Strategy):
         )
         raise SpecError([FieldError("/trials/max", said, "too_few_trials")])
 
+    def way_left(self) -> str:
+        """How far the budgets still are, and what would reach them."""
+        sizes = self.shrinker.sizes(self.widths, max(1, self.iteration))
+        most = f" to {sum(sizes):,}" if sum(sizes) > len(sizes) else ""
+        count = f"{len(sizes):,}{most}" if self.options.groups == "affordable" else f"{sum(sizes):,}"
+        return (
+            f"netadapt was in iteration {self.iteration} of about {self.iteration + len(sizes) - 1} and needs about {count} "
+            f"further trials; raise the strategy's initial_reduction (it is {self.options.initial_reduction:g}) for fewer."
+        )
+
     # Bookkeeping -----------------------------------------------------------------------------------------------------
 
     def _set(self, place: int, **changes: Any) -> Entry:

@@ -1,5 +1,6 @@
 """The loop: every trial once, every arm in order, and after a crash at any trial the same next asks."""
 
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -234,3 +235,36 @@ def test_time_is_up_for_the_search_arm_and_controls_get_as_many() -> None:
     )  # fmt: skip
     arms_seen = [t.arm for t in finish(controller)]
     assert arms_seen.count("search") == arms_seen.count("random") == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("netadapt", {}, r"netadapt was in iteration 2 of about \d+ and needs about \d+ to \d+ further .* \(it is 0\.05\)"),
+        (
+            "sensitivity",
+            {"explore": False},
+            r"macs is 1776, to be from 0 to 1000.*Raise trials\.max_seconds or trials\.max\.$",
+        ),
+    ],
+)
+def test_a_search_that_ends_before_its_budgets_says_how_far_they_are(
+    name: str, options: dict[str, object], said: str
+) -> None:
+    store = MemoryStore()
+    job = claimed(store)
+    arms = plan_arms(
+        PROBLEM,
+        lambda: STRATEGIES.get(name).create(PROBLEM, trials=100, options=options),
+        max_trials=100,
+        controls=("uniform", "random"),
+        top_k=1,
+        train_base=False,
+        seed=0,
+    )
+    controller = Controller(store, job.id, job.attempt, PROBLEM, arms, out_of_time=lambda: len(controller.history) > 9)
+    finish(controller)
+    assert {t.arm for t in controller.history} == {"base", "search", "uniform"}, "no time is lost on what cannot be compared"
+    with pytest.raises(EvaluationError, match=r"ended it after \d scored trials, none of them within the budgets") as caught:
+        controller.raise_failure()
+    assert re.search(said, str(caught.value))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import kstest, truncnorm
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from automl_prune.architecture.tracing import trace
 from automl_prune.costs import CostModel
@@ -17,15 +18,20 @@ from automl_prune.errors import BudgetError, SpecError
 from automl_prune.networks import NETWORKS
 from automl_prune.problem import Budget, Problem
 from automl_prune.space import Candidate, ChannelSpace
-from automl_prune.strategies._ddpg import Agent, AgentSettings, truncated_normal
+from automl_prune.strategies._ddpg import Agent, AgentSettings, Network, arithmetic, truncated_normal
 from automl_prune.strategies._walk import FEATURES, Walk
 from automl_prune.surgery.slicing import materialise
-from automl_prune.testing.strategy import run_toy, told, toy_problem
+from automl_prune.testing.strategy import run_toy, told, toy_problem, toy_score
 from automl_prune.trial import Outcome, TrialState
 from tests.strategies.amc_toy import V1, amc, calibrated, drive, mobilenet_v1, ratio, v1_problem
 
 REDUCED, REST, PREVIOUS = (FEATURES.index(name) for name in ("reduced", "rest", "previous"))
 HALF_MACS = (24, 48, 96, 80, 192, 200, 328, 352, 368, 360, 328, 400, 736, 752)
+V2_SEVENTY = (
+    *(24, 16, 72, 24, 104, 104, 32, 136, 136, 136, 64, 272, 272, 272, 272, 96),
+    *(408, 400, 400, 160, 712, 720, 712, 248, 848),
+)
+"""By group, in order of execution: stem, then each block's inner width and, where it is new, its output's."""
 HALF_TIME = (16, 48, 88, 80, 192, 168, 336, 360, 360, 352, 352, 368, 768, 680)
 
 
@@ -85,10 +91,17 @@ def test_golden_macs(widths: tuple[int, ...], macs: float) -> None:
 
 
 def test_golden_macs_of_the_residual_network() -> None:
-    """The released MobileNetV2 of 70 % MACs, by the input widths of its layers."""
+    """The released MobileNetV2 of 70 % MACs; shared channels have one width there too."""
     model = NETWORKS.get("mobilenet_v2").build(1000)
     architecture = trace(model, torch.zeros(1, 3, 224, 224))
-    assert CostModel(architecture).one()["macs"] / 1e6 == pytest.approx(300.774, abs=5e-4)
+    space = ChannelSpace.of(architecture)
+    problem = Problem(space, CostModel(architecture, space.names))
+    pruned = Candidate(V2_SEVENTY)
+    assert problem.costs(space.full)["macs"] / 1e6 == pytest.approx(300.774, abs=5e-4)
+    assert problem.costs(pruned)["macs"] / 1e6 == pytest.approx(210.621, abs=5e-4)
+    assert problem.costs(pruned)["params"] / 1e6 == pytest.approx(2.330, abs=5e-4)
+    kept = {name: range(width) for name, width in space.widths(pruned).items()}
+    assert counted_macs(materialise(model, architecture, kept), (3, 224, 224)) == problem.costs(pruned)["macs"]
 
 
 # AMC-4: what is seen
@@ -193,26 +206,50 @@ def test_the_baseline_follows_and_the_end_has_no_future() -> None:
     for _ in range(600):
         agent.update()
     centred = np.array([0.2, 0.4, 0.6, 0.8, 4.5]).mean() - agent.baseline
-    told_value = float(agent._value(agent.critic.weights, torch.from_numpy(state)[None], torch.tensor([[0.5]])))
-    assert told_value == pytest.approx(centred, abs=1.0)  # with a future, values would add up to many times that
+    value = agent.critic.run(agent.critic.weights, torch.from_numpy(state)[None], torch.tensor([[0.5]]))[-1]
+    assert float(value) == pytest.approx(centred, abs=1.0)  # with a future, values would add up to many times that
 
 
 def test_the_optimiser_is_adam() -> None:
-    agent = Agent(3, AgentSettings(hidden=5), seed=0)
-    theirs = nn.Parameter(agent.actor.weights.clone())
-    optimiser = torch.optim.Adam([theirs], lr=1e-4)
+    network = Network([3], 5, 1e-2, np.random.default_rng(0))
+    theirs = nn.Parameter(network.weights.clone())
+    optimiser = torch.optim.Adam([theirs], lr=1e-2)
     target = torch.linspace(-1, 1, len(theirs))
-
-    def loss(weights: Tensor) -> Tensor:
-        value: Tensor = (weights - target).pow(2).sum() * (1 + weights[0])
-        return value
-
     for _ in range(20):
-        agent.actor.descend(loss)
+        network.gradient.copy_(2 * (network.weights - target))
+        network.step()
         optimiser.zero_grad()
-        loss(theirs).backward()  # type: ignore[no-untyped-call]
+        (theirs - target).pow(2).sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    assert torch.allclose(agent.actor.weights, theirs.detach(), rtol=1e-5, atol=1e-7)
+    assert torch.allclose(network.weights, theirs.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_are_those_of_autograd() -> None:
+    network = Network([4, 1], 6, 1e-3, np.random.default_rng(0))
+    state, action, target = torch.rand(7, 4), torch.rand(7, 1, requires_grad=True), torch.rand(7, 1)
+    leaf = network.weights.clone().requires_grad_()
+    (w1, b1), (w2, b2), (w3, b3), (wa, ba) = network._split(leaf)
+    early = F.relu(F.linear(state, w1, b1) + F.linear(action, wa, ba))
+    value = F.linear(F.relu(F.linear(early, w2, b2)), w3, b3)
+    weights_slope, action_slope = torch.autograd.grad(F.mse_loss(value, target), [leaf, action])
+
+    given = [state, action.detach()]
+    first, second, ours = network.run(network.weights, *given)
+    slope = (ours - target) * 2 / 7
+    network.backward(given, first, second, slope)
+    assert torch.allclose(ours, value, atol=1e-6)
+    assert torch.allclose(network.gradient, weights_slope, atol=1e-6)
+    assert torch.allclose(network.backward_to_action(first, second, slope), action_slope, atol=1e-6)
+
+
+def test_arithmetic_leaves_torch_as_it_was() -> None:
+    threads = torch.get_num_threads()
+    with arithmetic():
+        assert not torch.tensor(1e-40) / 2
+        assert not torch.is_grad_enabled()
+    assert torch.tensor(1e-40) / 2
+    assert torch.is_grad_enabled()
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("resource", ["macs", "params"])
@@ -232,6 +269,19 @@ def test_a_reward_needs_its_resource() -> None:
 # AMC-9 and AMC-10: learning
 
 
+def test_it_learns_in_a_few_episodes_what_a_random_policy_does_not() -> None:
+    """AMC-9 and AMC-10 on a short chain, by a small agent that learns faster."""
+    problem = toy_problem()
+    agent = amc(problem, hidden=48, actor_lr=1e-3, warmup=40, patience=None)
+    learned = drive(agent, lambda c: toy_score(problem, c), 140)
+    control = drive(amc(problem, warmup=140, hidden=1), lambda c: toy_score(problem, c), 140)
+    ours, random = (np.array([value for _, value in came], dtype=float) for came in (learned, control))
+    assert (ours[-30:].mean() - random.mean()) / random.std() >= 1.5
+    assert abs(random[-30:].mean() - random.mean()) / random.std() < 0.8
+    assert 0.9 * 0.5 <= np.mean([ratio(problem, p.candidate) for p, _ in learned[-30:]]) <= 0.5
+
+
+@pytest.mark.slow
 def test_it_learns_what_a_random_policy_does_not() -> None:
     """AMC-9 and AMC-10: the last 50 of 400 episodes are far better than random ones, and use the budget that those leave.
 
@@ -311,7 +361,7 @@ def test_saving_keeps_every_bit_of_the_agent() -> None:
         ours, theirs = getattr(agent.agent, name), getattr(other.agent, name)
         assert all(torch.equal(getattr(ours, part), getattr(theirs, part)) for part in ("weights", "mean", "square"))
         assert ours.steps == theirs.steps
-    assert torch.equal(agent.agent.critic_target, other.agent.critic_target)
+    assert torch.equal(agent.agent.critic.target, other.agent.critic.target)
     assert np.array_equal(agent.agent.memory, other.agent.memory)
     assert agent.agent.baseline == other.agent.baseline
 
