@@ -5,7 +5,7 @@ sampler   what it is                                                            
 ========  =========================================================================================  ========
 tpe       tree-structured Parzen estimator, multivariate (Watanabe 2023, arXiv 2304.11127)           24 ms
 cmaes     covariance matrix adaptation evolution strategy (Hansen 2016, arXiv 1604.00772)            12 ms
-gp        Gaussian process, log expected improvement (Ament et al. 2023, arXiv 2310.20708)           620 ms
+gp        Gaussian process, log expected improvement (Ament et al. 2023, arXiv 2310.20708)           380 ms
 nsgaii    NSGA-II, a genetic algorithm where there is one objective (Deb et al. 2002, IEEE TEVC 6)   5 ms
 qmc       scrambled Sobol' sequence (Bergstra & Bengio 2012, JMLR 13)                                7 ms
 random    independent uniform widths                                                                 5 ms
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 SEES_TRIALS_ALONE = ("tpe", "gp", "random")
 """Samplers that keep nothing beside the trials; the others keep generations or places in a sequence."""
-MODELS = ("tpe", "gp")
-"""Samplers whose time grows with the trials they look at."""
+MEMORY = {"tpe": 200, "gp": 100}
+"""Scored trials that samplers look at whose time grows with them."""
 SEEDS = 2**31 - 1
 
 
@@ -58,8 +58,11 @@ class OptunaOptions(StrategyOptions):
     population: int | None = Field(
         None, ge=4, le=10_000, description="Generation of nsgaii (None: 20) and cmaes (None: 4 + 3 ln groups)."
     )
-    memory: int = Field(
-        200, ge=20, le=100_000, description="Scored trials that tpe and gp look at: the best half and the latest half."
+    memory: int | None = Field(
+        None,
+        ge=20,
+        le=100_000,
+        description="Scored trials that tpe (None: 200) and gp (None: 100) look at: the best half and the latest half.",
     )
     costs: tuple[str, ...] = Field((), description="Cost metrics to minimise beside the objective; not with cmaes.")
 
@@ -106,7 +109,7 @@ class OptunaSearch(Strategy):
             seed=int(np.random.default_rng(self.seed).integers(SEEDS)),
             startup=options.startup,
             population=options.population,
-            memory=options.memory if options.sampler in MODELS else None,
+            memory=(options.memory or MEMORY[options.sampler]) if options.sampler in MEMORY else None,
         )
 
     # The conversation ------------------------------------------------------------------------------------------------

@@ -51,12 +51,16 @@ class TestContract(StrategyContract):
     def make_strategy(self, sampler: str) -> MakeStrategy:
         return lambda problem, seed: search(problem, sampler, seed=seed)
 
-    @pytest.fixture(autouse=True)
-    def _what_it_learns(self, sampler: str) -> None:
-        # What tpe learns is tested in test_contract.py, as it is the default.
-        self.learns = sampler in ("cmaes", "nsgaii")
-        # At 100 evaluations, five generations, NSGA-II is no better than random draws on this toy.
-        self.learning_evaluations = 300 if sampler == "nsgaii" else 100
+    learns = False  # tested below, and that of tpe in test_contract.py, as it is the default
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sampler", "evaluations"), [("cmaes", 100), ("nsgaii", 300)])
+def test_what_it_learns_beats_random_draws(sampler: str, evaluations: int) -> None:
+    """At 100 evaluations, five generations, NSGA-II is no better than random draws on this toy."""
+    contract = StrategyContract()
+    contract.learning_evaluations = evaluations
+    contract.test_beats_random_at_equal_evaluations(lambda problem, seed: search(problem, sampler, seed=seed))
 
 
 # What optuna is told
@@ -175,7 +179,7 @@ def test_costs_are_minimised_beside_the_score(sampler: str) -> None:
     assert losses[:, 1].tolist() == [problem.costs(t.candidate)["macs"] for t in trials]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsgaii"])
+@pytest.mark.parametrize("sampler", [pytest.param("tpe", marks=pytest.mark.slow), "nsgaii"])
 def test_their_front_covers_more_than_random_draws(sampler: str) -> None:
     problem = toy_problem(groups=4, budget=None)
     full = problem.costs(problem.space.full)["macs"]
@@ -259,6 +263,7 @@ def test_nothing_kept_is_a_pickle() -> None:
 # Learning and time
 
 
+@pytest.mark.slow
 def test_the_gaussian_process_beats_random_draws() -> None:
     problem = toy_problem(groups=4)
 
@@ -281,7 +286,11 @@ def test_models_see_the_best_half_and_the_latest_half() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sampler", "milliseconds"), [("tpe", 200), ("cmaes", 60), ("nsgaii", 60), ("qmc", 60), ("random", 60)]
+    ("sampler", "milliseconds"),
+    [
+        ("tpe", 200),
+        *(pytest.param(sampler, 60, marks=pytest.mark.slow) for sampler in ("cmaes", "nsgaii", "qmc", "random")),
+    ],
 )
 def test_own_time_at_a_thousand_trials(sampler: str, milliseconds: int) -> None:
     """Mean processor time of an ask and a tell, 50 groups, after a thousand trials told; the bounds are generous."""
