@@ -38,7 +38,7 @@ from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe
 from automl_prune.evaluation.reconstruct import Reconstruction
 from automl_prune.evaluation.scoring import score
 from automl_prune.evaluation.training import fine_tune
-from automl_prune.evaluation.weights import fit, load_state_dict_file, save_safetensors
+from automl_prune.evaluation.weights import fit_file, save_safetensors
 from automl_prune.networks import NETWORKS, NetworkDefinition
 from automl_prune.space import ChannelSpace
 from automl_prune.surgery.criteria import CRITERIA, Criterion
@@ -254,7 +254,7 @@ class CandidateEvaluator:
 
     def _stored(self, trial: Trial, file: str) -> nn.Module:
         model = materialise(self.base, self.setup.architecture, self._narrow(trial))
-        fit(model, load_state_dict_file(self.setup.artifacts / file))
+        fit_file(model, self.setup.artifacts / file)
         return model
 
     def _fresh(self) -> nn.Module:
@@ -345,7 +345,7 @@ class CandidateEvaluator:
     def base(self) -> nn.Module:
         """The full network with its weights, in evaluation mode."""
         model = self._fresh()
-        fit(model, load_state_dict_file(self.setup.weights or self._base_file), ignore=self.network.training_only)
+        fit_file(model, self.setup.weights or self._base_file, ignore=self.network.training_only)
         return model.eval()
 
     @cached_property

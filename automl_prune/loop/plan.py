@@ -25,7 +25,7 @@ from automl_prune.evaluation.hypernetwork_files import About, read_about
 from automl_prune.evaluation.images import Images, load_images
 from automl_prune.evaluation.loading import check_classes
 from automl_prune.evaluation.recipe import WITHOUT_CRITERION, FineTune, Recipe
-from automl_prune.evaluation.weights import fit, load_state_dict_file, resolve_weights
+from automl_prune.evaluation.weights import fit_file, resolve_weights
 from automl_prune.loop.admission import Admit, admitted
 from automl_prune.loop.spec import BudgetSpec, SearchSpaceSpec, SearchSpec, field_errors
 from automl_prune.networks import NETWORKS, NetworkDefinition
@@ -261,7 +261,7 @@ def read_weights(spec: SearchSpec, network: NetworkDefinition, num_classes: int,
         return None
     path = resolve_weights(roots.weights, spec.weights)
     with torch.random.fork_rng(devices=[]):
-        fit(network.build(num_classes), load_state_dict_file(path), ignore=network.training_only)
+        fit_file(network.build(num_classes), path, ignore=network.training_only)
     return path
 
 
