@@ -33,6 +33,7 @@ from automl_prune.problem import Budget, Objective, Problem
 from automl_prune.space import ChannelSpace
 from automl_prune.strategies.base import STRATEGIES, Strategy
 from automl_prune.surgery.criteria import CRITERIA
+from automl_prune.strict import read
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ def read_recipe(strategy: type[Strategy], spec: SearchSpec) -> Recipe:
         for part in ("fine_tune", "hypernetwork"):
             if isinstance(ordered := spec.recipe.get(part), Mapping):
                 merged[part] = {**published.get(part, {}), **ordered}
-        recipe = Recipe.model_validate(merged)
+        recipe = read(Recipe, merged)
     except ValidationError as error:
         raise SpecError(field_errors(error, "/recipe")) from None
     if recipe.inherit not in WITHOUT_CRITERION:

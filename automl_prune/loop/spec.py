@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from automl_prune.errors import FieldError, SpecError
 from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe, Strict
 from automl_prune.granularity import Override
+from automl_prune.strict import read
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
@@ -20,7 +21,7 @@ class OverrideSpec(Strict):
     round_to: Annotated[int, Field(ge=1, le=1024)] | None = Field(None, description="Widths are multiples of this.")
     min_ratio: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="Least part of the full width.")
     max_ratio: Ratio | None = Field(None, description="Most that a cut leaves of the full width; full stays allowed.")
-    widths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=4096)] | None = Field(
+    widths: Annotated[list[Annotated[int, Field(ge=1, le=2**31)]], Field(min_length=1, max_length=4096)] | None = Field(
         None, description="The widths themselves, instead of steps and limits; the full width is added."
     )
     frozen: bool | None = Field(None, description="true keeps the groups whole; false undoes a preset or frozen.")
@@ -49,7 +50,7 @@ class StrategySpec(Strict):
 
     name: Name
     preset: Name | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Annotated[dict[Name, Any], Field(max_length=256)] = Field(default_factory=dict)
 
 
 class BudgetSpec(Strict):
@@ -130,7 +131,7 @@ class SearchSpec(Strict):
     recipe: dict[str, Any] = Field(
         default_factory=dict, description="Overrides of the strategy's own recipe; see GET /v1/strategies."
     )
-    controls: list[Literal["uniform", "random", "global"]] = Field(
+    controls: Annotated[list[Literal["uniform", "random", "global"]], Field(max_length=16)] = Field(
         default_factory=lambda: list[Literal["uniform", "random", "global"]](("uniform", "random")),
         description="uniform: one ratio for all groups. random: as many random candidates as the strategy evaluates. "
         "global: all channels ranked at once, the least important cut until the budget is met.",
@@ -158,7 +159,7 @@ class SearchSpec(Strict):
         if not isinstance(data, Mapping):
             raise SpecError([FieldError("", f"A SearchSpec is an object, not {type(data).__name__}.")])
         try:
-            return cls.model_validate(data)
+            return read(cls, data)
         except ValidationError as error:
             raise SpecError(field_errors(error)) from None
 
