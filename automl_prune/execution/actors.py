@@ -14,7 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from automl_prune.errors import EvaluationError
 from automl_prune.execution.cluster import LOCAL, cause_of_death, current, joined, receive_evaluator, short_id
-from automl_prune.execution.common import CANCELLED, PAUSE, after_loss, evaluate_safely, sentence
+from automl_prune.execution.common import CANCELLED, PAUSE, Losses, evaluate_safely, sentence
 from automl_prune.loop.ports import TrialSource
 from automl_prune.trial import Evaluator, Outcome, Trial
 
@@ -106,6 +106,7 @@ class _Run:
         self._idle: deque[Any] = deque()
         self._waiting: deque[Trial] = deque()
         self._died_in_set_up = 0
+        self._losses = Losses(source, executor.max_attempts)
 
     def drive(self) -> None:
         while not self._source.stopping:
@@ -194,7 +195,7 @@ class _Run:
             self._idle.append(worker)
         except RayError as error:
             ray.kill(worker)
-            result = after_loss(trial, cause_of_death(str(error)), self._executor.max_attempts)
+            result = self._losses.after(trial, cause_of_death(str(error)))
         if isinstance(result, Trial):
             self._waiting.appendleft(result)
         else:

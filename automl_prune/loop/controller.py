@@ -14,6 +14,7 @@ from typing import Any
 from automl_prune.errors import EvaluationError, StateConflictError
 from automl_prune.loop.arms import SEARCH, Arm, History
 from automl_prune.loop.ports import Store, replay_order
+from automl_prune.loop.stopping import Patience
 from automl_prune.problem import Problem
 from automl_prune.strategies.base import Strategy
 from automl_prune.trial import Outcome, Trial, TrialState
@@ -38,6 +39,7 @@ class Controller:
         on_arm: Called with an arm's name when it starts.
         on_trial: Called with every trial that ends.
         out_of_time: Whether the search arm must stop asking.
+        patience: Complete feasible trials without a better one after which the search arm stops asking.
     """
 
     def __init__(
@@ -51,10 +53,12 @@ class Controller:
         on_arm: Callable[[str], None] = lambda name: None,
         on_trial: Callable[[Trial], None] = lambda trial: None,
         out_of_time: Callable[[], bool] = lambda: False,
+        patience: int | None = None,
     ) -> None:
         self._store, self._id, self._attempt = store, search_id, attempt
         self._problem, self._arms = problem, list(arms)
         self._on_arm, self._on_trial, self._out_of_time = on_arm, on_trial, out_of_time
+        self._patience = Patience(problem, patience)
         self._strategies: dict[str, Strategy] = {}
         self._asked: dict[str, int] = {}
         self._told: dict[int, Trial] = {}
@@ -89,6 +93,12 @@ class Controller:
         if self._open or not 0 <= self._current < len(self._arms):
             return None
         return f"The strategy of the {self._arms[self._current].name} arm waits for trials, but none is in flight."
+
+    def retry(self, trial: Trial, cause: str) -> Trial:
+        """The trial's next attempt, recorded."""
+        again = self._start(trial)
+        log.warning("%s lost its worker in attempt %d: %s", trial.name, trial.attempt, cause)
+        return again
 
     def complete(self, trial: Trial, outcome: Outcome) -> None:
         """Record an outcome and tell the strategy that asked."""
@@ -169,7 +179,7 @@ class Controller:
         return replace(trial, attempt=attempt, state=TrialState.RUNNING)
 
     def _exhausted(self, arm: Arm, strategy: Strategy) -> bool:
-        late = arm.name == SEARCH and self._out_of_time()
+        late = arm.name == SEARCH and (self._out_of_time() or self._patience.over)
         return strategy.finished or late or self._asked[arm.name] >= arm.limit(self._asked)
 
     def _next_arm(self) -> bool:
@@ -196,6 +206,7 @@ class Controller:
 
     def _tell(self, trial: Trial) -> None:
         self._told[trial.number] = trial
+        self._patience.tell(trial)
         self._strategies[trial.arm].tell(trial)
 
     def _why_give_up(self, trial: Trial) -> str | None:
@@ -228,6 +239,7 @@ class Controller:
             else:
                 self._open.pop(trial.number, None)
                 self._told[trial.number] = trial
+                self._patience.tell(trial)
                 if sequence > covered:
                     self._strategies[trial.arm].tell(trial)
             if snapshot and sequence == covered:

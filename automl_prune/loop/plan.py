@@ -28,12 +28,13 @@ from automl_prune.evaluation.recipe import WITHOUT_CRITERION, FineTune, Recipe
 from automl_prune.evaluation.weights import fit_file, resolve_weights
 from automl_prune.loop.admission import Admit, admitted
 from automl_prune.loop.spec import BudgetSpec, SearchSpaceSpec, SearchSpec, field_errors
+from automl_prune.loop.stopping import check_early_stop
 from automl_prune.networks import NETWORKS, NetworkDefinition
 from automl_prune.problem import Budget, Objective, Problem
 from automl_prune.space import ChannelSpace
 from automl_prune.strategies.base import STRATEGIES, Strategy
-from automl_prune.surgery.criteria import CRITERIA
 from automl_prune.strict import read
+from automl_prune.surgery.criteria import CRITERIA
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ def make_plan(spec: SearchSpec, roots: Roots, *, given: Given | None = None, adm
     if recipe.inherit == "hypernetwork" and recipe.hypernetwork.file is not None:
         about = (spec.search_space.name, num_classes, architecture, space, images, recipe.hypernetwork)
         hypernetwork = read_hypernetwork(recipe.hypernetwork.file, roots, About.of(*about, dataset=spec.dataset.name))
+    check_early_stop(spec, recipe, images)
     plan = Plan(spec, network, dataset, num_classes, architecture, problem, recipe, weights, roots, given, hypernetwork)
     plan.make_strategy()
     return plan

@@ -116,6 +116,10 @@ class TrialSource(Protocol):
         """A trial to start now, or None: nothing at the moment (see ``finished``)."""
         ...
 
+    def retry(self, trial: Trial, cause: str) -> Trial:
+        """A trial whose worker was lost, as its next attempt; ``cause`` says how."""
+        ...
+
     def complete(self, trial: Trial, outcome: Outcome) -> None:
         """Hand an outcome back; exactly once per trial handed out."""
         ...

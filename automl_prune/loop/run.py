@@ -76,6 +76,7 @@ def run_search(
         on_arm=lambda arm: _enter(store, job, plan, executor, arm, searching),
         on_trial=told,
         out_of_time=lambda: searching.seconds > (plan.spec.trials.max_seconds or float("inf")),
+        patience=plan.spec.trials.patience,
     )
     with _cancelled_by(cancel or threading.Event(), controller):
         executor.run(controller, partial(CandidateEvaluator, plan.setup(artifacts)))

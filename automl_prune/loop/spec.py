@@ -97,8 +97,15 @@ class TrialsSpec(Strict):
     max: Annotated[int, Field(ge=1, le=100_000)] = 100
     parallel: Annotated[int, Field(ge=1, le=256)] = 2
     max_seconds: Annotated[float, Field(gt=0)] | None = None
-    patience: None = Field(None, description="Stopping without progress is not available yet.")
-    early_stop: None = Field(None, description="Ending trials early is not available yet.")
+    patience: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        None, description="End the strategy's part after so many complete trials within the budgets without a better one."
+    )
+    early_stop: Literal["asha", "median"] | None = Field(
+        None,
+        description="Stop trials of the strategy that lag behind while they are trained, by scores on a part of the select "
+        "split after 1/8, 1/4 and 1/2 of their steps: asha keeps the better half each time, median what beats the median of "
+        "the others. Runs on Ray Tune.",
+    )
 
 
 class Resources(Strict):

@@ -157,6 +157,19 @@ def test_a_second_outcome_is_ignored() -> None:
     assert controller.history[0].state is TrialState.COMPLETE
 
 
+def test_a_lost_worker_is_recorded_as_another_attempt() -> None:
+    store = MemoryStore()
+    job = claimed(store)
+    controller = control(store, job)
+    trial = controller.next()
+    assert trial is not None
+    again = controller.retry(trial, "killed")
+    assert (again.number, again.attempt, again.candidate) == (trial.number, 2, trial.candidate)
+    assert store.trial(job.id, trial.number).trial.attempt == 2
+    controller.complete(again, outcome(again))
+    assert [t.number for t in controller.history] == [trial.number]
+
+
 class Raising:
     """Fails every trial of the search arm whose first group is narrow."""
 
