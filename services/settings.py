@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import platformdirs
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
@@ -43,6 +43,8 @@ class Settings(BaseSettings):
         repr=False,
         description="An SQLAlchemy URL; never shown, as it may hold a password.",
     )
+    database_url_file: Folder | None = Field(None, description="A file that holds the URL; it counts instead of the field.")
+    database_password_file: Folder | None = Field(None, description="A file that holds the password that the URL lacks.")
     artifacts_root: Folder = _below_home("artifacts")
     cache_dir: Folder = _below_home("cache")
     data_root: Folder = _below_home("data")
@@ -60,9 +62,13 @@ class Settings(BaseSettings):
     max_attempts: Count = Field(3, description="Drivers a search may lose before it fails.")
     workers: Count = Field(default_factory=lambda: os.cpu_count() or 1, description="Trials at once on this machine.")
     ray_address: str | None = Field(None, description="An existing Ray cluster; null starts a local one when needed.")
+    ray_join: bool = Field(
+        False, description="Join the cluster at ray_address with a node without processors, where this machine has none."
+    )
     admission_seconds: float = Field(
         600, gt=0, description="How long building, tracing and verifying a network may take, before its first search."
     )
+    log_format: Literal["text", "json"] = Field("text", description="One line per event on stderr, or one JSON object.")
     plugins: Modules = Field((), description="Modules to import for what they register; separated by commas.")
 
 

@@ -16,6 +16,7 @@ from automl_prune.loop.spec import SearchSpec
 from automl_prune.networks import NetworkDefinition
 from automl_prune.storage.sql import SqlStore
 from services.admission import Admissions
+from services.database import database_url
 from services.settings import Settings
 
 _REVIEWS = 2
@@ -25,7 +26,7 @@ _REVIEWS = 2
 def open_store(settings: Settings) -> Store:
     """The database of the settings, created or upgraded where needed."""
     settings.home.mkdir(parents=True, exist_ok=True)
-    return SqlStore.open(settings.database_url, upgrade=True)
+    return SqlStore.open(database_url(settings), upgrade=True)
 
 
 def roots(settings: Settings) -> Roots:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from services.cli import database, demo, listings, local, names, orders, results, serve, spaces
+from services.cli import database, demo, launch, listings, local, names, orders, results, serve, spaces
 from services.cli.failures import Guarded
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
-    "Start here": {"demo": demo.demo, "serve": serve.serve, "run": local.run},
+    "Start here": {"demo": demo.demo, "serve": serve.serve, "launch": launch.launch, "run": local.run},
     "Searches": {
         "submit": orders.submit,
         "validate": orders.validate,
