@@ -35,10 +35,10 @@ LOST = 3
 
 def main(arguments: list[str]) -> int:
     """Drive the search named on the command line; returns the exit code."""
-    logs.configure()
     faulthandler.enable()
     search_id, attempt = arguments[0], int(arguments[1])
     settings = load_settings()
+    logs.configure(settings.log_format, search_id=search_id, attempt=attempt)
     store = open_store(settings)
     job = store.renew(search_id, attempt, lease_seconds=settings.lease_seconds)
     cancel = threading.Event()

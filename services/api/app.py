@@ -5,14 +5,16 @@ from typing import Any
 
 from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
+from prometheus_client import CollectorRegistry
 
 from automl_prune import plugins
 from automl_prune.loop.ports import Store
-from services.api import openapi, problems, searches, site, trials
+from services.api import log_files, metrics, openapi, problems, searches, site, trials
 from services.api.catalog import catalog
 from services.api.context import Context, Review, Reviews, refuse_other_sites
 from services.api.headers import Envelope
 from services.api.standings import Standings
+from services.api.telemetry import RequestMetrics, Telemetry
 from services.settings import Settings
 
 
@@ -44,8 +46,11 @@ def create_app(store: Store, settings: Settings, review: Review) -> FastAPI:
     )
     app.state.context = Context(store, settings, Reviews(review), catalog(), Standings(store))
     problems.install(app)
+    registry = CollectorRegistry()
+    app.state.metrics = metrics.Metrics(registry)
+    app.add_middleware(Telemetry, metrics=RequestMetrics(registry))
     app.add_middleware(Envelope)
-    for module in (searches, trials, site):
+    for module in (searches, trials, log_files, metrics, site):
         app.include_router(module.router)
     app.mount("/web", StaticFiles(directory=site.WEB), name="web")
     return app

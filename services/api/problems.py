@@ -54,13 +54,16 @@ STATUS: Sequence[tuple[type[Exception], int]] = (
 STORE_ERRORS = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError)
 TITLES = {
     400: "The request cannot be read",
+    401: "The request needs a key",
     403: "The request comes from another site",
     404: "There is no such thing",
     405: "The method is not allowed here",
     409: "The present state does not allow this",
+    412: "It was changed in the meantime",
     413: "The body is too large",
     415: "The body is of the wrong type",
     422: "What was sent cannot be done",
+    429: "Too much at once",
     500: "The service failed",
     503: "The service is not available right now",
 }
@@ -114,7 +117,8 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
     if problem.status >= 500:
         # Not the error itself: SQLAlchemy's quotes the statement with everything that was sent.
         cause = getattr(error, "orig", None) or type(error).__name__
-        log.error("%s %r: %s (request %s)", request.method, request.scope["path"], cause, request_id(request.scope))
+        about = {"request_id": request_id(request.scope)}
+        log.error("%s %r: %s", request.method, request.scope["path"], cause, extra=about)
     return response_of(problem, request)
 
 

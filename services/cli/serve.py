@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from automl_prune.errors import UserError
+from services import logs
 from services.cli import children
 from services.cli.client import LOOPBACK
 from services.cli.database import answering
@@ -35,8 +36,7 @@ def serve(
     """Take searches over HTTP and run them; Ctrl-C stops."""
     settings = load_settings(host=host, port=port, home=home, data_root=data_root, weights_root=weights_root)
     listening = listen(settings.host, settings.port)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("automl_prune").setLevel(logging.INFO)
+    logs.configure(settings.log_format)
     with children.stoppable(), listening:
         try:
             with Launched(settings) if launcher else nullcontext():
