@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 from services.settings import Settings
@@ -35,6 +36,7 @@ class Cluster:
         self._address = settings.ray_address
         self._joins = settings.ray_join and self._address is not None
         self._node: subprocess.Popen[bytes] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._reachable, self._looked = True, 0.0
 
     def reachable(self) -> bool:
@@ -55,8 +57,10 @@ class Cluster:
         if self._node is not None:
             log.warning("the Ray node ended with exit code %d; starting it again", self._node.returncode)
         self.leave()
+        self._folder = tempfile.TemporaryDirectory(prefix="ap-", dir=_short_base(), ignore_cleanup_errors=True)
+        where = ["--address", str(self._address), "--temp-dir", self._folder.name]
         self._node = subprocess.Popen(
-            [sys.executable, "-m", "services.cli.tethered", *_NODE, "--address", str(self._address)],
+            [sys.executable, "-m", "services.cli.tethered", *_NODE, *where],
             stdin=subprocess.PIPE,  # closes with this process, which ends the node
             stdout=sys.stderr.fileno(),
             start_new_session=True,
@@ -74,6 +78,13 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 node.kill()
         self._node = None
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+def _short_base() -> str | None:
+    """Where temporary folders go; the names of Ray's sockets below them may have some 100 characters."""
+    return None if len(tempfile.gettempdir()) <= 30 else "/tmp"
 
 
 def _answers(host: str, port: int) -> bool:
