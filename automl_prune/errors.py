@@ -11,6 +11,9 @@ AutomlPruneError
 │   └── DatasetError          a dataset that is missing, corrupt or cannot be split as asked
 ├── NotFoundError             no such search, trial or artifact
 ├── StateConflictError        the search's state does not allow the action
+│   ├── PreconditionError     it was changed since the caller looked
+│   ├── IdempotencyError      the key was used for another order
+│   └── LateOutcomeError      the trial has been started again; what its last attempt brings is refused
 ├── LeaseLostError            this attempt no longer owns the search; its results are refused
 └── EvaluationError           a candidate could not be scored; fails the trial, never the search
 """
@@ -113,6 +116,24 @@ class StateConflictError(AutomlPruneError):
     """The search's state does not allow the action."""
 
     code = "state_conflict"
+
+
+class PreconditionError(StateConflictError):
+    """The search was changed since the caller looked."""
+
+    code = "precondition_failed"
+
+
+class IdempotencyError(StateConflictError):
+    """The idempotency key was used for another order."""
+
+    code = "idempotency_conflict"
+
+
+class LateOutcomeError(StateConflictError):
+    """The trial has been started again; what an earlier attempt brings is refused."""
+
+    code = "late_outcome"
 
 
 class LeaseLostError(AutomlPruneError):

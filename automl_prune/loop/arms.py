@@ -12,6 +12,7 @@ import numpy as np
 
 from automl_prune.evaluation.evaluator import FULL_NETWORK, IMPORTANCE, PREPARES
 from automl_prune.loop.ranked import ranked_widths
+from automl_prune.loop.standing import BASE, SEARCH
 from automl_prune.problem import Problem, best_trials
 from automl_prune.space import Candidate
 from automl_prune.strategies.base import Proposal, Strategy, StrategyOptions
@@ -19,7 +20,7 @@ from automl_prune.strategies.random import RandomOptions, RandomSearch
 from automl_prune.strategies.uniform import UniformWidth
 from automl_prune.trial import Trial, TrialState
 
-PREPARATION, BASE, SEARCH, FINAL, REPORT = "preparation", "base", "search", "final", "report"
+PREPARATION, FINAL, REPORT = "preparation", "final", "report"
 CONTROLS = ("uniform", "random", "global")
 """Arms that the search is compared with; each is recovered and reported as its best is."""
 
