@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 SNAPSHOT_EVERY = 50
 """Told trials between two snapshots of the strategies; a restart replays what came after the last."""
+SNAPSHOT_PART = 20
+"""A strategy's state may hold all trials, so after n of them n / SNAPSHOT_PART pass before the next snapshot: then the work
+of writing snapshots stays the same for each trial, however many there are."""
 GIVE_UP_AFTER = 10
 """Failed trials of the search arm, without a single success, after which the search fails."""
 
@@ -67,6 +70,7 @@ class Controller:
         self._current = -1
         self._numbers = 0
         self._since_snapshot = 0
+        self._searched, self._worked = 0, False
         self._cancelled = False
         self._failure: str | None = None
         self._restore()
@@ -113,7 +117,7 @@ class Controller:
         self._tell(ended)
         self._on_trial(ended)
         self._since_snapshot += 1
-        if self._since_snapshot >= SNAPSHOT_EVERY:
+        if self._since_snapshot >= max(SNAPSHOT_EVERY, len(self._told) // SNAPSHOT_PART):
             self._snapshot(sequence)
         self._failure = self._failure or self._why_give_up(ended)
 
@@ -205,9 +209,15 @@ class Controller:
     # Telling ---------------------------------------------------------------------------------------------------------
 
     def _tell(self, trial: Trial) -> None:
+        self._remember(trial)
+        self._strategies[trial.arm].tell(trial)
+
+    def _remember(self, trial: Trial) -> None:
         self._told[trial.number] = trial
         self._patience.tell(trial)
-        self._strategies[trial.arm].tell(trial)
+        if trial.arm == SEARCH:
+            self._searched += 1
+            self._worked = self._worked or trial.state is not TrialState.FAILED
 
     def _why_give_up(self, trial: Trial) -> str | None:
         arm = next(a for a in self._arms if a.name == trial.arm)
@@ -215,9 +225,8 @@ class Controller:
             return None
         if arm.required:
             return f"{trial.name} ({arm.name}) failed: {trial.outcome.reason}"
-        searched = [t for t in self._told.values() if t.arm == SEARCH]
-        if len(searched) >= GIVE_UP_AFTER and all(t.state is TrialState.FAILED for t in searched):
-            return f"All of the first {len(searched)} trials failed; the last: {trial.outcome.reason}"
+        if self._searched >= GIVE_UP_AFTER and not self._worked:
+            return f"All of the first {self._searched} trials failed; the last: {trial.outcome.reason}"
         return None
 
     # Memory ----------------------------------------------------------------------------------------------------------
@@ -238,8 +247,7 @@ class Controller:
                 self._replay_ask(trial, ask_again=sequence > covered)
             else:
                 self._open.pop(trial.number, None)
-                self._told[trial.number] = trial
-                self._patience.tell(trial)
+                self._remember(trial)
                 if sequence > covered:
                     self._strategies[trial.arm].tell(trial)
             if snapshot and sequence == covered:
