@@ -122,12 +122,12 @@ def test_a_killed_driver_is_continued_with_the_same_asks(after: int, in_flight: 
 
 def test_snapshots_are_farther_apart_the_more_there_is_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("automl_prune.loop.controller.SNAPSHOT_EVERY", 3)
-    monkeypatch.setattr("automl_prune.loop.controller.SNAPSHOT_PART", 1)
+    monkeypatch.setattr("automl_prune.loop.controller.SNAPSHOT_PART", 2)
     store, written = MemoryStore(), []
     controller = control(store, claimed(store), trials=30, controls=())
     monkeypatch.setattr(store, "save_snapshot", lambda *_: written.append(len(controller.history)))
     finish(controller, 30)
-    assert written == [3, 6, 12, 24]
+    assert written == [3, 6, 11, 21]
 
 
 def test_a_snapshot_covers_what_came_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
