@@ -65,7 +65,7 @@ class Context:
     def search_json(self, job: SearchJob) -> dict[str, Any]:
         """A search with how far it is and how well it does."""
         progress = self.store.progress(job.id)
-        best = self.standings.best_by_arm(job, progress)
+        best = self.standings.best_by_arm(job)
         return views.search(job, progress, best, base_url=self.settings.public_url)
 
 

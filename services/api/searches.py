@@ -12,7 +12,7 @@ from services.api import views
 from services.api.context import InContext, Limit, PageToken, SearchId, Spec, Text
 from services.api.openapi import SPEC_BODY
 from services.api.paging import page, read_search_token
-from services.api.standings import ARMS, front, objective, scored
+from services.api.standings import objective
 
 router = APIRouter(prefix="/v1", tags=["searches"])
 
@@ -81,7 +81,7 @@ def get_pareto(search_id: SearchId, context: InContext) -> dict[str, Any]:
     """The trade-off between the objective and the first budget's metric, for the search and for its controls."""
     job = context.store.get_search(search_id)
     aim, cost = objective(job), str(job.spec["budgets"][0]["metric"])
-    fronts = {arm: front(scored(context.store, job.id, arm, [aim.metric, cost]), aim, cost) for arm in ARMS}
+    fronts = context.standings.fronts(job, cost, context.store.progress(job.id))
     return views.pareto(job, aim, cost, fronts)
 
 
