@@ -2,21 +2,25 @@
 
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, event, func, insert, literal, select, update
+from sqlalchemy import Insert, Row, String, bindparam, event, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from automl_prune.loop.job import EventKind, SearchJob, SearchState
 from automl_prune.storage import rows, rules
 from automl_prune.storage.database import Database
-from automl_prune.storage.tables import AttemptRow, EventRow, SearchRow, SnapshotRow, TrialRow
+from automl_prune.storage.tables import AttemptRow, Base, SearchRow, SnapshotRow, TrialRow
 from automl_prune.trial import TrialState
 
 log = logging.getLogger("automl_prune.searches")
 
 CHANNEL = "automl_prune_events"
 """Where PostgreSQL tells listeners of new events; the payload is the search's id."""
+
+# What is written for each trial goes to the tables themselves, past the objects: that takes half of the time
+SEARCHES, TRIALS, EVENTS = (Base.metadata.tables[name] for name in ("searches", "trials", "events"))
 
 _OWNED = [state.value for state in rules.OWNED]
 _LEFT_OVER = {"state": rules.LEFT_OVER.state.value, "outcome": rules.outcome_to_json(rules.LEFT_OVER)}
@@ -37,10 +41,9 @@ class Steps:
 
         Returns its ``events`` and ``tenant``, and the columns that are named ``also``.
         """
-        mine = (SearchRow.id == search_id, SearchRow.attempt == attempt, SearchRow.state.in_(_OWNED))
-        change = update(SearchRow).where(*mine).values(updated_at=self.database.now(), **values)
-        change = change.returning(SearchRow.events, SearchRow.tenant, *also)
-        row = session.execute(change.execution_options(synchronize_session=False)).one_or_none()
+        mine = (SEARCHES.c.id == search_id, SEARCHES.c.attempt == attempt, SEARCHES.c.state.in_(_OWNED))
+        change = update(SEARCHES).where(*mine).values(updated_at=self.database.now(), **values)
+        row = session.execute(change.returning(SEARCHES.c.events, SEARCHES.c.tenant, *also)).one_or_none()
         if row is None:
             found = find(session, search_id)
             raise rules.lease_lost(search_id, attempt, found.state, found.attempt)
@@ -101,15 +104,28 @@ class Steps:
 
     def _emit(self, session: Session, search_id: str, tenant: str, kind: EventKind, data: Mapping[str, Any]) -> None:
         """Write an event, and wake up who waits for one once the transaction commits."""
-        told = {"search_id": search_id, "tenant": tenant, "kind": kind.value, "data": dict(data)}
-        write = insert(EventRow).values(**told, created_at=self.database.now(), txid=self._txid())
+        happened = {"of": search_id, "whose": tenant, "what": kind.value, "news": dict(data)}
         if self.database.on_postgresql:
-            session.execute(write.returning(func.pg_notify(CHANNEL, search_id)))
+            session.execute(_WRITE_AND_NOTIFY, happened)
         else:
-            session.execute(write)
+            session.execute(_WRITE, happened | {"moment": datetime.now(UTC)})
 
-    def _txid(self) -> ColumnElement[int]:
-        return func.txid_current() if self.database.on_postgresql else literal(0)
+
+def _event(**values: Any) -> Insert:
+    told: dict[str, Any] = {
+        "search_id": bindparam("of"),
+        "tenant": bindparam("whose"),
+        "kind": bindparam("what"),
+        "data": bindparam("news"),
+    }
+    return insert(EVENTS).values(**told, **values)
+
+
+# Put together once: two of them are written for each trial
+_WRITE = _event(created_at=bindparam("moment"), txid=0)
+_WRITE_AND_NOTIFY = _event(created_at=func.now(), txid=func.txid_current()).returning(
+    func.pg_notify(CHANNEL, bindparam("of", type_=String))
+)
 
 
 def find(session: Session, search_id: str, *, tenant: str | None = None, lock: bool = False) -> SearchRow:

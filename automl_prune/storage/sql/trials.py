@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 from automl_prune.loop.job import EventKind
 from automl_prune.loop.standing import SEARCH, best_after
 from automl_prune.storage import rows, rules
-from automl_prune.storage.sql.steps import Steps
-from automl_prune.storage.tables import SearchRow, TrialRow
+from automl_prune.storage.sql.steps import SEARCHES, TRIALS, Steps
+from automl_prune.storage.tables import TrialRow
 from automl_prune.trial import Outcome, Trial, TrialState
 
 
@@ -21,16 +21,16 @@ class Trials(Steps):
         """Store a new pending trial; returns its place in the event sequence."""
         try:
             with self.database.write() as session:
-                seq: int = self._own(session, search_id, attempt, events=SearchRow.events + 1).events
+                seq: int = self._own(session, search_id, attempt, events=SEARCHES.c.events + 1).events
                 asked = rows.asked(search_id, trial, seq)
-                session.execute(insert(TrialRow).values(**asked, asked_at=self.database.now()))
+                session.execute(insert(TRIALS).values(**asked, asked_at=self.database.now()))
                 return seq
         except IntegrityError:
             raise rules.already_asked(search_id, trial.number) from None
 
     def record_start(self, search_id: str, attempt: int, number: int) -> int:
         """Mark a trial as running and return its trial attempt, counted up when a lost worker had started it before."""
-        again = case((TrialRow.started_at.is_(None), 0), else_=1)
+        again = case((TRIALS.c.started_at.is_(None), 0), else_=1)
         with self.database.write() as session:
             owned = self._own(session, search_id, attempt)
             started = self._change_open(
@@ -38,7 +38,7 @@ class Trials(Steps):
                 search_id,
                 number,
                 state=TrialState.RUNNING.value,
-                attempt=TrialRow.attempt + again,
+                attempt=TRIALS.c.attempt + again,
                 started_at=self.database.now(),
             )
             news = rules.trial_news(number, started.arm, started.attempt)
@@ -52,8 +52,8 @@ class Trials(Steps):
         """Store a trial's only outcome; LateOutcomeError when the trial was started again since ``trial_attempt``."""
         body = rules.outcome_to_json(outcome)
         with self.database.write() as session:
-            standing = (SearchRow.spec, SearchRow.info, SearchRow.best) if outcome.state is TrialState.COMPLETE else ()
-            search = self._own(session, search_id, attempt, *standing, events=SearchRow.events + 1)
+            standing = (SEARCHES.c.spec, SEARCHES.c.info, SEARCHES.c.best) if outcome.state is TrialState.COMPLETE else ()
+            search = self._own(session, search_id, attempt, *standing, events=SEARCHES.c.events + 1)
             values = {"state": body["state"], "outcome": body, "told_seq": search.events}
             ended = self._change_open(session, search_id, number, ended_at=self.database.now(), **values)
             if trial_attempt is not None and trial_attempt < ended.attempt:
@@ -70,15 +70,15 @@ class Trials(Steps):
         best = best_after(search.spec, search.info, rows.best(search.best), number, arm, outcome)
         if best is None:
             return
-        session.execute(update(SearchRow).where(SearchRow.id == search_id).values(best=rows.best_to_json(best)))
+        session.execute(update(SEARCHES).where(SEARCHES.c.id == search_id).values(best=rows.best_to_json(best)))
         if arm == SEARCH:
             self._emit(session, search_id, search.tenant, EventKind.BEST, rules.best_news(number, outcome))
 
-    def _change_open(self, session: Session, search_id: str, number: int, **values: Any) -> Row[int, str]:
+    def _change_open(self, session: Session, search_id: str, number: int, **values: Any) -> Row[Any]:
         """Change a trial that has no outcome; returns its ``attempt`` and ``arm``."""
-        here = (TrialRow.search_id == search_id, TrialRow.number == number)
-        change = update(TrialRow).where(*here, TrialRow.ended_at.is_(None)).values(**values)
-        change = change.returning(TrialRow.attempt, TrialRow.arm).execution_options(synchronize_session=False)
+        here = (TRIALS.c.search_id == search_id, TRIALS.c.number == number)
+        change = update(TRIALS).where(*here, TRIALS.c.ended_at.is_(None)).values(**values)
+        change = change.returning(TRIALS.c.attempt, TRIALS.c.arm)
         changed = session.execute(change).one_or_none()
         if changed is None:
             missing = session.get(TrialRow, (search_id, number)) is None
