@@ -33,6 +33,10 @@ class TrialState(StrEnum):
         return self not in (TrialState.PENDING, TrialState.RUNNING)
 
 
+NO_ROOM = "no_room"
+"""In the details of an outcome: the evaluation found no room for its files, for which the candidate is not to blame."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What an evaluation brought back.

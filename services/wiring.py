@@ -1,7 +1,7 @@
 """The composition root: settings become a store, folders, a reviewer of orders, and an executor."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from automl_prune.architecture import Architecture
-from automl_prune.execution import ActorsExecutor, InlineExecutor, TuneExecutor, connect
+from automl_prune.execution import ActorsExecutor, EarlyStop, InlineExecutor, TuneExecutor, connect
 from automl_prune.loop.plan import Plan, Roots, make_plan
 from automl_prune.loop.ports import Executor, Store
 from automl_prune.loop.spec import SearchSpec
@@ -59,8 +59,13 @@ def reviewer(settings: Settings) -> Callable[[SearchSpec], Mapping[str, Any]]:
     return review
 
 
-def make_executor(plan: Plan, search_id: str, settings: Settings) -> Executor:
-    """The ordered executor; ``auto`` takes Ray Tune where candidates are trained and plain actors where they only score."""
+def make_executor(
+    plan: Plan, search_id: str, settings: Settings, *, seen: Sequence[Sequence[Mapping[str, float]]] = ()
+) -> Executor:
+    """The ordered executor; ``auto`` takes Ray Tune where candidates are trained and plain actors where they only score.
+
+    ``seen`` is what trials reported that ended before, where trials are stopped early.
+    """
     spec = plan.spec
     kind = spec.execution
     if kind == "auto":
@@ -70,8 +75,12 @@ def make_executor(plan: Plan, search_id: str, settings: Settings) -> Executor:
         return InlineExecutor()
     here = max(1, int(settings.workers / spec.resources.cpu))
     workers = spec.trials.parallel if settings.ray_address else min(spec.trials.parallel, here)
-    executor = ActorsExecutor if kind == "actors" else TuneExecutor
-    return executor(search_id, workers=workers, cpu=spec.resources.cpu, gpu=spec.resources.gpu)
+    cpu, gpu = spec.resources.cpu, spec.resources.gpu
+    if kind == "actors":
+        return ActorsExecutor(search_id, workers=workers, cpu=cpu, gpu=gpu)
+    rule, aim = spec.trials.early_stop, plan.problem.objectives[0]
+    early = EarlyStop(rule, aim.metric, aim.maximize, seen) if rule else None
+    return TuneExecutor(search_id, workers=workers, cpu=cpu, gpu=gpu, early_stop=early)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from automl_prune.errors import EvaluationError
 from automl_prune.loop.ports import TrialSource
-from automl_prune.trial import Evaluator, Outcome, Trial, TrialState
+from automl_prune.messages import is_storage_full
+from automl_prune.trial import NO_ROOM, Evaluator, Outcome, Trial, TrialState
 
 PAUSE = 0.05
 """Seconds between two looks at a source that has nothing to start."""
@@ -53,6 +54,8 @@ def evaluate_safely(evaluator: Evaluator, trial: Trial) -> Outcome:
     except Exception as error:
         logger.exception("%s failed.", trial.name)
         outcome = Outcome.failed(sentence(error))
+        if is_storage_full(error):
+            outcome = replace(outcome, details={NO_ROOM: True})
     spent = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
     return replace(outcome, cost={**spent, **outcome.cost})
 

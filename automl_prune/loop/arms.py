@@ -12,7 +12,8 @@ import numpy as np
 
 from automl_prune.evaluation.evaluator import FULL_NETWORK, IMPORTANCE, PREPARES
 from automl_prune.loop.ranked import ranked_widths
-from automl_prune.loop.standing import BASE, SEARCH
+from automl_prune.loop.standing import BASE as BASE
+from automl_prune.loop.standing import SEARCH as SEARCH
 from automl_prune.problem import Problem, best_trials
 from automl_prune.space import Candidate
 from automl_prune.strategies.base import Proposal, Strategy, StrategyOptions

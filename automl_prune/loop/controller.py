@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from automl_prune.errors import EvaluationError, StateConflictError
+from automl_prune.errors import EvaluationError, LateOutcomeError, StateConflictError
 from automl_prune.loop.arms import SEARCH, Arm, History
 from automl_prune.loop.ports import Store, replay_order
 from automl_prune.loop.stopping import Patience
 from automl_prune.problem import Problem
 from automl_prune.strategies.base import Strategy
-from automl_prune.trial import Outcome, Trial, TrialState
+from automl_prune.trial import NO_ROOM, Outcome, Trial, TrialState
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,8 @@ class Controller:
         self._numbers = 0
         self._since_snapshot = 0
         self._searched, self._worked = 0, False
-        self._cancelled = False
+        self._cancelled = self._paused = False
+        self._no_room: str | None = None
         self._failure: str | None = None
         self._restore()
 
@@ -105,9 +106,20 @@ class Controller:
         return again
 
     def complete(self, trial: Trial, outcome: Outcome) -> None:
-        """Record an outcome and tell the strategy that asked."""
+        """Record an outcome and tell the strategy that asked.
+
+        A trial whose files had no room stays open: it is handed out again once the search goes on.
+        """
+        if outcome.details.get(NO_ROOM):
+            self._no_room = outcome.reason
+            return
         try:
-            sequence = self._store.record_outcome(self._id, self._attempt, trial.number, outcome)
+            sequence = self._store.record_outcome(
+                self._id, self._attempt, trial.number, outcome, trial_attempt=trial.attempt
+            )
+        except LateOutcomeError as error:
+            log.warning("a late outcome is ignored: %s", error)
+            return
         except StateConflictError:
             log.warning("%s already has an outcome; a late one is ignored", trial.name)
             if self._open.pop(trial.number, None):
@@ -124,7 +136,7 @@ class Controller:
     @property
     def finished(self) -> bool:
         """Whether no further trial will come."""
-        return self._cancelled or self._failure is not None or (self._current >= len(self._arms) and not self._again)
+        return self._cancelled or self._paused or self.no_room is not None or self._failure is not None or self._through
 
     @property
     def stopping(self) -> bool:
@@ -134,6 +146,24 @@ class Controller:
     def cancel(self) -> None:
         """Stop: no further trials, and those in flight are abandoned."""
         self._cancelled = True
+
+    def pause(self) -> None:
+        """Hand out no further trials; those in flight still complete."""
+        self._paused = True
+
+    @property
+    def paused(self) -> bool:
+        """Whether it stopped early, and goes on from here another time."""
+        return self._paused and not self.stopping and not self._through
+
+    @property
+    def _through(self) -> bool:
+        return self._current >= len(self._arms) and not self._again
+
+    @property
+    def no_room(self) -> str | None:
+        """What was said when the files of a trial had no room; no further trials are handed out then."""
+        return self._no_room
 
     # What the driver sees --------------------------------------------------------------------------------------------
 

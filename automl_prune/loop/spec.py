@@ -11,6 +11,7 @@ from automl_prune.granularity import Override
 from automl_prune.strict import read
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+Label = Annotated[str, Field(max_length=200)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -122,11 +123,14 @@ class Resources(Strict):
         return gpu
 
 
+Priority = Annotated[int, Field(ge=-100, le=100, description="Searches of higher priority are started first.")]
+
+
 class SearchSpec(Strict):
     """A complete order for one search."""
 
     name: Annotated[str, Field(max_length=200)] | None = None
-    labels: Annotated[dict[Name, Annotated[str, Field(max_length=200)]], Field(max_length=32)] = Field(default_factory=dict)
+    labels: Annotated[dict[Name, Label], Field(max_length=32)] = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     search_space: SearchSpaceSpec
     weights: Name | None = Field(None, description="A file below the server's weights root; null trains the network first.")
@@ -145,6 +149,7 @@ class SearchSpec(Strict):
     )
     finish: FinishSpec = FinishSpec()
     trials: TrialsSpec = TrialsSpec()
+    priority: Priority = 0
     execution: Literal["auto", "tune", "actors", "inline"] = "auto"
     resources: Resources = Resources()
 
