@@ -155,9 +155,13 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def store(empty_database: Path, tmp_path: Path) -> Iterator[SqlStore]:
-    shutil.copy(empty_database, tmp_path / "automl-prune.sqlite3")
-    opened = SqlStore.open(f"sqlite:///{tmp_path / 'automl-prune.sqlite3'}")
+def store(request: pytest.FixtureRequest, empty_database: Path, tmp_path: Path) -> Iterator[SqlStore]:
+    """On SQLite; where a test is parametrised with it (indirect), on ``sqlite`` or ``postgresql``."""
+    if getattr(request, "param", "sqlite") == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    else:
+        url = f"sqlite:///{shutil.copy(empty_database, tmp_path / 'automl-prune.sqlite3')}"
+    opened = SqlStore(url)
     yield opened
     opened.close()
 
