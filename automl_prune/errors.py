@@ -9,6 +9,7 @@ AutomlPruneError
 │   ├── BudgetError           a budget no candidate can meet
 │   ├── WeightsError          a weight file that is missing, corrupt or of another network
 │   └── DatasetError          a dataset that is missing, corrupt or cannot be split as asked
+│       └── MissingDataError  … whose files are not there, and could be fetched
 ├── NotFoundError             no such search, trial or artifact
 ├── StateConflictError        the search's state does not allow the action
 │   ├── PreconditionError     it was changed since the caller looked
@@ -104,6 +105,10 @@ class DatasetError(UserError):
     """A dataset that is missing, corrupt or cannot be split as asked."""
 
     code = "invalid_dataset"
+
+
+class MissingDataError(DatasetError):
+    """A dataset whose files are not there, and could be fetched."""
 
 
 class NotFoundError(AutomlPruneError):

@@ -10,12 +10,15 @@ import torch
 
 from automl_prune.architecture import Architecture
 from automl_prune.execution import ActorsExecutor, EarlyStop, InlineExecutor, TuneExecutor, connect
+from automl_prune.execution.cluster import environment as process_environment
 from automl_prune.loop.plan import Plan, Roots, make_plan
-from automl_prune.loop.ports import Executor, Store
+from automl_prune.loop.ports import Executor
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.networks import NetworkDefinition
 from automl_prune.storage.sql import SqlStore
+from services import ray_auth
 from services.admission import Admissions
+from services.capacity import Capacity
 from services.database import database_url
 from services.settings import Settings
 
@@ -23,7 +26,7 @@ _REVIEWS = 2
 """Orders that are checked at the same time."""
 
 
-def open_store(settings: Settings) -> Store:
+def open_store(settings: Settings) -> SqlStore:
     """The database of the settings, created or upgraded where needed."""
     settings.home.mkdir(parents=True, exist_ok=True)
     return SqlStore.open(database_url(settings), upgrade=True)
@@ -40,7 +43,7 @@ def reviewer(settings: Settings) -> Callable[[SearchSpec], Mapping[str, Any]]:
     An order whose network must be admitted first gives its turn away while it waits for that. Raises UserError, or BusyError
     when too many wait.
     """
-    turns, admissions = threading.BoundedSemaphore(_REVIEWS), Admissions(settings)
+    turns, admissions, capacity = threading.BoundedSemaphore(_REVIEWS), Admissions(settings), Capacity(settings)
 
     def admit(network: NetworkDefinition, num_classes: int, cache: Path) -> Architecture:
         if (found := admissions.known(network, num_classes, cache)) is not None:
@@ -54,7 +57,8 @@ def reviewer(settings: Settings) -> Callable[[SearchSpec], Mapping[str, Any]]:
     def review(spec: SearchSpec) -> Mapping[str, Any]:
         torch.set_num_threads(1)  # the cores belong to the trials
         with turns:
-            return make_plan(spec, roots(settings), admit=admit).summary()
+            capacity.check(spec)  # what no machine can hold is known before the long work
+            return make_plan(spec, roots(settings), admit=admit, fetch=False).summary()
 
     return review
 
@@ -89,6 +93,10 @@ def cluster(executor: Executor, settings: Settings) -> Iterator[None]:
     if isinstance(executor, InlineExecutor):
         yield
         return
-    local = settings.ray_address is None
-    with connect(settings.ray_address, num_cpus=settings.workers if local else None):
+    if not ray_auth.is_private(settings):
+        ray_auth.require_closed(settings)
+        with connect(settings.ray_address):
+            yield
+        return
+    with process_environment(ray_auth.variables(settings.home)), connect(None, num_cpus=settings.workers):
         yield
