@@ -3,16 +3,19 @@
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry
 
 from automl_prune import plugins
-from automl_prune.loop.ports import Store
+from automl_prune.storage.keys import ApiKeys
+from automl_prune.storage.sql import SqlStore
 from services.api import log_files, metrics, openapi, problems, searches, site, trials
+from services.api.access import Door, Gate
 from services.api.catalog import catalog
-from services.api.context import Context, Review, Reviews, refuse_other_sites
+from services.api.context import Context, Review, Reviews
 from services.api.headers import Envelope
+from services.api.heads import Heads
 from services.api.standings import Standings
 from services.api.telemetry import RequestMetrics, Telemetry
 from services.settings import Settings
@@ -26,7 +29,7 @@ class _App(FastAPI):
         return self.openapi_schema
 
 
-def create_app(store: Store, settings: Settings, review: Review) -> FastAPI:
+def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     """An app that takes searches into ``store`` and shows what is there; it runs none itself.
 
     Args:
@@ -42,12 +45,13 @@ def create_app(store: Store, settings: Settings, review: Review) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         responses=openapi.PROBLEM_RESPONSE,
-        dependencies=[Depends(refuse_other_sites)],
     )
     app.state.context = Context(store, settings, Reviews(review), catalog(), Standings(store))
     problems.install(app)
     registry = CollectorRegistry()
     app.state.metrics = metrics.Metrics(registry)
+    app.add_middleware(Heads)
+    app.add_middleware(Gate, door=Door(ApiKeys(store.database), settings))
     app.add_middleware(Telemetry, metrics=RequestMetrics(registry))
     app.add_middleware(Envelope)
     for module in (searches, trials, log_files, metrics, site):

@@ -26,11 +26,18 @@ class RequestError(Exception):
     """A request that is wrong as HTTP or as JSON, before anybody looks at what it asks for."""
 
     def __init__(
-        self, status: int, code: str, detail: str, *, pointer: str | None = None, retry_after: int | None = None
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        pointer: str | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status, self.code, self.pointer = status, code, pointer
-        self.headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
+        self.headers = dict(headers or {}) | ({"Retry-After": str(retry_after)} if retry_after is not None else {})
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ STORE_ERRORS = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, 
 TITLES = {
     400: "The request cannot be read",
     401: "The request needs a key",
-    403: "The request comes from another site",
+    403: "The request is not allowed",
     404: "There is no such thing",
     405: "The method is not allowed here",
     409: "The present state does not allow this",
@@ -129,7 +136,10 @@ def _of_http(error: HTTPException) -> Problem:
         405: "This path does not take this method; the Allow header lists those it takes.",
     }
     detail = details.get(error.status_code, str(error.detail))
-    return Problem(error.status_code, code, detail, headers=error.headers or {})
+    headers = dict(error.headers or {})
+    if "GET" in (allowed := headers.get("Allow", "").split(", ")) and "HEAD" not in allowed:
+        headers["Allow"] = ", ".join(["GET", "HEAD", *sorted(set(allowed) - {"GET"})])  # every GET is answered to HEAD too
+    return Problem(error.status_code, code, detail, headers=headers)
 
 
 def _fields(error: Exception) -> Sequence[FieldError]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli import database, demo, launch, listings, local, names, orders, results, serve, spaces
+from services.cli import database, demo, keys, launch, listings, local, names, orders, results, serve, spaces
 from services.cli.failures import Guarded
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
@@ -40,6 +40,7 @@ app = typer.Typer(
 for panel, commands in COMMANDS.items():
     for name, command in commands.items():
         app.command(name, rich_help_panel=panel)(command)
+app.add_typer(keys.app, name="keys", rich_help_panel="Start here")
 app.add_typer(database.app, name="db", rich_help_panel="Start here")
 
 

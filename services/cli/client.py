@@ -47,6 +47,8 @@ class Client:
             address = httpx.URL()
         if address.scheme not in ("http", "https") or not address.host:
             raise RefusedError(0, f"{server!r} is no server address; write one like http://127.0.0.1:8422.")
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise RefusedError(0, "An API key is aps_ and 72 letters and digits; this one has other characters.")
         self._http = httpx.Client(
             base_url=self.server,
             timeout=_TIMEOUT,
@@ -157,7 +159,8 @@ def _checked(response: httpx.Response, server: str) -> Json:
         data = response.json()
     except ValueError:
         data = None
-    if not isinstance(data, dict) or (response.is_error and "code" not in data) or response.is_redirect:
+    foreign = "automl-prune-api" not in response.headers
+    if foreign or not isinstance(data, dict) or (response.is_error and "code" not in data) or response.is_redirect:
         raise UnreachableError(f"{server} answers (status {response.status_code}), but not as automl-prune does.")
     if response.status_code >= 500:
         raise UnreachableError(f"{server}: {data['detail']} (request {data.get('request_id')})")

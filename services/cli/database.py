@@ -51,20 +51,20 @@ def _print_revision(url: str, as_json: bool) -> None:
 
 def _exists(url: str) -> bool:
     """False for a SQLite file that is not there: opening it, just to look, would create it."""
-    from sqlalchemy.engine import make_url
+    from automl_prune.storage.engine import parse
 
-    parsed = make_url(url)
+    parsed = parse(url)
     return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").is_file()
 
 
 @contextmanager
 def answering() -> Iterator[None]:
     """Raise UserError, instead of what SQLAlchemy raises, when the database cannot be opened."""
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy.exc import DBAPIError
 
     try:
         yield
-    except OperationalError as error:
-        raise UserError(f"The database cannot be opened: {str(error.orig).strip()}.") from None
+    except DBAPIError as error:
+        raise UserError(f"The database cannot be opened: {' '.join(str(error.orig).split())}.") from None
     except ModuleNotFoundError as error:
         raise UserError(f"This database needs the Python package {error.name!r}; install it.") from None

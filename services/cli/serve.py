@@ -1,5 +1,6 @@
 """``automl-prune serve``: the HTTP service, and the launcher that runs what it takes in."""
 
+import gc
 import logging
 import socket
 import subprocess
@@ -11,10 +12,11 @@ from typing import Annotated
 import typer
 
 from automl_prune.errors import UserError
-from services import logs
+from services import logs, ray_auth
 from services.cli import children
 from services.cli.client import LOOPBACK
 from services.cli.database import answering
+from services.cli.keys import opened
 from services.cli.options import DataRoot, Home, WeightsRoot
 from services.settings import Settings, load_settings
 
@@ -26,7 +28,7 @@ RESTART_SECONDS = 2.0
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on: 127.0.0.1, localhost or ::1.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; beyond this machine only with API keys.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
     home: Home = None,
     data_root: DataRoot = None,
@@ -35,6 +37,9 @@ def serve(
 ) -> None:
     """Take searches over HTTP and run them; Ctrl-C stops."""
     settings = load_settings(host=host, port=port, home=home, data_root=data_root, weights_root=weights_root)
+    if settings.host not in LOOPBACK:
+        require_keys(settings)
+    ray_auth.require_closed(settings)
     listening = listen(settings.host, settings.port)
     logs.configure(settings.log_format)
     with children.stoppable(), listening:
@@ -43,20 +48,27 @@ def serve(
                 _answer(settings, listening)
         except KeyboardInterrupt:
             log.info("stopped")
+    gc.freeze()  # or the interpreter looks through everything that torch and ray made, for seconds, before it exits
+
+
+def require_keys(settings: Settings) -> None:
+    """Raise UserError unless there is an API key: without one, whoever reaches this machine could run searches."""
+    with opened(settings) as keys:
+        if not keys.exist():
+            raise UserError(
+                f"Listening on {settings.host!r} would let everyone who reaches this machine run searches: make an API key "
+                f"first, with 'automl-prune keys create NAME', or listen on {', '.join(LOOPBACK)}."
+            )
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket of this machine; raises UserError for any other address, or when the port is taken."""
-    if host not in LOOPBACK:
-        raise UserError(
-            f"Listening on {host!r} would let everyone who reaches this machine run searches, because the service has no "
-            f"API keys yet; listen on {', '.join(LOOPBACK)}, behind a proxy that checks who is calling where others need it."
-        )
+    """A listening socket of this machine; raises UserError when there is no such address, or the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise UserError(f"Port {port} of {host} cannot be used: {error.strerror}; name another with --port.") from None
+        said = error.strerror or type(error).__name__
+        raise UserError(f"Port {port} of {host} cannot be used: {said}; name another with --port or --host.") from None
 
 
 def _answer(settings: Settings, listening: socket.socket) -> None:
