@@ -8,18 +8,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import make_url
 from typer.testing import CliRunner
 
 from services.cli.app import app
 from services.settings import PREFIX
 
 Call = Callable[..., Any]
+
+PASSWORD = "hunter2-and-more"
 
 
 @pytest.fixture
@@ -143,8 +147,15 @@ def test_another_kind_of_server_is_a_sentence(call: Call) -> None:
 
 
 @pytest.fixture
-def served(call: Call, tmp_path: Path) -> Iterator[tuple[str, str, Path]]:
-    """A service that listens beyond this machine, without a launcher: its address, a key, and what it writes."""
+def served(
+    call: Call, tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, str, Path]]:
+    """A service that listens beyond this machine, without a launcher: its address, a key, and what it writes.
+
+    Its database has a password in its URL, which the server of the tests does not look at.
+    """
+    url = make_url(postgres_url).set(password=PASSWORD)
+    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", url.render_as_string(hide_password=False))
     token = call("keys", "create", "ci").stdout.strip()
     log = tmp_path / "service.log"
     with log.open("wb") as stream:
@@ -160,6 +171,7 @@ def served(call: Call, tmp_path: Path) -> Iterator[tuple[str, str, Path]]:
     rest, _ = process.communicate(timeout=30)
     log.write_bytes(log.read_bytes() + line.encode() + rest)
     assert token not in log.read_text()
+    assert PASSWORD not in log.read_text()
     assert process.returncode == 0, log.read_text()
 
 
@@ -175,5 +187,14 @@ def test_a_command_sends_its_key_and_nothing_writes_it_down(
     said = [httpx.get(f"{server}/version").text, httpx.get(f"{server}/metrics", headers={"X-API-Key": token}).text]
     said += [httpx.get(f"{server}/v1/none?key={token[:20]}", headers={"Authorization": f"Bearer {token}"}).text]
     said += [path.read_text(errors="replace") for path in (tmp_path / "home").rglob("*") if path.is_file()]
-    said += [log.read_text()]
-    assert not [text for text in said if token in text or token[4:40] in text]
+    said += [log.read_text(), *arguments()]
+    assert not [text for text in said if token in text or token[4:40] in text or PASSWORD in text]
+
+
+def arguments() -> list[str]:
+    """The command lines of all processes."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(process.read_bytes().decode(errors="replace"))
+    return found
