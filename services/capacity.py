@@ -10,6 +10,7 @@ import torch
 from automl_prune.errors import FieldError, SpecError
 from automl_prune.loop.spec import SearchSpec
 from services import ray_auth
+from services.launcher.cluster import accepts
 from services.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,8 @@ class Capacity:
 def _of_cluster(address: str) -> Sequence[Machine]:
     from ray.util.state import list_nodes
 
+    if not accepts(address):
+        return ()
     try:
         nodes = list_nodes(address, filters=[("state", "=", "ALIVE")], timeout=ASK_SECONDS, raise_on_missing_output=False)
     except Exception as error:  # of many kinds, when its dashboard is away

@@ -5,6 +5,7 @@ has no processors, so that no trial runs there, for as long as the launcher runs
 """
 
 import logging
+import os
 import re
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 
+from services import ray_auth
 from services.settings import Settings
 
 log = logging.getLogger("automl_prune.launcher")
@@ -41,10 +43,9 @@ class Cluster:
 
     def reachable(self) -> bool:
         """Whether its head accepts connections, as of the last two seconds; searches wait in the queue while it does not."""
-        found = _ADDRESS.fullmatch(self._address or "")
-        if found is None or time.monotonic() - self._looked < _LOOK_SECONDS:
+        if self._address is None or time.monotonic() - self._looked < _LOOK_SECONDS:
             return self._reachable
-        before, self._reachable = self._reachable, _answers(found["host"].strip("[]"), int(found["port"]))
+        before, self._reachable = self._reachable, accepts(self._address)
         self._looked = time.monotonic()
         if before != self._reachable:
             log.warning("Ray at %s %s", self._address, "is back" if self._reachable else "cannot be reached; waiting for it")
@@ -61,6 +62,7 @@ class Cluster:
         where = ["--address", str(self._address), "--temp-dir", self._folder.name]
         self._node = subprocess.Popen(
             [sys.executable, "-m", "services.cli.tethered", *_NODE, *where],
+            env=_for_ray(),
             stdin=subprocess.PIPE,  # closes with this process, which ends the node
             stdout=sys.stderr.fileno(),
             start_new_session=True,
@@ -82,14 +84,24 @@ class Cluster:
             self._folder.cleanup()
 
 
+def _for_ray() -> dict[str, str]:
+    """The environment, without what others whose tasks run on the node must not read; of secrets only Ray's own token."""
+    token = {name: value for name, value in os.environ.items() if name == "RAY_AUTH_TOKEN"}
+    return ray_auth.without_secrets(os.environ) | token
+
+
 def _short_base() -> str | None:
     """Where temporary folders go; the names of Ray's sockets below them may have some 100 characters."""
     return None if len(tempfile.gettempdir()) <= 30 else "/tmp"
 
 
-def _answers(host: str, port: int) -> bool:
+def accepts(address: str) -> bool:
+    """Whether somebody accepts connections at ``HOST:PORT``; other addresses are believed. Ray itself tries for 40 s."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None:
+        return True
     try:
-        socket.create_connection((host, port), timeout=1).close()
+        socket.create_connection((found["host"].strip("[]"), int(found["port"])), timeout=1).close()
     except OSError:
         return False
     return True

@@ -111,7 +111,12 @@ def serving(url: str, folder: Path) -> Iterator[tuple[int, int]]:
     settings = load_settings(home=folder / "home", database_url=url, port=0, log_format="json")
     settings.home.mkdir(parents=True, exist_ok=True)
     variables = {name: value for name, value in os.environ.items() if not name.startswith("AUTOML_PRUNE_")}
-    more = {"OMP_NUM_THREADS": "1", "AUTOML_PRUNE_MAX_STREAMS": "1000", "PYTHONPATH": str(Path(__file__).parents[2])}
+    more = {
+        "OMP_NUM_THREADS": "1",
+        "AUTOML_PRUNE_MAX_STREAMS": "1000",
+        "AUTOML_PRUNE_MAX_QUEUED": "100000",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
     with (folder / "api.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "services.cli", "serve", "--no-launcher"],
