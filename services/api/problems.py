@@ -14,7 +14,16 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from automl_prune.errors import FieldError, LeaseLostError, NotFoundError, SpecError, StateConflictError, UserError
+from automl_prune.errors import (
+    FieldError,
+    IdempotencyError,
+    LeaseLostError,
+    NotFoundError,
+    PreconditionError,
+    SpecError,
+    StateConflictError,
+    UserError,
+)
 from services.api.headers import REQUEST_ID, SECURITY, request_id
 
 log = logging.getLogger(__name__)
@@ -54,6 +63,8 @@ class Problem:
 # The one place where an error class becomes a status; first match wins, whatever is not here is a 500.
 STATUS: Sequence[tuple[type[Exception], int]] = (
     (UserError, 422),
+    (IdempotencyError, 422),
+    (PreconditionError, 412),
     (NotFoundError, 404),
     (StateConflictError, 409),
     (LeaseLostError, 409),

@@ -7,9 +7,10 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Response
 
 from automl_prune.errors import StateConflictError, UserError
-from automl_prune.loop.job import SearchState
-from services.api import views
-from services.api.context import InContext, Limit, PageToken, SearchId, Spec, Text
+from automl_prune.loop.job import SearchState, Submission
+from automl_prune.loop.spec import SearchSpec
+from services.api import idempotency, views
+from services.api.context import Context, InContext, Limit, PageToken, SearchId, Spec, Text
 from services.api.openapi import SPEC_BODY
 from services.api.paging import page, read_search_token
 from services.api.standings import objective
@@ -18,14 +19,24 @@ router = APIRouter(prefix="/v1", tags=["searches"])
 
 
 @router.post("/searches", status_code=201, openapi_extra=SPEC_BODY)
-async def submit(spec: Spec, context: InContext, response: Response) -> dict[str, Any]:
+async def submit(
+    spec: Spec, context: InContext, response: Response, idempotency_key: idempotency.Key = None
+) -> dict[str, Any]:
     """Order a search; it is durable once this answers, and its life is followed at the Location."""
     await context.reviews.of(spec)
-    job = await to_thread.run_sync(
-        lambda: context.store.add_search(spec.model_dump(mode="json"), name=spec.name, labels=spec.labels)
-    )
-    response.headers["Location"] = views.search_path(job, context.settings.public_url)
-    return await to_thread.run_sync(context.search_json, job)
+    placed = await to_thread.run_sync(_place, context, spec, idempotency_key)
+    response.headers["Location"] = views.search_path(placed.job, context.settings.public_url)
+    if placed.replayed:
+        response.headers[idempotency.REPLAYED] = "true"
+    return views.search(idempotency.as_ordered(placed.job, spec), {}, {}, base_url=context.settings.public_url)
+
+
+def _place(context: Context, spec: SearchSpec, key: str | None) -> Submission:
+    body = spec.model_dump(mode="json")
+    told: dict[str, Any] = {"name": spec.name, "labels": spec.labels, "priority": spec.priority}
+    if key is None:
+        return Submission(context.store.add_search(body, **told), replayed=False)
+    return context.store.add_search_once(body, **told, idempotency=idempotency.once(key, spec))
 
 
 @router.post("/searches:validate", openapi_extra=SPEC_BODY)
@@ -52,12 +63,6 @@ def list_searches(
         before=read_search_token(page_token),
     )
     return page(found, limit, context.search_json, lambda job: job.id)
-
-
-@router.get("/searches/{search_id:id}")
-def get_search(search_id: SearchId, context: InContext) -> dict[str, Any]:
-    """One search: its state, how far it is, and the best it found so far next to its controls."""
-    return context.search_json(context.store.get_search(search_id))
 
 
 @router.post("/searches/{search_id:id}:cancel", status_code=202)

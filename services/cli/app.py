@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli import database, demo, keys, launch, listings, local, names, orders, results, serve, spaces
+from services.cli import database, demo, keys, launch, listings, local, names, orders, results, serve, spaces, streams
 from services.cli.failures import Guarded
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
@@ -21,6 +21,8 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
         "trials": listings.trials,
         "best": results.best,
         "export": results.export,
+        "events": streams.events,
+        "logs": streams.logs,
         "cancel": orders.cancel,
     },
     "What a SearchSpec can name": {

@@ -1,5 +1,6 @@
 import json
 import logging
+import sqlite3
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +12,9 @@ from fastapi.testclient import TestClient
 from automl_prune.loop.ports import Store
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.storage.sql import SqlStore
+from automl_prune.trial import Outcome, TrialState
 from services import logs
+from services.api import metrics
 from services.api.app import create_app
 from services.settings import Settings
 
@@ -85,6 +88,56 @@ def test_requests_are_counted_by_pattern(client: TestClient) -> None:
         'automl_prune_http_request_seconds_count{method="GET",route="none"} 2.0',
     ):
         assert line in counted.text, line
+
+
+def test_the_database_is_counted(
+    client: TestClient, store: SqlStore, fill: Callable[[Store], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "FRESH_SECONDS", 0.0)
+    job_id = fill(store)
+    store.add_search({}, name=None, labels={})
+    counted = client.get("/metrics").text
+    for line in (
+        "automl_prune_database_up 1.0",
+        'automl_prune_searches{state="running"} 1.0',
+        'automl_prune_searches{state="queued"} 1.0',
+        'automl_prune_searches{state="failed"} 0.0',
+        'automl_prune_trials{state="complete"} 12.0',
+        'automl_prune_trials{state="failed"} 1.0',
+        'automl_prune_trials{state="pending"} 1.0',
+        "automl_prune_queue_length 1.0",
+        "automl_prune_lease_losses_total 0.0",
+        'automl_prune_trial_seconds_count{state="complete"} 11.0',  # the base network's was never started
+        'automl_prune_trial_seconds_count{state="failed"} 1.0',
+        "automl_prune_executor_overhead_seconds_total 0.0",
+        "automl_prune_event_streams 0.0",
+    ):
+        assert line in counted, line
+    assert "default" not in counted
+    assert job_id not in counted
+    store.record_start(job_id, 1, 12)
+    store.record_outcome(job_id, 1, 12, Outcome(TrialState.COMPLETE, {}, {"seconds": 0.0}))
+    store.release(job_id, 1, reason="gone", lost=True)
+    counted = client.get("/metrics").text
+    assert 'automl_prune_trial_seconds_count{state="complete"} 12.0' in counted
+    assert "automl_prune_executor_overhead_seconds_total 0.0\n" not in counted
+    assert "automl_prune_lease_losses_total 1.0" in counted
+
+
+def test_figures_are_read_now_and_then(client: TestClient, store: SqlStore) -> None:
+    assert "automl_prune_queue_length 0.0" in client.get("/metrics").text
+    store.add_search({}, name=None, labels={})
+    assert "automl_prune_queue_length 0.0" in client.get("/metrics").text
+
+
+def test_requests_are_counted_without_a_database(client: TestClient, tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "automl-prune.sqlite3")
+    database.execute("DROP TABLE search_attempts")
+    database.close()
+    answer = client.get("/metrics")
+    assert answer.status_code == 200
+    assert "automl_prune_database_up 0.0" in answer.text
+    assert "automl_prune_searches" not in answer.text
 
 
 @pytest.fixture
