@@ -96,6 +96,7 @@ def test_head_is_answered_wherever_get_is(client: TestClient, store: SqlStore, f
         f"/v1/searches/{job_id}",
         f"/v1/searches/{job_id}/trials/0",
         f"/v1/searches/{job_id}/artifacts/model.safetensors",
+        f"/v1/searches/{job_id}/events",
     ]
     for path in paths:
         head = client.head(path)
