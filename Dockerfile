@@ -1,26 +1,57 @@
 # syntax=docker/dockerfile:1
-FROM python:3.11-slim
+# One image for every part of the service: what it does is its command (serve, launch, db upgrade, …), or ray's.
 
-# Where torch comes from: empty takes the default index's build (with CUDA); name an index of CPU builds for a small image.
-ARG TORCH_INDEX=
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 \
-    AUTOML_PRUNE_HOME=/var/lib/automl-prune RAY_AUTH_MODE=token
+# What the program needs, from the list in pyproject.toml alone: a change of the source reinstalls nothing.
+FROM ${PYTHON_IMAGE} AS dependencies
+# torch and torchvision must come from one index to fit each other. For GPUs: https://download.pytorch.org/whl/cu128
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/automl-prune
+ENV PATH=/opt/automl-prune/bin:$PATH
+RUN pip install "torch>=2.6" "torchvision>=0.21" --index-url "${TORCH_INDEX}"
+WORKDIR /build
+COPY pyproject.toml ./
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+print(*p['dependencies'], *p['optional-dependencies']['postgres'], sep='\n')" > requirements.txt \
+    && pip list --format freeze > installed.txt \
+    && pip install -r requirements.txt -c installed.txt
 
-RUN pip install torch torchvision ${TORCH_INDEX:+--index-url "$TORCH_INDEX"}
-
-WORKDIR /opt/automl-prune
+FROM ${PYTHON_IMAGE} AS wheel
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 COPY automl_prune automl_prune
 COPY search_spaces search_spaces
 COPY services services
-RUN pip install . \
-    && useradd --create-home --uid 10001 pruner \
-    && install -d -o pruner -g pruner /var/lib/automl-prune
+RUN pip wheel --no-deps --wheel-dir /wheels .
 
-USER pruner
+FROM ${PYTHON_IMAGE}
+LABEL org.opencontainers.image.title="automl-prune" org.opencontainers.image.licenses="Apache-2.0"
+# The folders belong to the user, and so do volumes that are mounted there for the first time.
+RUN groupadd --gid 10001 pruner \
+    && useradd --create-home --uid 10001 --gid 10001 --shell /usr/sbin/nologin pruner \
+    && install -d -o pruner -g pruner /var/lib/automl-prune /data /weights
+COPY --from=dependencies /opt/automl-prune /opt/automl-prune
+ENV PATH=/opt/automl-prune/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    AUTOML_PRUNE_HOME=/var/lib/automl-prune \
+    AUTOML_PRUNE_DATA_ROOT=/data \
+    AUTOML_PRUNE_WEIGHTS_ROOT=/weights \
+    RAY_AUTH_MODE=token \
+    RAY_USAGE_STATS_ENABLED=0
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    pip install --no-cache-dir --no-deps --no-index /wheels/*.whl
+
+USER 10001:10001
+WORKDIR /var/lib/automl-prune
 VOLUME /var/lib/automl-prune
 EXPOSE 8422
-HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8422/readyz', timeout=2)"]
-CMD ["automl-prune", "serve"]
+STOPSIGNAL SIGTERM
+# Of the service; other commands bring a check of their own.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8422/readyz', timeout=4)"]
+ENTRYPOINT ["automl-prune"]
+CMD ["serve"]

@@ -9,8 +9,12 @@ AutomlPruneError
 │   ├── BudgetError           a budget no candidate can meet
 │   ├── WeightsError          a weight file that is missing, corrupt or of another network
 │   └── DatasetError          a dataset that is missing, corrupt or cannot be split as asked
+│       └── MissingDataError  … whose files are not there, and could be fetched
 ├── NotFoundError             no such search, trial or artifact
 ├── StateConflictError        the search's state does not allow the action
+│   ├── PreconditionError     it was changed since the caller looked
+│   ├── IdempotencyError      the key was used for another order
+│   └── LateOutcomeError      the trial has been started again; what its last attempt brings is refused
 ├── LeaseLostError            this attempt no longer owns the search; its results are refused
 └── EvaluationError           a candidate could not be scored; fails the trial, never the search
 """
@@ -103,6 +107,10 @@ class DatasetError(UserError):
     code = "invalid_dataset"
 
 
+class MissingDataError(DatasetError):
+    """A dataset whose files are not there, and could be fetched."""
+
+
 class NotFoundError(AutomlPruneError):
     """No such search, trial or artifact."""
 
@@ -113,6 +121,24 @@ class StateConflictError(AutomlPruneError):
     """The search's state does not allow the action."""
 
     code = "state_conflict"
+
+
+class PreconditionError(StateConflictError):
+    """The search was changed since the caller looked."""
+
+    code = "precondition_failed"
+
+
+class IdempotencyError(StateConflictError):
+    """The idempotency key was used for another order."""
+
+    code = "idempotency_conflict"
+
+
+class LateOutcomeError(StateConflictError):
+    """The trial has been started again; what an earlier attempt brings is refused."""
+
+    code = "late_outcome"
 
 
 class LeaseLostError(AutomlPruneError):

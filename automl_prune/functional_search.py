@@ -18,7 +18,7 @@ from automl_prune.evaluation.evaluator import Given
 from automl_prune.evaluation.given import GivenData, given_data
 from automl_prune.evaluation.modes import device_of
 from automl_prune.evaluation.splits import REPORT_SHARE
-from automl_prune.evaluation.weights import fit, load_state_dict_file, save_safetensors
+from automl_prune.evaluation.weights import fit_file, save_safetensors
 from automl_prune.execution.inline import InlineExecutor
 from automl_prune.functional import checked_output, copied
 from automl_prune.loop.job import SearchState
@@ -159,7 +159,7 @@ def _run(
         raise RuntimeError(f"The search ended as {ended.state}.")
     kept = {g["name"]: g["kept"] for g in ended.result["groups"] if g["kept"] is not None}
     small = materialise(template, plan.architecture, kept)
-    fit(small, load_state_dict_file(artifacts / MODEL_FILE))
+    fit_file(small, artifacts / MODEL_FILE)
     found = tuple(stored.trial for stored in store.trials(job.id))
     return SearchResult(small.eval().to(device), ended.result, found, plan.architecture)
 

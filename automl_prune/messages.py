@@ -1,7 +1,9 @@
 """What other people's exceptions say, fit for messages of ours."""
 
+import errno
 import re
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LONGEST = 300
 _FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?(?:[\\/][^\s\\/:'\"]+)+[\\/]")
 
@@ -16,3 +18,8 @@ def first_line(error: BaseException) -> str:
 def said(error: BaseException) -> str:
     """An exception's type and first line, as a sentence."""
     return f"{type(error).__name__}: {first_line(error)}".rstrip(": ").rstrip(".") + "."
+
+
+def is_storage_full(error: BaseException) -> bool:
+    """Whether a file could not be written because there is no room for it: none on the disk, or none allowed."""
+    return isinstance(error, OSError) and error.errno in _FULL

@@ -8,7 +8,7 @@ pending ──► running ──► complete      scored
                └──► pending           the worker was lost: same number, next attempt
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
@@ -31,6 +31,10 @@ class TrialState(StrEnum):
     def is_terminal(self) -> bool:
         """Whether nothing more will happen to the trial."""
         return self not in (TrialState.PENDING, TrialState.RUNNING)
+
+
+NO_ROOM = "no_room"
+"""In the details of an outcome: the evaluation found no room for its files, for which the candidate is not to blame."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,36 @@ class Trial:
         return replace(self, state=outcome.state, outcome=outcome)
 
 
+@dataclass(frozen=True)
+class Glance:
+    """A look at a trial that is still being trained.
+
+    Attributes:
+        eighths: Parts of its training that are done.
+        scores: By metric, on a part of the select split.
+        outcome: How the trial ends if it is stopped here.
+    """
+
+    eighths: int
+    scores: Mapping[str, float]
+    outcome: Outcome
+
+
+Report = Callable[[Glance], bool]
+"""Takes a glance and says whether the trial should go on."""
+
+
 class Evaluator(Protocol):
     """Scores candidates; built once per worker, called once per trial. May raise: the trial then fails."""
 
     def __call__(self, trial: Trial) -> Outcome:
         """Evaluate the trial's candidate."""
+        ...
+
+
+class ReportingEvaluator(Protocol):
+    """An evaluator whose trials can be stopped while they are trained."""
+
+    def __call__(self, trial: Trial, report: Report | None = None) -> Outcome:
+        """Evaluate the trial's candidate, asking ``report`` now and then whether to go on."""
         ...

@@ -1,29 +1,37 @@
 """One search, one process: ``python -m services.driver SEARCH_ID ATTEMPT``, started by the launcher.
 
-It renews the lease of its claim while it works. It ends with 0 once the search's end is recorded; anything else tells the
-launcher that this attempt was lost.
+It renews the lease of its claim while it works. It ends with 0 once the search has ended or was given back; anything else
+tells the launcher that this attempt was lost. On SIGTERM, which it also gets when its launcher is gone, it gives the search
+back and ends at once.
 """
 
 import faulthandler
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 
 from automl_prune import plugins
 from automl_prune.errors import AutomlPruneError, LeaseLostError
-from automl_prune.loop.job import SearchJob, SearchState
-from automl_prune.loop.plan import make_plan
+from automl_prune.loop.job import SearchJob, SearchState, Worker
+from automl_prune.loop.plan import Plan, make_plan
 from automl_prune.loop.ports import Store
 from automl_prune.loop.run import run_search
 from automl_prune.loop.spec import SearchSpec
+from automl_prune.loop.standing import SEARCH
+from automl_prune.messages import said
+from automl_prune.storage.patient import PatientStore, patiently
 from automl_prune.trial import Trial
 from services import logs
 from services.admission import Admissions
+from services.launcher.running import GIVEN_BACK
 from services.settings import Settings, load_settings
 from services.wiring import cluster, make_executor, open_store, roots
 
@@ -35,15 +43,26 @@ LOST = 3
 
 def main(arguments: list[str]) -> int:
     """Drive the search named on the command line; returns the exit code."""
-    logs.configure()
     faulthandler.enable()
     search_id, attempt = arguments[0], int(arguments[1])
     settings = load_settings()
-    store = open_store(settings)
-    job = store.renew(search_id, attempt, lease_seconds=settings.lease_seconds)
-    cancel = threading.Event()
-    with heartbeat(store, job, settings.lease_seconds, cancel):
-        drive(job, store, settings, cancel=cancel, on_trial=_log_trial)
+    logs.configure(settings.log_format, search_id=search_id, attempt=attempt)
+    opened = patiently(lambda: open_store(settings))
+    store = cast(Store, PatientStore(opened))
+    _give_back_when_told(opened, search_id, attempt)
+    worker = Worker.here("driver")
+    job = store.renew(search_id, attempt, lease_seconds=settings.lease_seconds, worker=worker)
+    requests = Requests()
+    with heartbeat(opened, job, settings.lease_seconds, requests):
+        try:
+            drive(job, store, settings, requests=requests, on_trial=_log_trial)
+        except LeaseLostError:
+            raise
+        except Exception as error:
+            log.exception("the driver cannot go on")
+            how = f"{said(error)} See search.log."
+            store.release(search_id, attempt, reason=how, lost=True, most_losses=settings.max_attempts)
+            return 1
     return 0
 
 
@@ -52,10 +71,10 @@ def drive(
     store: Store,
     settings: Settings,
     *,
-    cancel: threading.Event | None = None,
+    requests: "Requests | None" = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
 ) -> SearchJob:
-    """Run a claimed search to its recorded end: succeeded, cancelled, or failed with the reason.
+    """Run a claimed search to its recorded end (succeeded, cancelled, or failed with the reason), or until it is paused.
 
     Raises:
         LeaseLostError: Another driver took over.
@@ -65,10 +84,12 @@ def drive(
         spec = SearchSpec.parse(job.spec)
         torch.set_num_threads(max(1, int(spec.resources.cpu)))  # more would fight with the workers, and with themselves
         plan = make_plan(spec, roots(settings), admit=Admissions(settings))
-        executor = make_executor(plan, job.id, settings)
-        artifacts = settings.artifacts_root / job.id
+        executor = make_executor(plan, job.id, settings, seen=_seen(plan, store, job))
+        artifacts, asked = settings.artifacts_root / job.id, requests or Requests()
         with cluster(executor, settings):
-            return run_search(plan, job, store, executor, artifacts, cancel=cancel, on_trial=on_trial)
+            return run_search(
+                plan, job, store, executor, artifacts, cancel=asked.cancel, pause=asked.pause, on_trial=on_trial
+            )
     except LeaseLostError:
         raise
     except AutomlPruneError as error:
@@ -77,9 +98,17 @@ def drive(
         return store.get_search(job.id)
 
 
+@dataclass(frozen=True)
+class Requests:
+    """What users asked for while the search is driven."""
+
+    cancel: threading.Event = field(default_factory=threading.Event)
+    pause: threading.Event = field(default_factory=threading.Event)
+
+
 @contextmanager
-def heartbeat(store: Store, job: SearchJob, lease_seconds: float, cancel: threading.Event) -> Iterator[None]:
-    """Renew the lease three times per period and at least every second, and pass a cancel request on.
+def heartbeat(store: Store, job: SearchJob, lease_seconds: float, requests: Requests) -> Iterator[None]:
+    """Renew the lease three times per period and at least every second, and pass requests on.
 
     A lost lease ends the process at once: whatever it would still write is refused anyway.
     """
@@ -98,9 +127,9 @@ def heartbeat(store: Store, job: SearchJob, lease_seconds: float, cancel: thread
                 log.exception("the lease could not be renewed; trying again")
                 continue
             if current.cancel_requested:
-                cancel.set()
-            if current.state.is_terminal:
-                return
+                requests.cancel.set()
+            if current.pause_requested:
+                requests.pause.set()
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -112,9 +141,33 @@ def heartbeat(store: Store, job: SearchJob, lease_seconds: float, cancel: thread
 
 
 def _ended(store: Store, job: SearchJob) -> bool:
-    """Whether this very driver brought the search to its end."""
+    """Whether this very driver brought the search to its end, or gave it back."""
     current = store.get_search(job.id)
-    return current.state.is_terminal and current.attempt == job.attempt
+    return current.attempt == job.attempt and current.lease_expires_at is None
+
+
+def _give_back_when_told(store: Store, search_id: str, attempt: int) -> None:
+    """On SIGTERM queue the search again and end, whatever the main thread is at."""
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+
+    def leave() -> None:
+        told.wait()
+        try:
+            store.release(search_id, attempt, reason=GIVEN_BACK)
+        except Exception:
+            log.exception("the search could not be given back; its lease will run out")
+        os._exit(0)
+
+    threading.Thread(target=leave, daemon=True).start()
+
+
+def _seen(plan: Plan, store: Store, job: SearchJob) -> list[list[dict[str, float]]]:
+    """What trials of earlier drivers reported while they were trained, in the order in which they ended."""
+    if plan.spec.trials.early_stop is None:
+        return []
+    ended = sorted((t for t in store.trials(job.id, arm=SEARCH) if t.told_seq is not None), key=lambda t: t.told_seq or 0)
+    return [t.trial.outcome.details.get("reported", []) for t in ended if t.trial.outcome]
 
 
 def _log_trial(trial: Trial) -> None:

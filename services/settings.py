@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import platformdirs
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
@@ -15,6 +15,8 @@ PREFIX = "AUTOML_PRUNE_"
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 Count = Annotated[int, Field(ge=1)]
 Module = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$", max_length=200)]
+Host = Annotated[str, StringConstraints(pattern=r"^[a-z0-9._:-]+$", max_length=253)]
+Hosts = Annotated[tuple[Host, ...], NoDecode, BeforeValidator(lambda value: _split(value))]
 Modules = Annotated[tuple[Module, ...], NoDecode, BeforeValidator(lambda value: _split(value))]
 
 
@@ -43,6 +45,8 @@ class Settings(BaseSettings):
         repr=False,
         description="An SQLAlchemy URL; never shown, as it may hold a password.",
     )
+    database_url_file: Folder | None = Field(None, description="A file that holds the URL; it counts instead of the field.")
+    database_password_file: Folder | None = Field(None, description="A file that holds the password that the URL lacks.")
     artifacts_root: Folder = _below_home("artifacts")
     cache_dir: Folder = _below_home("cache")
     data_root: Folder = _below_home("data")
@@ -57,12 +61,23 @@ class Settings(BaseSettings):
     max_body_bytes: Count = 262_144
     lease_seconds: float = Field(30, gt=0, description="A driver that is silent for this long has lost its search.")
     max_running: Count = Field(1, description="Searches at once.")
+    max_queued: Count = Field(1000, description="Searches of one tenant that may wait; keys may lower it.")
+    max_trials: Count = Field(100_000, description="Most that trials.max of an order may be; keys may lower it.")
     max_attempts: Count = Field(3, description="Drivers a search may lose before it fails.")
     workers: Count = Field(default_factory=lambda: os.cpu_count() or 1, description="Trials at once on this machine.")
     ray_address: str | None = Field(None, description="An existing Ray cluster; null starts a local one when needed.")
+    allow_open_ray: bool = Field(False, description="Use a Ray cluster that answers without a token all the same.")
+    ray_join: bool = Field(
+        False, description="Join the cluster at ray_address with a node without processors, where this machine has none."
+    )
     admission_seconds: float = Field(
         600, gt=0, description="How long building, tracing and verifying a network may take, before its first search."
     )
+    webhook_hosts: Hosts = Field(
+        (), description="Hosts that webhooks may also reach by http and at private addresses; separated by commas."
+    )
+    max_streams: Count = Field(250, description="Event streams that one key may have open at the same time.")
+    log_format: Literal["text", "json"] = Field("text", description="One line per event on stderr, or one JSON object.")
     plugins: Modules = Field((), description="Modules to import for what they register; separated by commas.")
 
 

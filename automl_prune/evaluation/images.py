@@ -72,6 +72,11 @@ class Images:
             chosen = np.sort(np.random.default_rng(self._splits.seed).permutation(chosen)[:limit])
         return self._counted(self._batches(self._train, chosen))
 
+    def glance(self, *, least: int, most: int) -> Iterator[Batch]:
+        """Batches of an eighth of the select split, ``least`` to ``most`` images; always the same, drawn at random."""
+        order = np.random.default_rng(self._splits.seed).permutation(self._splits.select)
+        return self._counted(self._batches(self._train, order[: min(most, max(least, len(order) // 8))]))
+
     def report(self) -> Iterator[Batch]:
         """Batches for the report."""
         source = self._test if self._splits.report_from == "test" and self._test is not None else self._train

@@ -16,7 +16,7 @@ from torch import nn
 from automl_prune.architecture import Architecture
 from automl_prune.architecture.narrowing import composed, narrowed
 from automl_prune.errors import EvaluationError, UserError
-from automl_prune.evaluation.weights import fit, load_state_dict_file, save_safetensors
+from automl_prune.evaluation.weights import fit_file, save_safetensors
 from automl_prune.surgery.criteria import Criterion, Reduction
 from automl_prune.surgery.inherit import Scope, inherit
 from automl_prune.surgery.slicing import Ranking, materialise
@@ -77,7 +77,7 @@ def load_ancestor(
         with safetensors.safe_open(file, framework="pt") as opened:
             kept = json.loads((opened.metadata() or {})[_KEPT])
         model = materialise(base, architecture, kept)
-        fit(model, load_state_dict_file(file))
+        fit_file(model, file)
     except (UserError, OSError, safetensors.SafetensorError, KeyError, ValueError, IndexError) as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise EvaluationError(

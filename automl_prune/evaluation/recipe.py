@@ -2,9 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
-Positive = Annotated[int, Field(ge=1)]
+from automl_prune.strict import STRICT
+
+Positive = Annotated[int, Field(ge=1, le=2**31)]
+PerChannel = Field(max_length=1024)
 
 WITHOUT_CRITERION = ("scratch", "parent", "hypernetwork")
 """What ``inherit`` may be besides the name of a criterion."""
@@ -13,7 +16,7 @@ WITHOUT_CRITERION = ("scratch", "parent", "hypernetwork")
 class Strict(BaseModel):
     """A frozen model that refuses unknown fields, NaN and infinity."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
 
 class DatasetSpec(Strict):
@@ -33,8 +36,10 @@ class DatasetSpec(Strict):
     report_on: Literal["report", "select"] = Field("report", description="Kept so that report = select can be refused.")
     batch_size: Annotated[int, Field(ge=1, le=8192)] = 256
     augment: Literal["standard", "none"] = "standard"
-    mean: tuple[float, ...] | None = Field(None, description="Input normalisation; null for what the network expects.")
-    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    mean: Annotated[tuple[float, ...], PerChannel] | None = Field(
+        None, description="Input normalisation; null for what the network expects."
+    )
+    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], PerChannel] | None = None
     download: bool = Field(False, description="Fetch the dataset when it is absent and the machine is online.")
 
 

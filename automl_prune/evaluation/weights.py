@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -46,8 +47,8 @@ def resolve_weights(root: Path, name: str) -> Path:
     return path
 
 
-def load_state_dict_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, on the CPU.
+def load_state_dict_file(path: Path, *, device: str = "cpu") -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, on the CPU; with device ``meta`` only what the file says they are.
 
     A state dict may lie under ``state_dict`` or ``model`` in the file; prefixes left by DataParallel and torch.compile are
     taken off. Nothing in the file is executed.
@@ -61,7 +62,7 @@ def load_state_dict_file(path: Path) -> dict[str, Tensor]:
             f"{path.name!r} is no weight file by its name; expected one of {', '.join(_READERS)}.", pointer=_POINTER
         )
     try:
-        content = read(path)
+        content = read(path, device)
     except WeightsError:
         raise
     except Exception as error:  # files of unknown origin make the readers raise anything
@@ -70,7 +71,17 @@ def load_state_dict_file(path: Path) -> dict[str, Tensor]:
             f"such as a whole module. Save one with torch.save(model.state_dict(), …) or as safetensors.",
             pointer=_POINTER,
         ) from error
-    return _state_dict(content, path.name)
+    return _state_dict(content, path.name, device)
+
+
+def fit_file(model: nn.Module, path: Path, *, ignore: tuple[str, ...] = ()) -> None:
+    """Copy a file's weights into a model as :func:`fit` does; what the file declares is compared before a tensor is read.
+
+    Raises:
+        WeightsError: As :func:`load_state_dict_file` and :func:`fit`.
+    """
+    _matched(model, load_state_dict_file(path, device="meta"), ignore)
+    fit(model, load_state_dict_file(path), ignore=ignore)
 
 
 def fit(model: nn.Module, state: Mapping[str, Tensor], *, ignore: tuple[str, ...] = ()) -> None:
@@ -83,6 +94,20 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], *, ignore: tuple[str, ...
     Raises:
         WeightsError: The weights are of another network; says which tensors differ and how; or they are not finite.
     """
+    targets = _matched(model, state, ignore)
+    if wild := [n for n in targets if state[n].is_floating_point() and not bool(state[n].isfinite().all())]:
+        raise WeightsError(
+            f"The weights hold NaN or infinity: {_listed('tensors', wild)}. Use a checkpoint from before the training "
+            f"diverged.",
+            pointer=_POINTER,
+        )
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(state[name])
+
+
+def _matched(model: nn.Module, state: Mapping[str, Tensor], ignore: tuple[str, ...]) -> dict[str, Tensor]:
+    """The model's tensors that get a value; raises WeightsError unless all names, shapes and types fit."""
     targets = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor) and not _is_counter(name)}
     left_out = {name for name in state if name.startswith(ignore) and name not in targets} if ignore else set()
     given = {name: tensor for name, tensor in state.items() if not _is_counter(name) and name not in left_out}
@@ -111,15 +136,7 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], *, ignore: tuple[str, ...
             f"weights of this network, or set search_space (its num_classes, too) to the network they belong to.",
             pointer=_POINTER,
         )
-    if wild := [n for n in common if given[n].is_floating_point() and not bool(given[n].isfinite().all())]:
-        raise WeightsError(
-            f"The weights hold NaN or infinity: {_listed('tensors', wild)}. Use a checkpoint from before the training "
-            f"diverged.",
-            pointer=_POINTER,
-        )
-    with torch.no_grad():
-        for name in common:
-            targets[name].copy_(given[name])
+    return {name: targets[name] for name in common}
 
 
 def save_safetensors(model: nn.Module, path: Path, **about: str) -> tuple[str, int]:
@@ -148,20 +165,23 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, **about: str) -> tuple[
     return hashlib.sha256(content).hexdigest(), len(content)
 
 
-def _read_torch(path: Path) -> object:
+def _read_torch(path: Path, device: str) -> object:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             # torch stores its records as they are; a compressed one could unpack to a thousand times its size.
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise WeightsError(f"{path.name} is a compressed archive; torch.save writes none.", pointer=_POINTER)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return torch.load(path, map_location=device, weights_only=True)
 
 
-def _read_safetensors(path: Path) -> object:
-    return safetensors.torch.load_file(path)
+def _read_safetensors(path: Path, device: str) -> object:
+    if device == "cpu":
+        return safetensors.torch.load_file(path)
+    with safetensors.safe_open(path, framework="pt") as file:  # maps the file; a tensor is read where it is touched
+        return {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118  (it is no dict)
 
 
-_READERS: dict[str, Callable[[Path], object]] = {
+_READERS: dict[str, Callable[[Path, str], object]] = {
     ".pt": _read_torch,
     ".pth": _read_torch,
     ".th": _read_torch,
@@ -169,7 +189,7 @@ _READERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def _state_dict(content: object, file: str) -> dict[str, Tensor]:
+def _state_dict(content: object, file: str, device: str) -> dict[str, Tensor]:
     for _ in range(_DEEPEST):  # bounded: a file may hold itself
         if isinstance(content, dict) and (key := next((k for k in _NESTED if isinstance(content.get(k), dict)), None)):
             content = content[key]
@@ -177,7 +197,7 @@ def _state_dict(content: object, file: str) -> dict[str, Tensor]:
         raise _no_state_dict(file, f"it holds {_described(content)}")
     state: dict[str, Any] = dict(content)
     for name, value in state.items():
-        if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != device:
             raise _no_state_dict(file, f"its entry {name!r} is {_described(value)}")
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in state):

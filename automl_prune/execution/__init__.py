@@ -12,11 +12,18 @@ from automl_prune.execution.inline import InlineExecutor
 if TYPE_CHECKING:
     from automl_prune.execution.actors import ActorsExecutor
     from automl_prune.execution.cluster import Connection, connect
+    from automl_prune.execution.stopping import EarlyStop
     from automl_prune.execution.tune import TuneExecutor
 
-_NEED_RAY = {"ActorsExecutor": "actors", "Connection": "cluster", "TuneExecutor": "tune", "connect": "cluster"}
+_NEED_RAY = {
+    "ActorsExecutor": "actors",
+    "Connection": "cluster",
+    "EarlyStop": "stopping",
+    "TuneExecutor": "tune",
+    "connect": "cluster",
+}
 
-__all__ = ["ActorsExecutor", "Connection", "InlineExecutor", "TuneExecutor", "connect", "evaluate_safely"]
+__all__ = ["ActorsExecutor", "Connection", "EarlyStop", "InlineExecutor", "TuneExecutor", "connect", "evaluate_safely"]
 
 
 def __getattr__(name: str) -> Any:

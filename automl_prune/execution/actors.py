@@ -14,7 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from automl_prune.errors import EvaluationError
 from automl_prune.execution.cluster import LOCAL, cause_of_death, current, joined, receive_evaluator, short_id
-from automl_prune.execution.common import CANCELLED, PAUSE, after_loss, evaluate_safely, sentence
+from automl_prune.execution.common import CANCELLED, PAUSE, Losses, evaluate_safely, sentence
 from automl_prune.loop.ports import TrialSource
 from automl_prune.trial import Evaluator, Outcome, Trial
 
@@ -92,21 +92,26 @@ class PruneWorker:
 
 
 class _Run:
-    """One run: who sets itself up for which trial, who is busy with which, who is idle, and what is to do again."""
+    """One run: who sets itself up, who is busy with which trial, who is idle, and which trials wait for a worker.
+
+    A trial belongs to no worker before it starts: one that is still setting itself up may never do so, where Ray lost the
+    machine that it was meant for, and then the others take its trial.
+    """
 
     def __init__(self, executor: ActorsExecutor, source: TrialSource, make_evaluator: Callable[[], Evaluator]) -> None:
         self._executor, self._source = executor, source
         self._factory = [ray.put(make_evaluator)]  # in a list Ray leaves the opening to the worker
-        self._setting_up: dict[ray.ObjectRef[Any], tuple[Any, Trial]] = {}
+        self._setting_up: dict[ray.ObjectRef[Any], Any] = {}
         self._busy: dict[ray.ObjectRef[Any], tuple[Any, Trial]] = {}
         self._idle: deque[Any] = deque()
-        self._again: deque[Trial] = deque()
+        self._waiting: deque[Trial] = deque()
         self._died_in_set_up = 0
+        self._losses = Losses(source, executor.max_attempts)
 
     def drive(self) -> None:
         while not self._source.stopping:
             self._hand_out()
-            if not (self._in_flight or self._again) and self._source.finished:
+            if not (self._busy or self._waiting) and self._source.finished:
                 return
             self._collect()
         self.abandon()
@@ -114,46 +119,44 @@ class _Run:
     def abandon(self) -> None:
         """Dismiss the workers and complete what is in flight as cancelled."""
         self.dismiss()
-        trials = [*(trial for _, trial in self._in_flight.values()), *self._again]
-        for waiting in (self._setting_up, self._busy, self._again):
-            waiting.clear()
+        trials = [*(trial for _, trial in self._busy.values()), *self._waiting]
+        for left in (self._setting_up, self._busy, self._waiting):
+            left.clear()
         for trial in trials:
             self._source.complete(trial, CANCELLED)
 
     def dismiss(self) -> None:
         """Kill every worker."""
-        for worker in (*self._idle, *(worker for worker, _ in self._in_flight.values())):
+        for worker in (*self._idle, *self._setting_up.values(), *(worker for worker, _ in self._busy.values())):
             ray.kill(worker)
-
-    @property
-    def _in_flight(self) -> "dict[ray.ObjectRef[Any], tuple[Any, Trial]]":
-        return {**self._setting_up, **self._busy}
 
     def _hand_out(self) -> None:
         """Give trials to idle workers, and hire for the others: a run of few trials needs few workers."""
-        while self._idle or len(self._in_flight) < self._executor.workers:
-            trial = self._again.popleft() if self._again else self._source.next()
+        while len(self._busy) + len(self._waiting) < self._executor.workers:
+            trial = self._source.next()
             if trial is None:
-                return
-            if self._idle:
-                self._start(self._idle.popleft(), trial)
-            else:
-                self._hire(trial)
+                break
+            self._waiting.append(trial)
+        while self._idle and self._waiting:
+            self._start(self._idle.popleft(), self._waiting.popleft())
+        for _ in range(len(self._waiting) - len(self._setting_up)):
+            self._hire()
 
-    def _hire(self, trial: Trial) -> None:
+    def _hire(self) -> None:
         name, cpu, gpu = self._executor.name_worker(), self._executor.cpu, self._executor.gpu
         worker: Any = ray.remote(PruneWorker).options(name=name, num_cpus=cpu, num_gpus=gpu).remote()
-        self._setting_up[worker.build.remote(self._factory, cpu, gpu)] = worker, trial
+        self._setting_up[worker.build.remote(self._factory, cpu, gpu)] = worker
 
     def _start(self, worker: Any, trial: Trial) -> None:
         self._busy[worker.evaluate.options(name=trial.name).remote(trial)] = worker, trial
 
     def _collect(self) -> None:
         """Take in what has ended, waiting for it a moment: the source may have more by then, or be stopping."""
-        if not self._in_flight:
+        awaited = [*self._setting_up, *self._busy]
+        if not awaited:
             time.sleep(PAUSE)
             return
-        ended, _ = ray.wait(list(self._in_flight), num_returns=1, timeout=PAUSE)
+        ended, _ = ray.wait(awaited, num_returns=1, timeout=PAUSE)
         for ref in ended:
             if ref in self._busy:
                 self._take_outcome(ref)
@@ -161,20 +164,17 @@ class _Run:
                 self._take_worker(ref)
 
     def _take_worker(self, ref: "ray.ObjectRef[Any]") -> None:
-        worker, trial = self._setting_up.pop(ref)
+        worker = self._setting_up.pop(ref)
         try:
             reason = ray.get(ref)
         except RayError as error:
             ray.kill(worker)
-            self._again.append(trial)
             self._count_death_in_set_up(error)
             return
+        self._idle.append(worker)
         if reason:
-            self._idle.append(worker)
-            self._again.append(trial)
             raise EvaluationError(reason)
         self._died_in_set_up = 0
-        self._start(worker, trial)
 
     def _count_death_in_set_up(self, error: RayError) -> None:
         """No trial is to blame, so none is charged; but it ends somewhere."""
@@ -195,8 +195,8 @@ class _Run:
             self._idle.append(worker)
         except RayError as error:
             ray.kill(worker)
-            result = after_loss(trial, cause_of_death(str(error)), self._executor.max_attempts)
+            result = self._losses.after(trial, cause_of_death(str(error)))
         if isinstance(result, Trial):
-            self._again.append(result)
+            self._waiting.appendleft(result)
         else:
             self._source.complete(trial, result)

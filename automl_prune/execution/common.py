@@ -6,11 +6,14 @@ import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from automl_prune.errors import EvaluationError
-from automl_prune.trial import Evaluator, Outcome, Trial, TrialState
+from automl_prune.loop.ports import TrialSource
+from automl_prune.messages import is_storage_full
+from automl_prune.trial import NO_ROOM, Evaluator, Outcome, Trial, TrialState
 
 PAUSE = 0.05
 """Seconds between two looks at a source that has nothing to start."""
@@ -51,16 +54,30 @@ def evaluate_safely(evaluator: Evaluator, trial: Trial) -> Outcome:
     except Exception as error:
         logger.exception("%s failed.", trial.name)
         outcome = Outcome.failed(sentence(error))
+        if is_storage_full(error):
+            outcome = replace(outcome, details={NO_ROOM: True})
     spent = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
     return replace(outcome, cost={**spent, **outcome.cost})
 
 
-def after_loss(trial: Trial, cause: str, max_attempts: int) -> Trial | Outcome:
-    """What follows when the worker of a trial died: the trial's next attempt, or its failure after the last one."""
-    logger.warning("%s lost its worker in attempt %d: %s", trial.name, trial.attempt, cause)
-    if trial.attempt < max_attempts:
-        return replace(trial, attempt=trial.attempt + 1)
-    return Outcome.failed(f"{trial.attempt} attempts, last worker died: {cause}")
+class Losses:
+    """Workers that were lost in this run, by the trial they were at.
+
+    Args:
+        source: Gives trials their next attempt.
+        most: Of one trial, after which it fails.
+    """
+
+    def __init__(self, source: TrialSource, most: int) -> None:
+        self._source, self._most = source, most
+        self._counts: Counter[int] = Counter()
+
+    def after(self, trial: Trial, cause: str) -> Trial | Outcome:
+        """What follows when the worker of a trial died: the trial's next attempt, or its failure after the last one."""
+        self._counts[trial.number] += 1
+        if self._counts[trial.number] < self._most:
+            return self._source.retry(trial, cause)
+        return Outcome.failed(f"{trial.attempt} attempts, last worker died: {cause}")
 
 
 def prepare_worker(cpu: float, gpu: float) -> None:

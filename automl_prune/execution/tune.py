@@ -21,7 +21,8 @@ from ray.tune.search import Searcher
 
 from automl_prune.errors import EvaluationError
 from automl_prune.execution.cluster import LOCAL, cause_of_death, current, environment, joined, short_id
-from automl_prune.execution.common import CANCELLED, PAUSE, after_loss
+from automl_prune.execution.common import CANCELLED, PAUSE, Losses
+from automl_prune.execution.stopping import SCORE, EarlyStop
 from automl_prune.execution.trainable import PruneTrial, decode_outcome, encode_trial
 from automl_prune.loop.ports import TrialSource
 from automl_prune.trial import Evaluator, Trial
@@ -48,6 +49,7 @@ class TuneExecutor:
         address: Of Ray, used when the process is not connected yet (see :func:`~.cluster.connect`).
         dashboard: Whether a Ray started for that has one.
         max_attempts: Workers that one trial may lose before it fails.
+        early_stop: Stops trials that lag behind; evaluators must then be a :class:`~automl_prune.trial.ReportingEvaluator`.
     """
 
     def __init__(
@@ -60,9 +62,11 @@ class TuneExecutor:
         address: str = LOCAL,
         dashboard: bool = True,
         max_attempts: int = 3,
+        early_stop: EarlyStop | None = None,
     ) -> None:
         self.search_id, self.workers, self.cpu, self.gpu = search_id, workers, cpu, gpu
         self.address, self.dashboard, self.max_attempts = address, dashboard, max_attempts
+        self.early_stop = early_stop
         self._names: dict[str, None] = {}
 
     def run(self, source: TrialSource, make_evaluator: Callable[[], Evaluator]) -> None:
@@ -87,11 +91,14 @@ class TuneExecutor:
         return {"kind": "tune", "workers": self.workers, "dashboard": dashboard, "actors": list(self._names)}
 
     def _fit(self, talk: "_Talk", make_evaluator: Callable[[], Evaluator]) -> None:
+        early = self.early_stop
+        metric = early.metric if early else None
         with tempfile.TemporaryDirectory(prefix="ap-tune-", ignore_cleanup_errors=True) as folder:
             tune.Tuner(
-                PruneTrial.of(short_id(self.search_id), self.cpu, self.gpu, make_evaluator),
+                PruneTrial.of(short_id(self.search_id), self.cpu, self.gpu, make_evaluator, metric),
                 tune_config=tune.TuneConfig(
                     search_alg=_Ask(talk),
+                    scheduler=early.scheduler() if early else None,
                     num_samples=-1,
                     max_concurrent_trials=self.workers,
                     reuse_actors=True,
@@ -114,7 +121,7 @@ class _Talk:
     """The conversation between Tune and a source. Tune swallows what is raised into it, so errors wait for the end."""
 
     def __init__(self, source: TrialSource, max_attempts: int, names: dict[str, None]) -> None:
-        self._source, self._max_attempts, self._names = source, max_attempts, names
+        self._source, self._losses, self._names = source, Losses(source, max_attempts), names
         self._flying: dict[str, Trial] = {}
         self._again: deque[Trial] = deque()
         self._error: Exception | None = None
@@ -151,8 +158,13 @@ class _Talk:
         return Searcher.FINISHED
 
     def tell(self, tune_id: str, result: Mapping[str, Any]) -> None:
-        """Hand a worker's result to the source; a worker without an evaluator ends the run."""
+        """Hand a worker's result to the source; a worker without an evaluator ends the run.
+
+        What is cut off because the run is over was not stopped by its scores.
+        """
         self._names[result["worker"]] = None
+        if SCORE in result and self.over:
+            return
         with self._keeping_errors():
             if result["broken"]:
                 raise EvaluationError(result["broken"])
@@ -164,7 +176,7 @@ class _Talk:
             return
         with self._keeping_errors():
             trial = self._land(tune_id)
-            following = after_loss(trial, cause, self._max_attempts)
+            following = self._losses.after(trial, cause)
             if isinstance(following, Trial):
                 self._again.append(following)
             else:

@@ -10,7 +10,7 @@ from torch import nn
 
 from automl_prune.architecture.tracing import trace
 from automl_prune.errors import UserError, WeightsError
-from automl_prune.evaluation.weights import fit, load_state_dict_file
+from automl_prune.evaluation.weights import fit_file
 from automl_prune.networks import NETWORKS
 from automl_prune.surgery.slicing import materialise
 
@@ -38,7 +38,7 @@ def load_architecture(path: str | Path, weights: str | Path | None = None, *, mo
     architecture = trace(full, torch.zeros(1, *described["input_shape"]))
     kept = {g["name"]: g["kept"] for g in data["groups"] if g["kept"] is not None}
     small = materialise(full, architecture, kept)
-    fit(small, load_state_dict_file(chosen))
+    fit_file(small, chosen)
     return small.eval()
 
 

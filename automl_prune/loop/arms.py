@@ -14,6 +14,7 @@ import numpy as np
 from automl_prune.evaluation.evaluator import FULL_NETWORK, IMPORTANCE, PREPARES
 from automl_prune.loop.confirmation import best_of, confirmed, first
 from automl_prune.loop.ranked import ranked_widths
+from automl_prune.loop.standing import BASE, SEARCH
 from automl_prune.problem import Problem, best_trials
 from automl_prune.space import Candidate
 from automl_prune.strategies.base import Proposal, Strategy, StrategyOptions
@@ -21,7 +22,7 @@ from automl_prune.strategies.random import RandomOptions, RandomSearch
 from automl_prune.strategies.uniform import UniformWidth
 from automl_prune.trial import Trial, TrialState
 
-PREPARATION, BASE, SEARCH, FINAL, REPORT = "preparation", "base", "search", "final", "report"
+PREPARATION, FINAL, REPORT = "preparation", "final", "report"
 CONFIRM = "confirm"
 """Followed by the number of the round, from 1."""
 CONTROLS = ("uniform", "random", "global")

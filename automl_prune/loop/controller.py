@@ -13,17 +13,22 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from automl_prune.errors import EvaluationError, StateConflictError
-from automl_prune.loop.arms import SEARCH, Arm, History
+from automl_prune.errors import EvaluationError, LateOutcomeError, StateConflictError
+from automl_prune.loop.arms import Arm, History
 from automl_prune.loop.ports import Store, replay_order
+from automl_prune.loop.standing import SEARCH
+from automl_prune.loop.stopping import Patience
 from automl_prune.problem import Problem
 from automl_prune.strategies.base import Strategy
-from automl_prune.trial import Outcome, Trial, TrialState
+from automl_prune.trial import NO_ROOM, Outcome, Trial, TrialState
 
 log = logging.getLogger(__name__)
 
 SNAPSHOT_EVERY = 50
 """Told trials between two snapshots of the strategies; a restart replays what came after the last."""
+SNAPSHOT_PART = 20
+"""A strategy's state may hold all trials, so after n of them n / SNAPSHOT_PART pass before the next snapshot: then the work
+of writing snapshots stays the same for each trial, however many there are."""
 GIVE_UP_AFTER = 10
 """Failed trials of the search arm, without a single success, after which the search fails."""
 
@@ -49,6 +54,7 @@ class Controller:
         on_arm: Called with an arm's name when it starts.
         on_trial: Called with every trial that ends.
         out_of_time: Whether the search arm must stop asking.
+        patience: Complete feasible trials without a better one after which the search arm stops asking.
     """
 
     def __init__(
@@ -62,10 +68,12 @@ class Controller:
         on_arm: Callable[[str], None] = lambda name: None,
         on_trial: Callable[[Trial], None] = lambda trial: None,
         out_of_time: Callable[[], bool] = lambda: False,
+        patience: int | None = None,
     ) -> None:
         self._store, self._id, self._attempt = store, search_id, attempt
         self._problem, self._arms = problem, list(arms)
         self._on_arm, self._on_trial, self._out_of_time = on_arm, on_trial, out_of_time
+        self._patience = Patience(problem, patience)
         self._strategies: dict[str, Strategy] = {}
         self._asked: dict[str, int] = {}
         self._told: dict[int, Trial] = {}
@@ -74,7 +82,9 @@ class Controller:
         self._current = -1
         self._numbers = 0
         self._since_snapshot = 0
-        self._cancelled = False
+        self._searched, self._worked = 0, False
+        self._cancelled = self._paused = False
+        self._no_room: str | None = None
         self._failure: str | None = None
         self._restore()
 
@@ -101,10 +111,27 @@ class Controller:
             return None
         return f"The strategy of the {self._arms[self._current].name} arm waits for trials, but none is in flight."
 
+    def retry(self, trial: Trial, cause: str) -> Trial:
+        """The trial's next attempt, recorded."""
+        again = self._start(trial)
+        log.warning("%s lost its worker in attempt %d: %s", trial.name, trial.attempt, cause)
+        return again
+
     def complete(self, trial: Trial, outcome: Outcome) -> None:
-        """Record an outcome and tell the strategy that asked."""
+        """Record an outcome and tell the strategy that asked.
+
+        A trial whose files had no room stays open: it is handed out again once the search goes on.
+        """
+        if outcome.details.get(NO_ROOM):
+            self._no_room = outcome.reason
+            return
         try:
-            sequence = self._store.record_outcome(self._id, self._attempt, trial.number, outcome)
+            sequence = self._store.record_outcome(
+                self._id, self._attempt, trial.number, outcome, trial_attempt=trial.attempt
+            )
+        except LateOutcomeError as error:
+            log.warning("a late outcome is ignored: %s", error)
+            return
         except StateConflictError:
             log.warning("%s already has an outcome; a late one is ignored", trial.name)
             if self._open.pop(trial.number, None):
@@ -114,14 +141,14 @@ class Controller:
         self._tell(ended)
         self._on_trial(ended)
         self._since_snapshot += 1
-        if self._since_snapshot >= SNAPSHOT_EVERY:
+        if self._since_snapshot >= max(SNAPSHOT_EVERY, len(self._told) // SNAPSHOT_PART):
             self._snapshot(sequence)
         self._failure = self._failure or self._why_give_up(ended)
 
     @property
     def finished(self) -> bool:
         """Whether no further trial will come."""
-        return self._cancelled or self._failure is not None or (self._current >= len(self._arms) and not self._again)
+        return self._cancelled or self._paused or self.no_room is not None or self._failure is not None or self._through
 
     @property
     def stopping(self) -> bool:
@@ -131,6 +158,24 @@ class Controller:
     def cancel(self) -> None:
         """Stop: no further trials, and those in flight are abandoned."""
         self._cancelled = True
+
+    def pause(self) -> None:
+        """Hand out no further trials; those in flight still complete."""
+        self._paused = True
+
+    @property
+    def paused(self) -> bool:
+        """Whether it stopped early, and goes on from here another time."""
+        return self._paused and not self.stopping and not self._through
+
+    @property
+    def _through(self) -> bool:
+        return self._current >= len(self._arms) and not self._again
+
+    @property
+    def no_room(self) -> str | None:
+        """What was said when the files of a trial had no room; no further trials are handed out then."""
+        return self._no_room
 
     # What the driver sees --------------------------------------------------------------------------------------------
 
@@ -180,7 +225,7 @@ class Controller:
         return replace(trial, attempt=attempt, state=TrialState.RUNNING)
 
     def _exhausted(self, arm: Arm, strategy: Strategy) -> bool:
-        late = arm.name == SEARCH and self._out_of_time()
+        late = arm.name == SEARCH and (self._out_of_time() or self._patience.over)
         return strategy.finished or late or self._asked[arm.name] >= arm.limit(self._asked)
 
     def _next_arm(self) -> bool:
@@ -228,8 +273,15 @@ class Controller:
     # Telling ---------------------------------------------------------------------------------------------------------
 
     def _tell(self, trial: Trial) -> None:
-        self._told[trial.number] = trial
+        self._remember(trial)
         self._strategies[trial.arm].tell(trial)
+
+    def _remember(self, trial: Trial) -> None:
+        self._told[trial.number] = trial
+        self._patience.tell(trial)
+        if trial.arm == SEARCH:
+            self._searched += 1
+            self._worked = self._worked or trial.state is not TrialState.FAILED
 
     def _why_give_up(self, trial: Trial) -> str | None:
         arm = next(a for a in self._arms if a.name == trial.arm)
@@ -237,9 +289,8 @@ class Controller:
             return None
         if arm.required:
             return f"{trial.name} ({arm.name}) failed: {trial.outcome.reason}"
-        searched = [t for t in self._told.values() if t.arm == SEARCH]
-        if len(searched) >= GIVE_UP_AFTER and all(t.state is TrialState.FAILED for t in searched):
-            return f"All of the first {len(searched)} trials failed; the last: {trial.outcome.reason}"
+        if self._searched >= GIVE_UP_AFTER and not self._worked:
+            return f"All of the first {self._searched} trials failed; the last: {trial.outcome.reason}"
         return None
 
     # Memory ----------------------------------------------------------------------------------------------------------
@@ -260,7 +311,7 @@ class Controller:
                 self._replay_ask(trial, ask_again=sequence > covered)
             else:
                 self._open.pop(trial.number, None)
-                self._told[trial.number] = trial
+                self._remember(trial)
                 if sequence > covered:
                     self._strategies[trial.arm].tell(trial)
             if snapshot and sequence == covered:

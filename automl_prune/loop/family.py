@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from automl_prune.loop.arms import SEARCH, History
+from automl_prune.loop.arms import History
 from automl_prune.loop.job import SearchJob
 from automl_prune.loop.ports import Store
+from automl_prune.loop.standing import SEARCH
 from automl_prune.space import ChannelSpace
 from automl_prune.strategies.base import Strategy
 from automl_prune.trial import Trial

@@ -3,8 +3,14 @@
 queued ──► preparing ──► running ──► finishing ──► succeeded
   │            │            │            │
   └────────────┴────────────┴────────────┴──► failed | cancelled
+
+A user may pause it in any of the first four states. One that waits is paused at once; a driven one is asked to
+(``pause_requested``), and is paused when its driver gives it back. Resumed, it is queued again. A search whose driver was
+lost is queued again too, as its next attempt.
 """
 
+import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,6 +19,8 @@ from typing import Any
 
 from automl_prune.trial import Trial
 
+DEFAULT_TENANT = "default"
+
 
 class SearchState(StrEnum):
     """Where a search is in its life (see the module's drawing)."""
@@ -20,6 +28,7 @@ class SearchState(StrEnum):
     QUEUED = "queued"
     PREPARING = "preparing"
     RUNNING = "running"
+    PAUSED = "paused"
     FINISHING = "finishing"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -39,6 +48,14 @@ class SearchJob:
         id: ``srch_`` and a sortable body.
         attempt: Counts drivers that owned the search; every write of a driver names it, and stale ones are refused.
         cancel_requested: Set by the user; the driver stops at the next trial.
+        pause_requested: Set by the user while a driver holds the search; the driver gives it back.
+        tenant: Whose it is; nobody else sees it.
+        priority: Higher ones are claimed first.
+        version: Counts what was changed about the search itself: its state and reason, requests, labels, name, priority,
+            info and result. Its trials and renewed leases do not count.
+        losses: Drivers that were lost.
+        owner, host: Who drives it and where, while somebody does.
+        best: By arm, the number of the best trial within the budgets, and its value of the objective.
         info: What the driver found out, JSON: ``base`` metrics, ``space``, ``splits``, ``links``, ``ray`` …
         result: The architecture JSON once there is one.
         snapshot: The strategies' states and the event sequence they stand for, or None.
@@ -60,6 +77,87 @@ class SearchJob:
     info: Mapping[str, Any] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
     snapshot: Mapping[str, Any] | None = None
+    tenant: str = DEFAULT_TENANT
+    priority: int = 0
+    pause_requested: bool = False
+    version: int = 1
+    losses: int = 0
+    owner: str | None = None
+    host: str | None = None
+    best: Mapping[str, "Best"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Best:
+    """A trial that none of its arm beats: its number, and its value of the objective."""
+
+    number: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Who holds a search: a name for people, the machine, and the process there."""
+
+    name: str
+    host: str
+    pid: int
+
+    @classmethod
+    def here(cls, name: str) -> "Worker":
+        """This process."""
+        return cls(name, socket.gethostname(), os.getpid())
+
+
+@dataclass(frozen=True)
+class SearchAttempt:
+    """One claim of a search, by whom, and how it ended; ``lost`` when its driver was."""
+
+    number: int
+    started_at: datetime
+    ended_at: datetime | None = None
+    reason: str | None = None
+    lost: bool = False
+    worker: Worker | None = None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What became of an order; ``replayed`` when the same one had come before, and this is that search."""
+
+    job: SearchJob
+    replayed: bool
+
+
+class EventKind(StrEnum):
+    """What clients are told of."""
+
+    STATE = "search.state"
+    STARTED = "trial.started"
+    COMPLETED = "trial.completed"
+    BEST = "best.updated"
+    END = "end"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a search, in the order of ``id``; nothing follows its ``end``.
+
+    ``data`` is JSON:
+
+    - ``search.state``: ``state``, ``reason``, ``attempt``, ``cancel_requested``, ``pause_requested``
+    - ``trial.started``: ``number``, ``arm``, ``attempt``
+    - ``trial.completed``: ``number``, ``arm``, ``attempt``, ``state``, ``metrics``, ``reason``
+    - ``best.updated`` (of the search arm): ``number``, ``metrics``
+    - ``end``: ``state``, ``reason``
+    """
+
+    id: int
+    search_id: str
+    tenant: str
+    kind: EventKind
+    data: Mapping[str, Any]
+    created_at: datetime
 
 
 @dataclass(frozen=True)

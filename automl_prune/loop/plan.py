@@ -17,7 +17,7 @@ from automl_prune import plugins
 from automl_prune.architecture import Architecture
 from automl_prune.costs import METRICS, CostModel
 from automl_prune.describe import describe
-from automl_prune.errors import FieldError, SpecError, UnknownNameError, WeightsError
+from automl_prune.errors import FieldError, MissingDataError, SpecError, UnknownNameError, WeightsError
 from automl_prune.evaluation.datasets.base import DATASETS, Dataset
 from automl_prune.evaluation.evaluator import HYPERNETWORK, EvaluationSetup, Given, Recovery
 from automl_prune.evaluation.hypernetwork_files import POINTER as HYPERNETWORK_POINTER
@@ -25,14 +25,16 @@ from automl_prune.evaluation.hypernetwork_files import About, read_about
 from automl_prune.evaluation.images import Images, load_images
 from automl_prune.evaluation.loading import check_classes
 from automl_prune.evaluation.recipe import WITHOUT_CRITERION, FineTune, Recipe
-from automl_prune.evaluation.weights import fit, load_state_dict_file, resolve_weights
+from automl_prune.evaluation.weights import fit_file, resolve_weights
 from automl_prune.loop.admission import Admit, admitted
 from automl_prune.loop.confirmation import rounds
 from automl_prune.loop.spec import BudgetSpec, SearchSpaceSpec, SearchSpec, field_errors
+from automl_prune.loop.stopping import check_early_stop
 from automl_prune.networks import NETWORKS, NetworkDefinition
 from automl_prune.problem import Budget, Objective, Problem
 from automl_prune.space import ChannelSpace
 from automl_prune.strategies.base import STRATEGIES, Strategy
+from automl_prune.strict import read
 from automl_prune.surgery.criteria import CRITERIA
 
 
@@ -61,6 +63,7 @@ class Plan:
         roots: Where things are.
         given: The network and the dataset where they came as objects.
         hypernetwork: The PruningNet's file that was ordered, if one was.
+        awaits_data: Whether the dataset is yet to be fetched, so that what depends on its size was not checked.
     """
 
     spec: SearchSpec
@@ -74,6 +77,7 @@ class Plan:
     roots: Roots
     given: Given | None = None
     hypernetwork: Path | None = None
+    awaits_data: bool = False
 
     def make_strategy(self) -> Strategy:
         """A fresh copy of the ordered strategy."""
@@ -134,11 +138,13 @@ class Plan:
             "budgets": [budget_json(b) for b in self.problem.budgets],
             "evaluations": evaluations(self.spec),
             "recipe": self.recipe.model_dump(mode="json"),
-            "splits": self.images.describe(),
+            "splits": None if self.awaits_data else self.images.describe(),
         }
 
 
-def make_plan(spec: SearchSpec, roots: Roots, *, given: Given | None = None, admit: Admit = admitted) -> Plan:
+def make_plan(
+    spec: SearchSpec, roots: Roots, *, given: Given | None = None, admit: Admit = admitted, fetch: bool = True
+) -> Plan:
     """Check an order completely.
 
     Args:
@@ -146,6 +152,7 @@ def make_plan(spec: SearchSpec, roots: Roots, *, given: Given | None = None, adm
         roots: Where the files it names are.
         given: The network and the dataset, instead of those registered under the names in the order.
         admit: How the network's architecture is found; by default in this process.
+        fetch: Whether an absent dataset is fetched now where that was ordered; else it is left for the search to do.
 
     Raises:
         UserError: Any of its kinds, with the JSON pointer of the field.
@@ -157,8 +164,8 @@ def make_plan(spec: SearchSpec, roots: Roots, *, given: Given | None = None, adm
     strategy.read_options(spec.strategy.preset, spec.strategy.options)
     recipe = read_recipe(strategy, spec)
     num_classes = spec.search_space.num_classes or network.num_classes
-    images = open_images(spec, network, dataset, roots)
-    check_classes(images.num_classes, num_classes)
+    images = open_images(spec, network, dataset, roots) if fetch else images_at_hand(spec, network, dataset, roots)
+    check_classes(images.num_classes if images else dataset.num_classes or 0, num_classes)
     if spec.weights is not None:
         resolve_weights(roots.weights, spec.weights)  # a missing file is known before the long work
     architecture = admit(network, num_classes, roots.cache)
@@ -174,10 +181,13 @@ def make_plan(spec: SearchSpec, roots: Roots, *, given: Given | None = None, adm
     )
     problem.check_reachable()
     hypernetwork = None
-    if recipe.inherit == "hypernetwork" and recipe.hypernetwork.file is not None:
+    if recipe.inherit == "hypernetwork" and recipe.hypernetwork.file is not None and images is not None:
         about = (spec.search_space.name, num_classes, architecture, space, images, recipe.hypernetwork)
         hypernetwork = read_hypernetwork(recipe.hypernetwork.file, roots, About.of(*about, dataset=spec.dataset.name))
-    plan = Plan(spec, network, dataset, num_classes, architecture, problem, recipe, weights, roots, given, hypernetwork)
+    if images is not None:
+        check_early_stop(spec, recipe, images)
+    checked = (spec, network, dataset, num_classes, architecture, problem, recipe, weights, roots, given, hypernetwork)
+    plan = Plan(*checked, awaits_data=images is None)
     plan.make_strategy()
     return plan
 
@@ -235,7 +245,7 @@ def read_recipe(strategy: type[Strategy], spec: SearchSpec) -> Recipe:
         for part in ("fine_tune", "hypernetwork"):
             if isinstance(ordered := spec.recipe.get(part), Mapping):
                 merged[part] = {**published.get(part, {}), **ordered}
-        recipe = Recipe.model_validate(merged)
+        recipe = read(Recipe, merged)
     except ValidationError as error:
         raise SpecError(field_errors(error, "/recipe")) from None
     if recipe.inherit not in WITHOUT_CRITERION:
@@ -247,6 +257,17 @@ def read_recipe(strategy: type[Strategy], spec: SearchSpec) -> Recipe:
 def open_images(spec: SearchSpec, network: NetworkDefinition, dataset: Dataset, roots: Roots) -> Images:
     """The dataset's splits as the network takes them in; raises DatasetError."""
     return load_images(dataset, spec.dataset, dataset_root(spec, roots), network=network, seed=spec.seed)
+
+
+def images_at_hand(spec: SearchSpec, network: NetworkDefinition, dataset: Dataset, roots: Roots) -> Images | None:
+    """The same without fetching anything or making folders; None where it is absent and ordered to be fetched."""
+    offline = spec.model_copy(update={"dataset": spec.dataset.model_copy(update={"download": False})})
+    try:
+        return open_images(offline, network, dataset, roots)
+    except MissingDataError:
+        if not spec.dataset.download:
+            raise
+        return None
 
 
 def dataset_root(spec: SearchSpec, roots: Roots) -> Path:
@@ -267,7 +288,7 @@ def read_weights(spec: SearchSpec, network: NetworkDefinition, num_classes: int,
         return None
     path = resolve_weights(roots.weights, spec.weights)
     with torch.random.fork_rng(devices=[]):
-        fit(network.build(num_classes), load_state_dict_file(path), ignore=network.training_only)
+        fit_file(network.build(num_classes), path, ignore=network.training_only)
     return path
 
 

@@ -1,25 +1,118 @@
-"""What the loop needs from outside: a Store that remembers and an Executor that evaluates."""
+"""What the loop needs from outside: a Store that remembers and an Executor that evaluates.
+
+A Store, by who talks to it (every store holds :class:`automl_prune.testing.StoreContract`):
+
+========== ==========================================================================================================
+clients    ``add_search``, ``add_search_once`` · ``update_search``, ``request_cancel``, ``request_pause``,
+           ``request_resume`` · all reads. Each takes a ``tenant``; what belongs to another one is not found
+launchers  ``claim``; ``release`` when a driver died
+drivers    ``renew``, ``set_state``, ``release``, ``record_…``, ``save_snapshot``, ``add_artifact``, with their attempt
+watchers   ``events``: an outbox, written in the transactions that change things
+========== ==========================================================================================================
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from automl_prune.loop.job import Artifact, SearchJob, SearchState, StoredTrial
+from automl_prune.loop.job import (
+    DEFAULT_TENANT,
+    Artifact,
+    Event,
+    SearchAttempt,
+    SearchJob,
+    SearchState,
+    StoredTrial,
+    Submission,
+    Worker,
+)
 from automl_prune.trial import Evaluator, Outcome, Trial
+
+Limits = Callable[[str], int | None] | Mapping[str, int]
+"""How many searches of a tenant may run at once; None, or a tenant that is not named: any number."""
+
+
+@dataclass(frozen=True)
+class Idempotency:
+    """A client's key for one order, and the fingerprint of what it ordered; remembered for 24 hours."""
+
+    key: str
+    fingerprint: str
 
 
 class Store(Protocol):
     """The truth about searches and trials.
 
     Writes of a driver carry the ``attempt`` it was claimed with; once another driver claimed the search they raise
-    LeaseLostError and change nothing. Reads of something that does not exist raise NotFoundError. Every call is one
-    transaction.
+    LeaseLostError and change nothing. Reads of something that does not exist, or belongs to another ``tenant`` than the
+    one given, raise NotFoundError. Every call is one transaction.
     """
 
-    def add_search(self, spec: Mapping[str, Any], *, name: str | None, labels: Mapping[str, str]) -> SearchJob:
+    # What clients do --------------------------------------------------------------------------------------------------
+
+    def add_search(
+        self,
+        spec: Mapping[str, Any],
+        *,
+        name: str | None,
+        labels: Mapping[str, str],
+        tenant: str = DEFAULT_TENANT,
+        priority: int = 0,
+    ) -> SearchJob:
         """Queue a search; when this returns, it is durable."""
         ...
 
-    def get_search(self, search_id: str) -> SearchJob:
+    def add_search_once(
+        self,
+        spec: Mapping[str, Any],
+        *,
+        name: str | None,
+        labels: Mapping[str, str],
+        idempotency: Idempotency,
+        tenant: str = DEFAULT_TENANT,
+        priority: int = 0,
+    ) -> Submission:
+        """Queue a search unless the tenant's key came before, in the last 24 hours: then that search, as it is now.
+
+        Raises IdempotencyError when the key came with another fingerprint. Of several at the same moment one is new.
+        """
+        ...
+
+    def update_search(
+        self,
+        search_id: str,
+        *,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        priority: int | None = None,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+    ) -> SearchJob:
+        """Change what is given; labels replace all there are, an empty name takes the name away.
+
+        Raises PreconditionError when the search has another version than expected, StateConflictError for a new priority
+        of a search that has ended.
+        """
+        ...
+
+    def request_cancel(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+        """Cancel a waiting or paused search at once, ask a running one to stop; StateConflictError when it already ended."""
+        ...
+
+    def request_pause(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+        """Pause a queued search at once, ask a driven one to be given back; asking twice is asking once.
+
+        Raises StateConflictError when it ended or is to be cancelled.
+        """
+        ...
+
+    def request_resume(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+        """Queue a paused search again, or take back a request to pause; StateConflictError when there is neither."""
+        ...
+
+    # What anybody reads -----------------------------------------------------------------------------------------------
+
+    def get_search(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
         """One search."""
         ...
 
@@ -31,16 +124,77 @@ class Store(Protocol):
         label: tuple[str, str] | None = None,
         limit: int = 50,
         before: str | None = None,
+        tenant: str | None = None,
     ) -> list[SearchJob]:
         """Searches newest first; ``before`` is the last id of the previous page."""
         ...
 
-    def claim(self, *, lease_seconds: float) -> SearchJob | None:
-        """Take the oldest search that is queued, or whose lease ran out, as its next attempt; None when there is none."""
+    def count_searches(self, *, states: Sequence[SearchState] = (), tenant: str | None = None) -> int:
+        """How many searches there are."""
         ...
 
-    def renew(self, search_id: str, attempt: int, *, lease_seconds: float) -> SearchJob:
-        """Extend the lease and read the search (its ``cancel_requested`` above all)."""
+    def ahead_of(self, search_id: str, *, tenant: str | None = None) -> int:
+        """How many queued searches, of anybody, are claimed before this queued one; 0 for one that is not queued."""
+        ...
+
+    def attempts(self, search_id: str, *, tenant: str | None = None) -> list[SearchAttempt]:
+        """Every claim of the search, oldest first."""
+        ...
+
+    def trials(
+        self,
+        search_id: str,
+        *,
+        arm: str | None = None,
+        state: str | None = None,
+        limit: int | None = None,
+        after: int = -1,
+        tenant: str | None = None,
+    ) -> list[StoredTrial]:
+        """Trials in order of number, ``after`` the given number."""
+        ...
+
+    def trial(self, search_id: str, number: int, *, tenant: str | None = None) -> StoredTrial:
+        """One trial."""
+        ...
+
+    def progress(self, search_id: str, *, tenant: str | None = None) -> dict[str, dict[str, int]]:
+        """Number of trials by arm and state."""
+        ...
+
+    def artifacts(self, search_id: str, *, tenant: str | None = None) -> list[Artifact]:
+        """The search's files by name."""
+        ...
+
+    def events(
+        self, search_id: str | None = None, *, tenant: str | None = None, after: int = 0, limit: int = 100
+    ) -> list[Event]:
+        """Events of a search, of a tenant's searches, or all; those that follow ``after``, the last id that was read.
+
+        Of one search, ids rise. Across searches an event may carry a lower id than one before it, but none is ever left
+        out by going on after the last one read.
+        """
+        ...
+
+    # What launchers and drivers do ------------------------------------------------------------------------------------
+
+    def claim(
+        self,
+        *,
+        lease_seconds: float,
+        worker: Worker | None = None,
+        limits: Limits | None = None,
+        most_losses: int | None = None,
+    ) -> SearchJob | None:
+        """Take a search that is queued, or whose lease ran out, as its next attempt; None when there is none.
+
+        Of these the one of the highest priority, and of equals the oldest; those of a tenant that has as many running as
+        ``limits`` allow wait. A lease that ran out is a lost driver: the search fails with the ``most_losses``-th.
+        """
+        ...
+
+    def renew(self, search_id: str, attempt: int, *, lease_seconds: float, worker: Worker | None = None) -> SearchJob:
+        """Extend the lease and read the search (its requests above all); ``worker`` is who drives it from now on."""
         ...
 
     def set_state(
@@ -56,12 +210,21 @@ class Store(Protocol):
         """Move a claimed search on; ``info`` is merged into what is there. A terminal state ends the lease."""
         ...
 
-    def release(self, search_id: str, attempt: int, *, reason: str) -> None:
-        """Give a claimed search back to the queue: its driver died."""
-        ...
+    def release(
+        self,
+        search_id: str,
+        attempt: int,
+        *,
+        reason: str,
+        lost: bool = False,
+        most_losses: int | None = None,
+        hold: bool = False,
+    ) -> SearchJob:
+        """Give a claimed search back: cancelled or paused when that was requested, else queued.
 
-    def request_cancel(self, search_id: str) -> SearchJob:
-        """Cancel a queued search at once, ask a running one to stop; StateConflictError when it already ended."""
+        With ``lost`` its driver died of ``reason``; the search fails with the ``most_losses``-th. With ``hold`` it is
+        paused because of ``reason``, until somebody resumes it.
+        """
         ...
 
     def record_ask(self, search_id: str, attempt: int, trial: Trial) -> int:
@@ -72,40 +235,22 @@ class Store(Protocol):
         """Mark a trial as running and return its trial attempt, counted up when a lost worker had started it before."""
         ...
 
-    def record_outcome(self, search_id: str, attempt: int, number: int, outcome: Outcome) -> int:
-        """Store a trial's only outcome; returns its place in the event sequence. StateConflictError when it has one."""
+    def record_outcome(
+        self, search_id: str, attempt: int, number: int, outcome: Outcome, *, trial_attempt: int | None = None
+    ) -> int:
+        """Store a trial's only outcome; returns its place in the event sequence.
+
+        Raises StateConflictError when it has one, LateOutcomeError when the trial was started again since
+        ``trial_attempt``.
+        """
         ...
 
     def save_snapshot(self, search_id: str, attempt: int, snapshot: Mapping[str, Any]) -> None:
         """Replace the search's snapshot."""
         ...
 
-    def trials(
-        self,
-        search_id: str,
-        *,
-        arm: str | None = None,
-        state: str | None = None,
-        limit: int | None = None,
-        after: int = -1,
-    ) -> list[StoredTrial]:
-        """Trials in order of number, ``after`` the given number."""
-        ...
-
-    def trial(self, search_id: str, number: int) -> StoredTrial:
-        """One trial."""
-        ...
-
-    def progress(self, search_id: str) -> dict[str, dict[str, int]]:
-        """Number of trials by arm and state."""
-        ...
-
     def add_artifact(self, search_id: str, attempt: int, artifact: Artifact) -> None:
         """Record a finished file; a second one of the same name replaces it."""
-        ...
-
-    def artifacts(self, search_id: str) -> list[Artifact]:
-        """The search's files by name."""
         ...
 
 
@@ -114,6 +259,10 @@ class TrialSource(Protocol):
 
     def next(self) -> Trial | None:
         """A trial to start now, or None: nothing at the moment (see ``finished``)."""
+        ...
+
+    def retry(self, trial: Trial, cause: str) -> Trial:
+        """A trial whose worker was lost, as its next attempt; ``cause`` says how."""
         ...
 
     def complete(self, trial: Trial, outcome: Outcome) -> None:

@@ -11,15 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from automl_prune.evaluation.evaluator import CandidateEvaluator
-from automl_prune.loop.arms import BASE, FINAL, PREPARATION, REPORT, SEARCH, History, plan_arms
+from automl_prune.evaluation.evaluator import CandidateEvaluator, EvaluationSetup
+from automl_prune.loop.arms import FINAL, PREPARATION, REPORT, History, plan_arms
 from automl_prune.loop.controller import Controller
 from automl_prune.loop.family import FamilyKeeper, family_json
 from automl_prune.loop.job import Artifact, SearchJob, SearchState
 from automl_prune.loop.plan import Plan, budget_json, evaluations
 from automl_prune.loop.ports import Executor, Store
 from automl_prune.loop.result import build_result
-from automl_prune.trial import Trial
+from automl_prune.loop.standing import BASE, SEARCH
+from automl_prune.messages import is_storage_full, said
+from automl_prune.trial import Evaluator, Trial
 
 MODEL_FILE, ARCHITECTURE_FILE = "model.safetensors", "architecture.json"
 
@@ -32,7 +34,9 @@ def run_search(
     artifacts: Path,
     *,
     cancel: threading.Event | None = None,
+    pause: threading.Event | None = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
+    make_evaluator: Callable[[EvaluationSetup], Evaluator] = CandidateEvaluator,
 ) -> SearchJob:
     """Drive a claimed search to its end, from wherever its trials say it is.
 
@@ -43,11 +47,14 @@ def run_search(
         executor: What evaluates trials.
         artifacts: The search's own folder.
         cancel: Ends the search as cancelled once it is set.
+        pause: Gives the search back after the trials in flight once it is set.
         on_trial: Called with every trial that ends.
+        make_evaluator: What scores candidates; called once per worker, in the worker.
 
     Raises:
         EvaluationError: Nothing could be evaluated; the caller records the failure.
         LeaseLostError: Another driver took over.
+        OSError: The files could not be written; where there was no room for them, the search is paused instead.
     """
     searching = _Stopwatch(store, job)
     artifacts.mkdir(parents=True, exist_ok=True)
@@ -77,18 +84,32 @@ def run_search(
         on_arm=lambda arm: _enter(store, job, plan, executor, arm, searching),
         on_trial=told,
         out_of_time=lambda: searching.seconds > (plan.spec.trials.max_seconds or float("inf")),
+        patience=plan.spec.trials.patience,
     )
-    with _cancelled_by(cancel or threading.Event(), controller):
-        executor.run(controller, partial(CandidateEvaluator, plan.setup(artifacts)))
+    with _obeying(controller, cancel=cancel, pause=pause):
+        executor.run(controller, partial(make_evaluator, plan.setup(artifacts)))
     controller.raise_failure()
+    if controller.no_room is not None and not controller.stopping:
+        return store.release(job.id, job.attempt, reason=_no_room(controller.no_room), hold=True)
+    if controller.paused:
+        return store.release(job.id, job.attempt, reason="queued again: it was resumed before it was paused")
     if controller.stopping:
         store.set_state(job.id, job.attempt, SearchState.CANCELLED, reason="cancelled by request")
     else:
         result = build_result(plan, job.id, controller.history, seconds=_since(job.started_at))
         if controller.strategy and controller.strategy.family:
             result["family"] = family_json(plan.problem.space, controller.strategy.family, controller.history)
-        _publish(store, job, result, controller.history, artifacts)
+        try:
+            _publish(store, job, result, controller.history, artifacts)
+        except OSError as error:
+            if not is_storage_full(error):
+                raise
+            return store.release(job.id, job.attempt, reason=_no_room(said(error)), hold=True)
     return store.get_search(job.id)
+
+
+def _no_room(how: str) -> str:
+    return f"paused: no room for its files ({how.rstrip('.')}); make some, then resume"
 
 
 class _Stopwatch:
@@ -111,13 +132,15 @@ def _since(moment: datetime | None) -> float:
 
 
 @contextmanager
-def _cancelled_by(event: threading.Event, controller: Controller) -> Iterator[None]:
-    """Cancel the controller as soon as the event is set."""
+def _obeying(controller: Controller, *, cancel: threading.Event | None, pause: threading.Event | None) -> Iterator[None]:
+    """Cancel or pause the controller soon after an event is set."""
     over = threading.Event()
 
     def watch() -> None:
-        while not over.is_set():
-            if event.wait(0.2):
+        while not over.wait(0.1):
+            if pause is not None and pause.is_set():
+                controller.pause()
+            if cancel is not None and cancel.is_set():
                 controller.cancel()
                 return
 

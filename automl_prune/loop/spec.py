@@ -8,8 +8,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from automl_prune.errors import FieldError, SpecError
 from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe, Strict
 from automl_prune.granularity import Override
+from automl_prune.strict import read
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+Label = Annotated[str, Field(max_length=200)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -20,7 +22,7 @@ class OverrideSpec(Strict):
     round_to: Annotated[int, Field(ge=1, le=1024)] | None = Field(None, description="Widths are multiples of this.")
     min_ratio: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="Least part of the full width.")
     max_ratio: Ratio | None = Field(None, description="Most that a cut leaves of the full width; full stays allowed.")
-    widths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=4096)] | None = Field(
+    widths: Annotated[list[Annotated[int, Field(ge=1, le=2**31)]], Field(min_length=1, max_length=4096)] | None = Field(
         None, description="The widths themselves, instead of steps and limits; the full width is added."
     )
     frozen: bool | None = Field(None, description="true keeps the groups whole; false undoes a preset or frozen.")
@@ -49,7 +51,7 @@ class StrategySpec(Strict):
 
     name: Name
     preset: Name | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Annotated[dict[Name, Any], Field(max_length=256)] = Field(default_factory=dict)
 
 
 class BudgetSpec(Strict):
@@ -96,8 +98,15 @@ class TrialsSpec(Strict):
     max: Annotated[int, Field(ge=1, le=100_000)] = 100
     parallel: Annotated[int, Field(ge=1, le=256)] = 2
     max_seconds: Annotated[float, Field(gt=0)] | None = None
-    patience: None = Field(None, description="Stopping without progress is not available yet.")
-    early_stop: None = Field(None, description="Ending trials early is not available yet.")
+    patience: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        None, description="End the strategy's part after so many complete trials within the budgets without a better one."
+    )
+    early_stop: Literal["asha", "median"] | None = Field(
+        None,
+        description="Stop trials of the strategy that lag behind while they are trained, by scores on a part of the select "
+        "split after 1/8, 1/4 and 1/2 of their steps: asha keeps the better half each time, median what beats the median of "
+        "the others. Runs on Ray Tune.",
+    )
 
 
 class Resources(Strict):
@@ -114,11 +123,14 @@ class Resources(Strict):
         return gpu
 
 
+Priority = Annotated[int, Field(ge=-100, le=100, description="Searches of higher priority are started first.")]
+
+
 class SearchSpec(Strict):
     """A complete order for one search."""
 
     name: Annotated[str, Field(max_length=200)] | None = None
-    labels: Annotated[dict[Name, Annotated[str, Field(max_length=200)]], Field(max_length=32)] = Field(default_factory=dict)
+    labels: Annotated[dict[Name, Label], Field(max_length=32)] = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     search_space: SearchSpaceSpec
     weights: Name | None = Field(None, description="A file below the server's weights root; null trains the network first.")
@@ -130,13 +142,14 @@ class SearchSpec(Strict):
     recipe: dict[str, Any] = Field(
         default_factory=dict, description="Overrides of the strategy's own recipe; see GET /v1/strategies."
     )
-    controls: list[Literal["uniform", "random", "global"]] = Field(
+    controls: Annotated[list[Literal["uniform", "random", "global"]], Field(max_length=16)] = Field(
         default_factory=lambda: list[Literal["uniform", "random", "global"]](("uniform", "random")),
         description="uniform: one ratio for all groups. random: as many random candidates as the strategy evaluates. "
         "global: all channels ranked at once, the least important cut until the budget is met.",
     )
     finish: FinishSpec = FinishSpec()
     trials: TrialsSpec = TrialsSpec()
+    priority: Priority = 0
     execution: Literal["auto", "tune", "actors", "inline"] = "auto"
     resources: Resources = Resources()
 
@@ -158,7 +171,7 @@ class SearchSpec(Strict):
         if not isinstance(data, Mapping):
             raise SpecError([FieldError("", f"A SearchSpec is an object, not {type(data).__name__}.")])
         try:
-            return cls.model_validate(data)
+            return read(cls, data)
         except ValidationError as error:
             raise SpecError(field_errors(error)) from None
 

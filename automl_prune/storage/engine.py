@@ -20,7 +20,7 @@ def connect(url: str, *, foreign_keys: bool = True) -> Engine:
     On SQLite a transaction is deferred unless its engine carries ``execution_options(begin="IMMEDIATE")``; with
     ``synchronous="FULL"`` its commit also survives a loss of power.
     """
-    parsed = _parse(url)
+    parsed = parse(url)
     if parsed.get_backend_name() == "postgresql":
         return _postgres(parsed)
     engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
@@ -28,10 +28,11 @@ def connect(url: str, *, foreign_keys: bool = True) -> Engine:
     return engine
 
 
-def _parse(url: str) -> URL:
+def parse(url: str) -> URL:
+    """The URL with our drivers; raises UserError, without repeating what came, when it is none of a database that serves."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         # what came is not repeated: it may hold a password
         raise UserError("The database URL cannot be read; write sqlite:///FILE or postgresql://USER@HOST/NAME.") from None
     if parsed.drivername.split("+")[0] in ("postgresql", "postgres"):

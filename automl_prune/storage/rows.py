@@ -1,11 +1,13 @@
 """Between rows and nouns."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from automl_prune.loop.job import SearchJob, SearchState, StoredTrial
+from automl_prune.loop.job import Best, Event, EventKind, SearchAttempt, SearchJob, SearchState, StoredTrial, Worker
 from automl_prune.space import Candidate
 from automl_prune.storage import rules
-from automl_prune.storage.tables import SearchRow, TrialRow
+from automl_prune.storage.tables import AttemptRow, EventRow, SearchRow, TrialRow
 from automl_prune.trial import Trial, TrialState
 
 
@@ -28,7 +30,41 @@ def job(row: SearchRow, snapshot: dict[str, Any] | None = None) -> SearchJob:
         info=row.info,
         result=row.result,
         snapshot=snapshot,
+        tenant=row.tenant,
+        priority=row.priority,
+        pause_requested=row.pause_requested,
+        version=row.version,
+        losses=row.losses,
+        owner=row.owner,
+        host=row.host,
+        best=best(row.best),
     )
+
+
+def best(data: Mapping[str, Any] | None) -> dict[str, Best]:
+    """The best trials by arm, of a row."""
+    return {arm: Best(**found) for arm, found in (data or {}).items()}
+
+
+def best_to_json(best: Mapping[str, Best]) -> dict[str, Any]:
+    """The best trials by arm, for a row."""
+    return {arm: asdict(found) for arm, found in best.items()}
+
+
+def worker(worker: Worker | None) -> dict[str, Any]:
+    """Column values of who holds an attempt."""
+    return {} if worker is None else {"worker": worker.name, "host": worker.host, "pid": worker.pid}
+
+
+def attempt(row: AttemptRow) -> SearchAttempt:
+    """The attempt of a row."""
+    who = None if row.worker is None else Worker(row.worker, row.host or "", row.pid or 0)
+    return SearchAttempt(row.attempt, row.started_at, row.ended_at, row.reason, row.lost, who)
+
+
+def event(row: EventRow) -> Event:
+    """The event of a row."""
+    return Event(row.id, row.search_id, row.tenant, EventKind(row.kind), row.data, row.created_at)
 
 
 def trial(row: TrialRow) -> StoredTrial:

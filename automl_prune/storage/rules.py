@@ -5,12 +5,29 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from automl_prune.errors import LeaseLostError, NotFoundError, StateConflictError
+from automl_prune.errors import (
+    IdempotencyError,
+    LateOutcomeError,
+    LeaseLostError,
+    NotFoundError,
+    PreconditionError,
+    StateConflictError,
+)
 from automl_prune.loop.job import SearchState
+from automl_prune.loop.ports import Limits
 from automl_prune.trial import Outcome, TrialState
 
 OWNED = (SearchState.PREPARING, SearchState.RUNNING, SearchState.FINISHING)
 """States in which a driver holds the search; in all others no driver may write."""
+
+AT_REST = (SearchState.QUEUED, SearchState.PAUSED)
+"""States in which nobody holds the search, though it has not ended."""
+
+KEY_HOURS = 24
+"""How long a client's idempotency key is remembered."""
+
+CANCELLED, PAUSED, RESUMED = "cancelled by request", "paused by request", "resumed by request"
+LAPSED = "its lease ran out"
 
 LEFT_OVER = Outcome(TrialState.CANCELLED, reason="The search ended before this trial did.")
 """Outcome of trials that were still open when their search ended; no strategy is ever told of it."""
@@ -71,13 +88,83 @@ def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
 
 def check_target(state: SearchState) -> None:
     """Raise ValueError unless a driver may move its search to ``state``."""
-    if state is SearchState.QUEUED:
-        raise ValueError("A claimed search goes back to the queue by release, not by set_state.")
+    if state in AT_REST:
+        raise ValueError("A claimed search goes back to the queue, or to rest, by release, not by set_state.")
+
+
+def check_cancel(search_id: str, state: str) -> None:
+    """Raise StateConflictError when the search has ended."""
+    if SearchState(state).is_terminal:
+        raise already_ended(search_id, state, "cancelled")
+
+
+def check_pause(search_id: str, state: str, cancel_requested: bool) -> None:
+    """Raise StateConflictError when the search has ended or is about to."""
+    if SearchState(state).is_terminal:
+        raise already_ended(search_id, state, "paused")
+    if cancel_requested:
+        raise StateConflictError(f"Search {search_id!r} is being cancelled; it cannot be paused.")
+
+
+def check_resume(search_id: str, state: str, pause_requested: bool) -> None:
+    """Raise StateConflictError unless the search is paused or is to be."""
+    if state != SearchState.PAUSED and not pause_requested:
+        raise StateConflictError(f"Search {search_id!r} is {state}; only a paused search can be resumed.")
+
+
+def check_priority(search_id: str, state: str) -> None:
+    """Raise StateConflictError when the search has ended."""
+    if SearchState(state).is_terminal:
+        raise StateConflictError(f"Search {search_id!r} has ended ({state}); a priority would change nothing.")
+
+
+def limit_of(limits: Limits | None, tenant: str) -> int | None:
+    """How many searches of a tenant may run at once; None: any number."""
+    if limits is None:
+        return None
+    return limits(tenant) if callable(limits) else limits.get(tenant)
 
 
 def taken_over(attempt: int) -> str:
     """Why a search is being prepared again."""
     return f"The lease of attempt {attempt} ran out; attempt {attempt + 1} took over."
+
+
+def lost(losses: int, most: int | None, how: str) -> str:
+    """What became of a driver."""
+    return f"driver {losses}{f' of at most {most}' if most else ''} was lost: {how}"
+
+
+def too_many(losses: int, most: int | None) -> bool:
+    """Whether a search fails for the drivers it lost."""
+    return most is not None and losses >= most
+
+
+def ending(state: SearchState, reason: str | None) -> str:
+    """Why an attempt ended with its search."""
+    return f"{state}: {reason}" if reason and reason != state else state.value
+
+
+def state_news(search: Any) -> dict[str, Any]:
+    """What an event tells of a search, be it a row or a job."""
+    return {
+        "state": str(search.state),
+        "reason": search.state_reason,
+        "attempt": search.attempt,
+        "cancel_requested": search.cancel_requested,
+        "pause_requested": search.pause_requested,
+    }
+
+
+def trial_news(number: int, arm: str, attempt: int, outcome: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What an event tells of a trial that was started, or ended with an outcome (as JSON)."""
+    told = {name: outcome[name] for name in ("state", "metrics", "reason")} if outcome else {}
+    return {"number": number, "arm": arm, "attempt": attempt, **told}
+
+
+def best_news(number: int, outcome: Outcome) -> dict[str, Any]:
+    """What an event tells of a new best trial."""
+    return {"number": number, "metrics": _finite(outcome.metrics, "metric")}
 
 
 def no_search(search_id: str) -> NotFoundError:
@@ -105,6 +192,23 @@ def already_told(search_id: str, number: int) -> StateConflictError:
     return StateConflictError(f"Trial {number} of search {search_id!r} has its outcome; the first one stays.")
 
 
-def already_ended(search_id: str, state: str) -> StateConflictError:
-    """The error for cancelling a search that ended."""
-    return StateConflictError(f"Search {search_id!r} has ended ({state}); only a search that has not can be cancelled.")
+def late(search_id: str, number: int, attempt: int, current: int) -> LateOutcomeError:
+    """The error for an outcome of an attempt that was given up."""
+    return LateOutcomeError(
+        f"Trial {number} of search {search_id!r} is at attempt {current}; what attempt {attempt} brings is refused."
+    )
+
+
+def already_ended(search_id: str, state: str, done: str) -> StateConflictError:
+    """The error for doing something to a search that ended."""
+    return StateConflictError(f"Search {search_id!r} has ended ({state}); only a search that has not can be {done}.")
+
+
+def changed_since(search_id: str, version: int) -> PreconditionError:
+    """The error for changing a search that another one changed first."""
+    return PreconditionError(f"Search {search_id!r} was changed and is at version {version}; read it again.")
+
+
+def key_used(key: str) -> IdempotencyError:
+    """The error for an idempotency key that comes with another order."""
+    return IdempotencyError(f"The idempotency key {key[:80]!r} came with another order before; take a new one.")

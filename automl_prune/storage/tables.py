@@ -1,15 +1,20 @@
 """The tables, as the newest migration leaves them.
 
-searches ──┬── labels      one row per label, so that a filter is an index look-up
-           ├── snapshots   the strategies' states: large, and so kept off the row that every event updates
+searches ──┬── labels           one row per label, so that a filter is an index look-up
+           ├── snapshots        the strategies' states: large, and so kept off the row that every event updates
+           ├── search_attempts  one row per claim
            ├── trials
-           └── artifacts
+           ├── artifacts
+           ├── events           the outbox
+           └── idempotency_keys
+api_keys
+webhooks ───── webhook_deliveries
 """
 
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, Index, MetaData, String, Text, text
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, Index, Integer, MetaData, String, Text, false, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
@@ -45,8 +50,12 @@ class Base(DeclarativeBase):
         datetime: UtcDateTime(),
         dict[str, Any]: JSON(none_as_null=True),
         list[int]: JSON(),
+        list[str]: JSON(),
         str: String(),
     }
+
+
+Serial = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only what is called INTEGER
 
 
 class SearchRow(Base):
@@ -54,14 +63,10 @@ class SearchRow(Base):
 
     __tablename__ = "searches"
     __table_args__ = (
-        Index(
-            "ix_searches_unfinished",
-            "id",
-            sqlite_where=text("finished_at IS NULL"),
-            postgresql_where=text("finished_at IS NULL"),
-        ),
         Index("ix_searches_state", "state", "id"),
         Index("ix_searches_strategy", "strategy", "id"),
+        Index("ix_searches_tenant", "tenant", "id"),
+        Index("ix_searches_tenant_state", "tenant", "state", "id"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -80,8 +85,25 @@ class SearchRow(Base):
     finished_at: Mapped[datetime | None]
     info: Mapped[dict[str, Any]]
     result: Mapped[dict[str, Any] | None]
+    tenant: Mapped[str] = mapped_column(server_default="default")
+    priority: Mapped[int] = mapped_column(server_default="0")
+    pause_requested: Mapped[bool] = mapped_column(server_default=false())
+    version: Mapped[int] = mapped_column(server_default="1")
+    losses: Mapped[int] = mapped_column(server_default="0")
+    owner: Mapped[str | None]
+    host: Mapped[str | None]
+    best: Mapped[dict[str, Any] | None]
 
     labels: Mapped[list["LabelRow"]] = relationship(lazy="selectin")
+
+
+Index(  # the order of claims
+    "ix_searches_unfinished",
+    SearchRow.priority.desc(),
+    SearchRow.id,
+    sqlite_where=text("finished_at IS NULL"),
+    postgresql_where=text("finished_at IS NULL"),
+)
 
 
 class LabelRow(Base):
@@ -136,3 +158,118 @@ class ArtifactRow(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str]
+
+
+class AttemptRow(Base):
+    """One claim of a search."""
+
+    __tablename__ = "search_attempts"
+
+    search_id: Mapped[str] = mapped_column(ForeignKey("searches.id"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    reason: Mapped[str | None] = mapped_column(Text)
+    lost: Mapped[bool]
+    worker: Mapped[str | None]
+    host: Mapped[str | None]
+    pid: Mapped[int | None]
+
+
+class EventRow(Base):
+    """Something that happened, for those who watch; on PostgreSQL ``txid`` is the transaction that wrote it.
+
+    Numbers are handed out before a transaction commits, so that a watcher of many searches could pass over one that
+    commits late; it reads in order of (txid, id), and only what no running transaction can still add to.
+    """
+
+    __tablename__ = "events"
+    __table_args__ = (
+        Index("ix_events_search_id", "search_id", "id"),
+        Index("ix_events_tenant", "tenant", "txid", "id"),
+        Index("ix_events_txid", "txid", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(Serial, primary_key=True)
+    search_id: Mapped[str] = mapped_column(ForeignKey("searches.id"))
+    tenant: Mapped[str]
+    kind: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    txid: Mapped[int] = mapped_column(BigInteger)
+
+
+class IdempotencyRow(Base):
+    """A client's key and the search it made; the key is written first, and so refers to a search that is yet to come."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index("ix_idempotency_keys_created_at", "created_at"),)
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    search_id: Mapped[str] = mapped_column(ForeignKey("searches.id", deferrable=True, initially="DEFERRED"))
+    created_at: Mapped[datetime]
+
+
+class ApiKeyRow(Base):
+    """A key that opens the service to a tenant; only its digest is kept, and ``hint`` to recognise it by."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (Index("ix_api_keys_digest", "digest", unique=True), Index("ix_api_keys_tenant", "tenant", "id"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant: Mapped[str]
+    name: Mapped[str]
+    scopes: Mapped[list[str]]
+    digest: Mapped[str]
+    hint: Mapped[str]
+    limits: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
+class WebhookRow(Base):
+    """Where a tenant wants its events sent, signed with ``secret``; those up to ``position`` have their deliveries."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (Index("ix_webhooks_tenant", "tenant", "id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant: Mapped[str]
+    url: Mapped[str]
+    secret: Mapped[str]
+    kinds: Mapped[list[str]]
+    created_at: Mapped[datetime]
+    disabled_at: Mapped[datetime | None]
+    failures: Mapped[int]
+    position: Mapped[int] = mapped_column(BigInteger)
+
+
+class DeliveryRow(Base):
+    """One event on its way to one webhook."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index(
+            "ix_webhook_deliveries_due",
+            "next_at",
+            "id",
+            sqlite_where=text("delivered_at IS NULL"),
+            postgresql_where=text("delivered_at IS NULL"),
+        ),
+        Index("ix_webhook_deliveries_event", "webhook_id", "event_id", unique=True),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(Serial, primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"))
+    event_id: Mapped[int] = mapped_column(ForeignKey("events.id"))
+    attempts: Mapped[int]
+    next_at: Mapped[datetime | None]
+    delivered_at: Mapped[datetime | None]
+    status: Mapped[int | None]
+    last_error: Mapped[str | None] = mapped_column(Text)

@@ -22,12 +22,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from automl_prune.errors import FieldError, SpecError, UnknownNameError
 from automl_prune.problem import Problem
 from automl_prune.registry import Registry
 from automl_prune.space import Candidate
+from automl_prune.strict import STRICT, read
 from automl_prune.trial import Trial
 
 STRATEGIES: Registry["type[Strategy]"] = Registry(
@@ -41,7 +42,7 @@ MEASURES = "measures"
 class StrategyOptions(BaseModel):
     """Options of a strategy; subclasses declare fields with defaults, limits and a description."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Strategy(ABC):
         if chosen not in cls.presets:
             raise UnknownNameError(f"preset of strategy {cls.name!r}", chosen, cls.presets, pointer="/strategy/preset")
         try:
-            return cls.Options(**{**cls.presets[chosen], **options})
+            return read(cls.Options, {**cls.presets[chosen], **options})
         except ValidationError as error:
             raise SpecError([_option_error(cls, item) for item in error.errors(include_url=False)]) from None
 

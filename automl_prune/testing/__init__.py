@@ -3,7 +3,8 @@
 import pytest
 
 pytest.register_assert_rewrite(
-    *(f"{__name__}.{part}" for part in ("executor", "store_kit", "store_searches", "store_trials", "strategy"))
+    *(f"{__name__}.{part}" for part in ("executor", "strategy")),
+    *(f"{__name__}.store_{part}" for part in ("kit", "searches", "orders", "attempts", "trials", "events")),
 )
 
 from automl_prune.testing.executor import ExecutorContract  # noqa: E402

@@ -100,6 +100,7 @@ class ExecutorContract:
         assert [(trial.number, trial.attempt) for trial, _ in source.completed] == [(0, 1), (1, 2), (2, 1)]
         assert {outcome.state for _, outcome in source.completed} == {TrialState.COMPLETE}
         assert [outcome.metrics["attempt"] for _, outcome in source.completed] == [1.0, 2.0, 1.0]
+        assert [number for number, _ in source.losses] == [1], "the source hears of it, once"
 
 
 class SourceClosedError(Exception):
@@ -130,6 +131,7 @@ class ScriptedSource:
         self.refuse_after = refuse_after
         self.handed_out = self.asked_in_vain = 0
         self.completed: list[tuple[Trial, Outcome]] = []
+        self.losses: list[tuple[int, str]] = []
         self.stopped_at: float | None = None
         self._asked_at: float | None = None
 
@@ -143,6 +145,11 @@ class ScriptedSource:
         self.handed_out += 1
         number = self.handed_out - 1
         return Trial(number, Candidate((number + 1, 8)), origin={"asked": [number]})
+
+    def retry(self, trial: Trial, cause: str) -> Trial:
+        """The trial, one attempt later; remembers why."""
+        self.losses.append((trial.number, cause))
+        return replace(trial, attempt=trial.attempt + 1)
 
     def complete(self, trial: Trial, outcome: Outcome) -> None:
         """Remember the outcome."""

@@ -22,14 +22,23 @@ DRIVER_WRITES: dict[str, Callable[[Store, str, int], object]] = {
     "save_snapshot": lambda store, search, attempt: store.save_snapshot(search, attempt, {"late": True}),
     "add_artifact": lambda store, search, attempt: store.add_artifact(search, attempt, Artifact("late", 1, "00")),
 }
-READS: dict[str, Callable[[Store, str], object]] = {
-    "get_search": lambda store, search: store.get_search(search),
-    "request_cancel": lambda store, search: store.request_cancel(search),
-    "trials": lambda store, search: store.trials(search),
-    "trial": lambda store, search: store.trial(search, 0),
-    "progress": lambda store, search: store.progress(search),
-    "artifacts": lambda store, search: store.artifacts(search),
+READS: dict[str, Callable[..., object]] = {
+    "get_search": lambda store, search, **of: store.get_search(search, **of),
+    "attempts": lambda store, search, **of: store.attempts(search, **of),
+    "ahead_of": lambda store, search, **of: store.ahead_of(search, **of),
+    "trials": lambda store, search, **of: store.trials(search, **of),
+    "trial": lambda store, search, **of: store.trial(search, 0, **of),
+    "progress": lambda store, search, **of: store.progress(search, **of),
+    "artifacts": lambda store, search, **of: store.artifacts(search, **of),
+    "events": lambda store, search, **of: store.events(search, **of),
 }
+CLIENT_WRITES: dict[str, Callable[..., object]] = {
+    "update_search": lambda store, search, **of: store.update_search(search, name="new", **of),
+    "request_cancel": lambda store, search, **of: store.request_cancel(search, **of),
+    "request_pause": lambda store, search, **of: store.request_pause(search, **of),
+    "request_resume": lambda store, search, **of: store.request_resume(search, **of),
+}
+CLIENT_CALLS = READS | CLIENT_WRITES
 
 
 def trial(number: int, arm: str = "search") -> Trial:

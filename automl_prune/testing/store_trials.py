@@ -10,7 +10,7 @@ from automl_prune.errors import NotFoundError, StateConflictError
 from automl_prune.loop.job import Artifact
 from automl_prune.loop.ports import Store, replay_order
 from automl_prune.space import Candidate
-from automl_prune.testing.store_kit import DRIVER_WRITES, READS, SCORED, UNKNOWN, claimed, driven, trial
+from automl_prune.testing.store_kit import CLIENT_CALLS, DRIVER_WRITES, SCORED, UNKNOWN, claimed, driven, trial
 from automl_prune.trial import Outcome, Trial, TrialState
 
 
@@ -180,11 +180,11 @@ class TrialContract:
 
     # nothing is made up
 
-    @pytest.mark.parametrize("read", READS)
-    def test_an_unknown_search_cannot_be_read(self, store: Store, read: str) -> None:
+    @pytest.mark.parametrize("call", CLIENT_CALLS)
+    def test_an_unknown_search_is_not_found(self, store: Store, call: str) -> None:
         """The refusal names what was asked for."""
         with pytest.raises(NotFoundError, match=UNKNOWN):
-            READS[read](store, UNKNOWN)
+            CLIENT_CALLS[call](store, UNKNOWN)
 
     @pytest.mark.parametrize("write", DRIVER_WRITES)
     def test_an_unknown_search_cannot_be_written(self, store: Store, write: str) -> None:

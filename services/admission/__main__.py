@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
         answers.write(json.dumps(message) + "\n")
         answers.flush()
 
-    logs.configure()
+    logs.configure(settings.log_format, network=arguments[0])
     torch.set_num_threads(1)  # the cores belong to the trials
     try:
         say(_admitted(arguments[0], int(arguments[1]), settings, say))

@@ -3,16 +3,24 @@
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
+from prometheus_client import CollectorRegistry
 
 from automl_prune import plugins
-from automl_prune.loop.ports import Store
-from services.api import openapi, problems, searches, site, trials
+from automl_prune.storage.keys import ApiKeys
+from automl_prune.storage.sql import SqlStore
+from automl_prune.storage.watching import Watcher
+from automl_prune.storage.webhooks import Webhooks
+from services.api import changes, log_files, metrics, openapi, problems, searches, site, streams, trials, webhooks
+from services.api.access import Door, Gate
 from services.api.catalog import catalog
-from services.api.context import Context, Review, Reviews, refuse_other_sites
+from services.api.context import Context, Review, Reviews
+from services.api.feed import Feed
 from services.api.headers import Envelope
+from services.api.heads import Heads
 from services.api.standings import Standings
+from services.api.telemetry import RequestMetrics, Telemetry
 from services.settings import Settings
 
 
@@ -20,11 +28,11 @@ class _App(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, completed once."""
         if self.openapi_schema is None:
-            self.openapi_schema = openapi.complete(super().openapi())
+            self.openapi_schema = openapi.complete(super().openapi(), changes.Change, webhooks.WebhookOrder)
         return self.openapi_schema
 
 
-def create_app(store: Store, settings: Settings, review: Review) -> FastAPI:
+def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     """An app that takes searches into ``store`` and shows what is there; it runs none itself.
 
     Args:
@@ -40,12 +48,19 @@ def create_app(store: Store, settings: Settings, review: Review) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         responses=openapi.PROBLEM_RESPONSE,
-        dependencies=[Depends(refuse_other_sites)],
     )
     app.state.context = Context(store, settings, Reviews(review), catalog(), Standings(store))
+    app.state.feed = Feed(store, Watcher(store.database), settings.max_streams)
+    app.state.webhooks = Webhooks(store)
     problems.install(app)
+    app.add_exception_handler(streams.NothingMoreError, streams.answer_nothing_more)
+    registry = CollectorRegistry()
+    app.state.metrics = metrics.Metrics(registry, store, app.state.feed)
+    app.add_middleware(Heads)
+    app.add_middleware(Gate, door=Door(ApiKeys(store.database), settings))
+    app.add_middleware(Telemetry, metrics=RequestMetrics(registry))
     app.add_middleware(Envelope)
-    for module in (searches, trials, site):
+    for module in (searches, changes, trials, streams, log_files, webhooks, metrics, site):
         app.include_router(module.router)
     app.mount("/web", StaticFiles(directory=site.WEB), name="web")
     return app

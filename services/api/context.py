@@ -1,7 +1,7 @@
 """What routes work with, handed over by ``create_app``, and the few things that they share."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
@@ -13,11 +13,12 @@ from automl_prune.loop.ports import Store
 from automl_prune.loop.spec import SearchSpec
 from services.admission import BusyError
 from services.api import views
+from services.api.access import ANYBODY, Principal, principal_of
 from services.api.bodies import read_json
-from services.api.headers import known_host, same_site
 from services.api.paging import MAX_LIMIT
 from services.api.problems import RequestError
 from services.api.standings import Standings
+from services.api.tenancy import of_tenant
 from services.settings import Settings
 
 Review = Callable[[SearchSpec], Mapping[str, Any]]
@@ -54,6 +55,7 @@ class Context:
     Attributes:
         reviews: Say what a spec amounts to.
         catalog: What can be named in a spec, by kind.
+        principal: Who asks; the store of a request's context holds nothing but what is its tenant's.
     """
 
     store: Store
@@ -61,11 +63,12 @@ class Context:
     reviews: Reviews
     catalog: Mapping[str, Any]
     standings: Standings
+    principal: Principal = ANYBODY
 
     def search_json(self, job: SearchJob) -> dict[str, Any]:
         """A search with how far it is and how well it does."""
         progress = self.store.progress(job.id)
-        best = self.standings.best_by_arm(job, progress)
+        best = self.standings.best_by_arm(job)
         return views.search(job, progress, best, base_url=self.settings.public_url)
 
 
@@ -87,7 +90,8 @@ register_url_convertor("number", _Number())
 
 def _context(request: Request) -> Context:
     context: Context = request.app.state.context
-    return context
+    principal = principal_of(request)
+    return replace(context, store=of_tenant(context.store, principal.tenant), principal=principal)
 
 
 InContext = Annotated[Context, Depends(_context)]
@@ -95,16 +99,6 @@ InContext = Annotated[Context, Depends(_context)]
 
 async def _spec(request: Request, context: InContext) -> SearchSpec:
     return SearchSpec.parse(await read_json(request, context.settings.max_body_bytes))
-
-
-def refuse_other_sites(request: Request, context: InContext) -> None:
-    """Raise RequestError: 421 for a Host that is not ours, 403 when another site's page wants to change something here."""
-    origin, host = request.headers.get("origin"), request.headers.get("host", "")
-    if not known_host(host, context.settings.public_url):
-        detail = "This service answers to this machine's own names; set AUTOML_PRUNE_PUBLIC_URL where it has another one."
-        raise RequestError(421, "misdirected_request", detail)
-    if request.method not in ("GET", "HEAD") and not same_site(origin, host, context.settings.public_url):
-        raise RequestError(403, "cross_origin", "Pages of other sites cannot change anything here.")
 
 
 # U+0000 is the one character that PostgreSQL cannot look for.

@@ -16,6 +16,9 @@ SECURITY = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Automl-Prune-Api": "v1",  # by which clients know that it was this service which answered
 }
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

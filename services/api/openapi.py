@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from automl_prune.loop.spec import SearchSpec
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -43,6 +45,14 @@ SPEC_BODY: dict[str, Any] = {
         "content": {"application/json": {"schema": {"$ref": _REFERENCE.format(model="SearchSpec")}, "example": _EXAMPLE}},
     }
 }
+
+
+def body(model: str) -> dict[str, Any]:
+    """A JSON body of this schema, for routes that read it themselves."""
+    schema = {"schema": {"$ref": _REFERENCE.format(model=model)}}
+    return {"requestBody": {"required": True, "content": {"application/json": schema}}}
+
+
 PROBLEM_RESPONSE: dict[int | str, dict[str, Any]] = {
     "default": {
         "description": "Anything that went wrong.",
@@ -51,12 +61,14 @@ PROBLEM_RESPONSE: dict[int | str, dict[str, Any]] = {
 }
 
 
-def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """``document`` with the schemas that the above refer to."""
-    schema = SearchSpec.model_json_schema(ref_template=_REFERENCE)
-    parts = schema.pop("$defs", {})
+def complete(document: dict[str, Any], *bodies: type[BaseModel]) -> dict[str, Any]:
+    """``document`` with the schemas that the above refer to, and those of ``bodies``."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    schemas.update({**parts, "SearchSpec": schema, "Problem": _PROBLEM})
+    schemas["Problem"] = _PROBLEM
+    models: tuple[type[BaseModel], ...] = (SearchSpec, *bodies)
+    for model in models:
+        schema = model.model_json_schema(ref_template=_REFERENCE)
+        schemas.update({**schema.pop("$defs", {}), model.__name__: schema})
     for operations in document["paths"].values():
         for operation in operations.values():
             operation["responses"].pop("422", None)  # FastAPI's own form of it, which is never sent

@@ -14,7 +14,16 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from automl_prune.errors import FieldError, LeaseLostError, NotFoundError, SpecError, StateConflictError, UserError
+from automl_prune.errors import (
+    FieldError,
+    IdempotencyError,
+    LeaseLostError,
+    NotFoundError,
+    PreconditionError,
+    SpecError,
+    StateConflictError,
+    UserError,
+)
 from services.api.headers import REQUEST_ID, SECURITY, request_id
 
 log = logging.getLogger(__name__)
@@ -26,11 +35,18 @@ class RequestError(Exception):
     """A request that is wrong as HTTP or as JSON, before anybody looks at what it asks for."""
 
     def __init__(
-        self, status: int, code: str, detail: str, *, pointer: str | None = None, retry_after: int | None = None
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        pointer: str | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status, self.code, self.pointer = status, code, pointer
-        self.headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
+        self.headers = dict(headers or {}) | ({"Retry-After": str(retry_after)} if retry_after is not None else {})
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,8 @@ class Problem:
 # The one place where an error class becomes a status; first match wins, whatever is not here is a 500.
 STATUS: Sequence[tuple[type[Exception], int]] = (
     (UserError, 422),
+    (IdempotencyError, 422),
+    (PreconditionError, 412),
     (NotFoundError, 404),
     (StateConflictError, 409),
     (LeaseLostError, 409),
@@ -54,13 +72,16 @@ STATUS: Sequence[tuple[type[Exception], int]] = (
 STORE_ERRORS = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError)
 TITLES = {
     400: "The request cannot be read",
-    403: "The request comes from another site",
+    401: "The request needs a key",
+    403: "The request is not allowed",
     404: "There is no such thing",
     405: "The method is not allowed here",
     409: "The present state does not allow this",
+    412: "It was changed in the meantime",
     413: "The body is too large",
     415: "The body is of the wrong type",
     422: "What was sent cannot be done",
+    429: "Too much at once",
     500: "The service failed",
     503: "The service is not available right now",
 }
@@ -114,7 +135,8 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
     if problem.status >= 500:
         # Not the error itself: SQLAlchemy's quotes the statement with everything that was sent.
         cause = getattr(error, "orig", None) or type(error).__name__
-        log.error("%s %r: %s (request %s)", request.method, request.scope["path"], cause, request_id(request.scope))
+        about = {"request_id": request_id(request.scope)}
+        log.error("%s %r: %s", request.method, request.scope["path"], cause, extra=about)
     return response_of(problem, request)
 
 
@@ -125,7 +147,10 @@ def _of_http(error: HTTPException) -> Problem:
         405: "This path does not take this method; the Allow header lists those it takes.",
     }
     detail = details.get(error.status_code, str(error.detail))
-    return Problem(error.status_code, code, detail, headers=error.headers or {})
+    headers = dict(error.headers or {})
+    if "GET" in (allowed := headers.get("Allow", "").split(", ")) and "HEAD" not in allowed:
+        headers["Allow"] = ", ".join(["GET", "HEAD", *sorted(set(allowed) - {"GET"})])  # every GET is answered to HEAD too
+    return Problem(error.status_code, code, detail, headers=headers)
 
 
 def _fields(error: Exception) -> Sequence[FieldError]:

@@ -7,25 +7,36 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Response
 
 from automl_prune.errors import StateConflictError, UserError
-from automl_prune.loop.job import SearchState
-from services.api import views
-from services.api.context import InContext, Limit, PageToken, SearchId, Spec, Text
+from automl_prune.loop.job import SearchState, Submission
+from automl_prune.loop.spec import SearchSpec
+from services.api import idempotency, views
+from services.api.context import Context, InContext, Limit, PageToken, SearchId, Spec, Text
 from services.api.openapi import SPEC_BODY
 from services.api.paging import page, read_search_token
-from services.api.standings import ARMS, front, objective, scored
+from services.api.standings import objective
 
 router = APIRouter(prefix="/v1", tags=["searches"])
 
 
 @router.post("/searches", status_code=201, openapi_extra=SPEC_BODY)
-async def submit(spec: Spec, context: InContext, response: Response) -> dict[str, Any]:
+async def submit(
+    spec: Spec, context: InContext, response: Response, idempotency_key: idempotency.Key = None
+) -> dict[str, Any]:
     """Order a search; it is durable once this answers, and its life is followed at the Location."""
     await context.reviews.of(spec)
-    job = await to_thread.run_sync(
-        lambda: context.store.add_search(spec.model_dump(mode="json"), name=spec.name, labels=spec.labels)
-    )
-    response.headers["Location"] = views.search_path(job, context.settings.public_url)
-    return await to_thread.run_sync(context.search_json, job)
+    placed = await to_thread.run_sync(_place, context, spec, idempotency_key)
+    response.headers["Location"] = views.search_path(placed.job, context.settings.public_url)
+    if placed.replayed:
+        response.headers[idempotency.REPLAYED] = "true"
+    return views.search(idempotency.as_ordered(placed.job, spec), {}, {}, base_url=context.settings.public_url)
+
+
+def _place(context: Context, spec: SearchSpec, key: str | None) -> Submission:
+    body = spec.model_dump(mode="json")
+    told: dict[str, Any] = {"name": spec.name, "labels": spec.labels, "priority": spec.priority}
+    if key is None:
+        return Submission(context.store.add_search(body, **told), replayed=False)
+    return context.store.add_search_once(body, **told, idempotency=idempotency.once(key, spec))
 
 
 @router.post("/searches:validate", openapi_extra=SPEC_BODY)
@@ -54,12 +65,6 @@ def list_searches(
     return page(found, limit, context.search_json, lambda job: job.id)
 
 
-@router.get("/searches/{search_id:id}")
-def get_search(search_id: SearchId, context: InContext) -> dict[str, Any]:
-    """One search: its state, how far it is, and the best it found so far next to its controls."""
-    return context.search_json(context.store.get_search(search_id))
-
-
 @router.post("/searches/{search_id:id}:cancel", status_code=202)
 def cancel(search_id: SearchId, context: InContext) -> dict[str, Any]:
     """Stop a search: at once while it is queued, else as soon as its driver notices."""
@@ -81,7 +86,7 @@ def get_pareto(search_id: SearchId, context: InContext) -> dict[str, Any]:
     """The trade-off between the objective and the first budget's metric, for the search and for its controls."""
     job = context.store.get_search(search_id)
     aim, cost = objective(job), str(job.spec["budgets"][0]["metric"])
-    fronts = {arm: front(scored(context.store, job.id, arm, [aim.metric, cost]), aim, cost) for arm in ARMS}
+    fronts = context.standings.fronts(job, cost, context.store.progress(job.id))
     return views.pareto(job, aim, cost, fronts)
 
 

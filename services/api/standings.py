@@ -1,67 +1,56 @@
-"""How well a search does so far: its full network, and the best trial of each arm that keeps within the budgets."""
+"""How well a search does so far: its full network, the best trial of each arm, and what trades off against what."""
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from automl_prune.loop.arms import CONTROLS, SEARCH
+from automl_prune.loop.arms import CONTROLS
 from automl_prune.loop.job import SearchJob, StoredTrial
 from automl_prune.loop.ports import Store
+from automl_prune.loop.standing import BASE, SEARCH
+from automl_prune.loop.standing import objective as objective_of
 from automl_prune.pareto import non_dominated
 from automl_prune.problem import Objective
 from automl_prune.trial import TrialState
 
-BASE = "base"
 ARMS = (SEARCH, *CONTROLS)
 """The arms whose trials compete; together they are the evaluations that were ordered."""
 
-Bounds = tuple[tuple[str, float, float], ...]
-
 
 class Standings:
-    """Best trials by arm, remembered for as long as no further trial completes.
+    """Best trials and fronts by arm, remembered for as long as they hold.
 
-    A trial has only one outcome, ever, so a search and its number of complete trials name the set that was compared.
+    A trial has only one outcome, ever: so a best trial's number names all there is to say about it, and a search and its
+    number of complete trials name the set that a front was made of.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._remembered = lru_cache(maxsize=1024)(self._best)
+        self._one_at_a_time = threading.Lock()
+        self._trial = lru_cache(maxsize=4096)(store.trial)
+        self._front = lru_cache(maxsize=256)(self._make_front)
 
-    def best_by_arm(self, job: SearchJob, progress: Mapping[str, Mapping[str, int]]) -> dict[str, StoredTrial]:
-        """The best trial of each arm that has one, and the full network's as ``base``, which no budget binds.
+    def best_by_arm(self, job: SearchJob) -> dict[str, StoredTrial]:
+        """The best trial within the budgets of each arm that has one, and the full network's as ``base``."""
+        return {arm: self._trial(job.id, job.best[arm].number) for arm in (BASE, *ARMS) if arm in job.best}
 
-        ``progress`` counts trials by arm and state.
-        """
-        found = {}
-        for arm in (BASE, *ARMS):
+    def fronts(self, job: SearchJob, cost: str, progress: Mapping[str, Mapping[str, int]]) -> dict[str, list[StoredTrial]]:
+        """The trade-off between the objective and a cost by arm; ``progress`` counts trials by arm and state."""
+        aim = objective(job)
+        found: dict[str, list[StoredTrial]] = {}
+        for arm in ARMS:
             complete = progress.get(arm, {}).get(TrialState.COMPLETE, 0)
-            limits = () if arm == BASE else bounds(job)
-            if complete and (best := self._remembered(job.id, arm, complete, objective(job), limits)):
-                found[arm] = best
+            with self._one_at_a_time:  # whoever asks for the same meanwhile finds it remembered
+                found[arm] = list(self._front(job.id, arm, complete, aim, cost)) if complete else []
         return found
 
-    def _best(self, search_id: str, arm: str, complete: int, aim: Objective, limits: Bounds) -> StoredTrial | None:
-        within = [t for t in scored(self._store, search_id, arm, [aim.metric]) if is_within(t.trial.metrics, limits)]
-        return min(within, key=lambda t: (_loss(t, aim), t.trial.number), default=None)
+    def _make_front(self, search_id: str, arm: str, complete: int, aim: Objective, cost: str) -> tuple[StoredTrial, ...]:
+        return tuple(front(scored(self._store, search_id, arm, [aim.metric, cost]), aim, cost))
 
 
 def objective(job: SearchJob) -> Objective:
     """What the search optimises."""
-    metric = str(job.spec.get("objective", "top1"))
-    return Objective(metric, maximize=metric != "loss")
-
-
-def bounds(job: SearchJob) -> Bounds:
-    """Absolute budgets as (metric, min, max), once the driver has worked them out."""
-    return tuple(
-        (str(b["metric"]), float(b.get("min") or 0), float("inf") if b.get("max") is None else float(b["max"]))
-        for b in job.info.get("budgets", ())
-    )
-
-
-def is_within(metrics: Mapping[str, float], limits: Bounds) -> bool:
-    """Whether no metric that was reported breaks its budget."""
-    return all(low <= metrics[metric] <= high for metric, low, high in limits if metric in metrics)
+    return objective_of(job.spec)
 
 
 def scored(store: Store, search_id: str, arm: str, metrics: Iterable[str]) -> list[StoredTrial]:

@@ -99,7 +99,7 @@ def _progress(job: SearchJob, arms: Progress) -> dict[str, Any]:
 
 def _links(job: SearchJob, base_url: str | None) -> dict[str, str | None]:
     here = search_path(job, base_url)
-    parts = {part: f"{here}/{part}" for part in ("trials", "best", "pareto", "artifacts")}
+    parts = {part: f"{here}/{part}" for part in ("trials", "best", "pareto", "artifacts", "events", "logs")}
     page = f"{_root(base_url)}/searches/{job.id}"
     return {"self": here, **parts, "page": page, "ray_dashboard": job.info.get("links", {}).get("ray_dashboard")}
 

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from services.cli import database, demo, listings, local, names, orders, results, serve, spaces
+from services.cli import database, demo, keys, launch, listings, local, names, orders, results, serve, spaces, streams
 from services.cli.failures import Guarded
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
-    "Start here": {"demo": demo.demo, "serve": serve.serve, "run": local.run},
+    "Start here": {"demo": demo.demo, "serve": serve.serve, "launch": launch.launch, "run": local.run},
     "Searches": {
         "submit": orders.submit,
         "validate": orders.validate,
@@ -21,6 +21,8 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
         "trials": listings.trials,
         "best": results.best,
         "export": results.export,
+        "events": streams.events,
+        "logs": streams.logs,
         "cancel": orders.cancel,
     },
     "What a SearchSpec can name": {
@@ -40,6 +42,7 @@ app = typer.Typer(
 for panel, commands in COMMANDS.items():
     for name, command in commands.items():
         app.command(name, rich_help_panel=panel)(command)
+app.add_typer(keys.app, name="keys", rich_help_panel="Start here")
 app.add_typer(database.app, name="db", rich_help_panel="Start here")
 
 

@@ -1,11 +1,14 @@
 """The service over HTTP: JSON in and out, problems as exceptions that read as sentences."""
 
 import hashlib
+import json
 import os
+import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +19,9 @@ from services.cli.text import Json
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PAGE = 200
+_STREAM_TIMEOUT = httpx.Timeout(60, connect=5)  # an open stream is never silent for longer than 15 s
+_PAUSES = (0.5, 2.0)
+"""Seconds before an order is sent again."""
 _TIMEOUT = httpx.Timeout(600, connect=5)  # a network that nobody ordered before is traced and verified on submit
 
 
@@ -29,6 +35,10 @@ class RefusedError(Exception):
 
 class UnreachableError(Exception):
     """Nobody answers at the server's address, or not as this service does."""
+
+
+class LostError(UnreachableError):
+    """The server was reached, but what it answered was not, or it could not answer just now."""
 
 
 class Client:
@@ -47,6 +57,8 @@ class Client:
             address = httpx.URL()
         if address.scheme not in ("http", "https") or not address.host:
             raise RefusedError(0, f"{server!r} is no server address; write one like http://127.0.0.1:8422.")
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise RefusedError(0, "An API key is aps_ and 72 letters and digits; this one has other characters.")
         self._http = httpx.Client(
             base_url=self.server,
             timeout=_TIMEOUT,
@@ -61,8 +73,14 @@ class Client:
         self._http.close()
 
     def submit(self, spec: object) -> Json:
-        """Order a search."""
-        return self._json("POST", "/v1/searches", json=spec)
+        """Order a search, once: an order whose answer got lost is sent again under the same key."""
+        key = {"Idempotency-Key": uuid.uuid4().hex}
+        for pause in _PAUSES:
+            try:
+                return self._json("POST", "/v1/searches", json=spec, headers=key)
+            except LostError:
+                time.sleep(pause)
+        return self._json("POST", "/v1/searches", json=spec, headers=key)
 
     def validate(self, spec: object) -> Json:
         """Check an order without placing it."""
@@ -87,6 +105,19 @@ class Client:
     def cancel(self, search_id: str) -> Json:
         """Stop a search."""
         return self._json("POST", f"{_path(search_id)}:cancel")
+
+    def events(self, search_id: str, after: str | None) -> Iterator[Json]:
+        """What happens to a search after an event, or from its beginning, to its end or the server's."""
+        place = {"Last-Event-ID": after} if after else {}
+        with self._stream(f"{_path(search_id)}/events", place, _STREAM_TIMEOUT) as response:
+            for line in response.iter_lines():
+                if line.startswith("data: "):
+                    yield json.loads(line.removeprefix("data: "))
+
+    def log(self, search_id: str, offset: int | None) -> tuple[str, int]:
+        """A piece of a search's log, and where the next one begins; with no ``offset`` the last one there is."""
+        with self._stream(f"{_path(search_id)}/logs{'' if offset is None else f'?offset={offset}'}", {}) as response:
+            return response.read().decode(errors="replace"), int(response.headers["Log-Next-Offset"])
 
     def download(self, search_id: str, name: str, target: Path) -> None:
         """Fetch a file of a search; ``target`` appears complete and with the recorded SHA-256, or not at all."""
@@ -129,8 +160,10 @@ class Client:
             return _checked(response, self.server)
 
     @contextmanager
-    def _stream(self, path: str) -> Iterator[httpx.Response]:
-        with self._reached(), self._http.stream("GET", path) as response:
+    def _stream(
+        self, path: str, headers: Mapping[str, str] = MappingProxyType({}), timeout: httpx.Timeout = _TIMEOUT
+    ) -> Iterator[httpx.Response]:
+        with self._reached(), self._http.stream("GET", path, headers=headers, timeout=timeout) as response:
             if response.is_error:
                 response.read()
                 _checked(response, self.server)
@@ -142,6 +175,8 @@ class Client:
             yield
         except httpx.TimeoutException:
             raise UnreachableError(f"{self.server} does not answer in time.") from None
+        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
+            raise LostError(f"{self.server} closed the connection before it answered ({error}).") from None
         except httpx.TransportError as error:
             hint = "start one with 'automl-prune serve', or name another with --server"
             raise UnreachableError(f"No server can be reached at {self.server} ({error}); {hint}.") from None
@@ -157,10 +192,12 @@ def _checked(response: httpx.Response, server: str) -> Json:
         data = response.json()
     except ValueError:
         data = None
-    if not isinstance(data, dict) or (response.is_error and "code" not in data) or response.is_redirect:
+    foreign = "automl-prune-api" not in response.headers
+    if foreign or not isinstance(data, dict) or (response.is_error and "code" not in data) or response.is_redirect:
         raise UnreachableError(f"{server} answers (status {response.status_code}), but not as automl-prune does.")
     if response.status_code >= 500:
-        raise UnreachableError(f"{server}: {data['detail']} (request {data.get('request_id')})")
+        cls = LostError if response.status_code in (502, 503, 504) else UnreachableError
+        raise cls(f"{server}: {data['detail']} (request {data.get('request_id')})")
     if response.is_error:
         errors = tuple(FieldError(e["pointer"], e["detail"], e["code"]) for e in data.get("errors", ()))
         raise RefusedError(response.status_code, data["detail"], errors)

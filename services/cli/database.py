@@ -18,21 +18,24 @@ app = typer.Typer(help="The database's schema.", no_args_is_help=True)
 def upgrade(home: Home = None, as_json: AsJson = False) -> None:
     """Bring the database to the newest schema; creates it when there is none."""
     from automl_prune.storage import migrate
+    from services.database import database_url
     from services.settings import load_settings
 
     settings = load_settings(home=home)
     settings.home.mkdir(parents=True, exist_ok=True)
+    url = database_url(settings)
     with answering():
-        migrate.upgrade(settings.database_url)
-    _print_revision(settings.database_url, as_json)
+        migrate.upgrade(url)
+    _print_revision(url, as_json)
 
 
 @app.command()
 def current(home: Home = None, as_json: AsJson = False) -> None:
     """Show the database's schema revision and the newest one."""
+    from services.database import database_url
     from services.settings import load_settings
 
-    _print_revision(load_settings(home=home).database_url, as_json)
+    _print_revision(database_url(load_settings(home=home)), as_json)
 
 
 def _print_revision(url: str, as_json: bool) -> None:
@@ -48,20 +51,20 @@ def _print_revision(url: str, as_json: bool) -> None:
 
 def _exists(url: str) -> bool:
     """False for a SQLite file that is not there: opening it, just to look, would create it."""
-    from sqlalchemy.engine import make_url
+    from automl_prune.storage.engine import parse
 
-    parsed = make_url(url)
+    parsed = parse(url)
     return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").is_file()
 
 
 @contextmanager
 def answering() -> Iterator[None]:
     """Raise UserError, instead of what SQLAlchemy raises, when the database cannot be opened."""
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy.exc import DBAPIError
 
     try:
         yield
-    except OperationalError as error:
-        raise UserError(f"The database cannot be opened: {str(error.orig).strip()}.") from None
+    except DBAPIError as error:
+        raise UserError(f"The database cannot be opened: {' '.join(str(error.orig).split())}.") from None
     except ModuleNotFoundError as error:
         raise UserError(f"This database needs the Python package {error.name!r}; install it.") from None

@@ -79,7 +79,7 @@ def search_here(plan: "Plan", settings: Settings, folder: Path, display: Display
 
     def seen() -> Json:
         now, progress = store.get_search(search_id), store.progress(search_id)
-        return view(now, progress, standings.best_by_arm(now, progress), base_url=None)
+        return view(now, progress, standings.best_by_arm(now), base_url=None)
 
     executor = make_executor(plan, search_id, settings)
     with cluster(executor, settings):

@@ -1,19 +1,23 @@
 """``automl-prune serve``: the HTTP service, and the launcher that runs what it takes in."""
 
 import logging
+import os
 import socket
 import subprocess
+import sys
 import threading
 from contextlib import nullcontext
 from types import TracebackType
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from automl_prune.errors import UserError
+from services import logs, ray_auth
 from services.cli import children
 from services.cli.client import LOOPBACK
 from services.cli.database import answering
+from services.cli.keys import opened
 from services.cli.options import DataRoot, Home, WeightsRoot
 from services.settings import Settings, load_settings
 
@@ -25,7 +29,7 @@ RESTART_SECONDS = 2.0
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on: 127.0.0.1, localhost or ::1.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; beyond this machine only with API keys.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
     home: Home = None,
     data_root: DataRoot = None,
@@ -34,53 +38,59 @@ def serve(
 ) -> None:
     """Take searches over HTTP and run them; Ctrl-C stops."""
     settings = load_settings(host=host, port=port, home=home, data_root=data_root, weights_root=weights_root)
+    if settings.host not in LOOPBACK:
+        require_keys(settings)
+    ray_auth.require_closed(settings)
     listening = listen(settings.host, settings.port)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("automl_prune").setLevel(logging.INFO)
+    logs.configure(settings.log_format)
     with children.stoppable(), listening:
         try:
             with Launched(settings) if launcher else nullcontext():
                 _answer(settings, listening)
         except KeyboardInterrupt:
             log.info("stopped")
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """End the process at once: everything is closed, and taking libraries apart piece by piece would take seconds."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def require_keys(settings: Settings) -> None:
+    """Raise UserError unless there is an API key: without one, whoever reaches this machine could run searches."""
+    with opened(settings) as keys:
+        if not keys.exist():
+            raise UserError(
+                f"Listening on {settings.host!r} would let everyone who reaches this machine run searches: make an API key "
+                f"first, with 'automl-prune keys create NAME', or listen on {', '.join(LOOPBACK)}."
+            )
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket of this machine; raises UserError for any other address, or when the port is taken."""
-    if host not in LOOPBACK:
-        raise UserError(
-            f"Listening on {host!r} would let everyone who reaches this machine run searches, because the service has no "
-            f"API keys yet; listen on {', '.join(LOOPBACK)}, behind a proxy that checks who is calling where others need it."
-        )
+    """A listening socket of this machine; raises UserError when there is no such address, or the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise UserError(f"Port {port} of {host} cannot be used: {error.strerror}; name another with --port.") from None
+        said = error.strerror or type(error).__name__
+        raise UserError(f"Port {port} of {host} cannot be used: {said}; name another with --port or --host.") from None
 
 
 def _answer(settings: Settings, listening: socket.socket) -> None:
     """Serve until a signal ends it."""
-    import uvicorn
-
     from services.api.app import create_app
+    from services.api.server import Server
     from services.wiring import open_store, reviewer
 
     with answering():
         store = open_store(settings)
     app = create_app(store, settings, reviewer(settings))
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        ws="none",
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
     name = f"[{settings.host}]" if ":" in settings.host else settings.host
     typer.echo(f"automl-prune is listening on http://{name}:{listening.getsockname()[1]}")
-    uvicorn.Server(config).run(sockets=[listening])
+    Server(app, grace_seconds=GRACE_SECONDS).run(sockets=[listening])
 
 
 class Launched:

@@ -11,7 +11,20 @@ from automl_prune.errors import UserError
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML whose plain scalars mean the same as in JSON: ``62.7e6`` is a number, and a date stays text."""
+    """Safe YAML whose plain scalars mean the same as in JSON: ``62.7e6`` is a number, and a date stays text.
+
+    A field that is given twice is refused, instead of the second one being taken.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        """The mapping's items; raises ConstructorError where a key comes again."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else ""
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{name[:80]!r} is given twice", key.start_mark)
+            seen |= {name} - {"", "<<"}
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -27,11 +40,17 @@ _Loader.add_implicit_resolver(
 )
 
 
+_NEEDED = ("search_space", "dataset", "strategy", "budgets")
+
+
 def read_spec(path: Path) -> Any:
     """The file as JSON data, whatever it holds; raises UserError when it cannot be read as that."""
     try:
-        text = path.read_text(encoding="utf-8")
-        data = json.loads(text) if path.suffix.lower() == ".json" else yaml.load(text, Loader=_Loader)
+        text = path.read_text(encoding="utf-8-sig")
+        is_json = path.suffix.lower() == ".json" and text.strip()
+        data = json.loads(text, object_pairs_hook=_once) if is_json else yaml.load(text, Loader=_Loader)
+        if data is None:
+            raise UserError(f"{path} is empty; a SearchSpec has at least {', '.join(_NEEDED)}.")
         return json.loads(json.dumps(data, allow_nan=False))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
@@ -45,3 +64,12 @@ def read_spec(path: Path) -> Any:
         raise UserError(f"{path} is not UTF-8 at byte {error.start}.") from None
     except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} holds something that JSON cannot say: {error}.") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the field {key[:80]!r} is given twice in one object")
+        found[key] = value
+    return found

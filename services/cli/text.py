@@ -25,6 +25,11 @@ def echo_json(data: object) -> None:
     typer.echo(json.dumps(data, indent=1, allow_nan=False))
 
 
+def echo_line(data: object) -> None:
+    """JSON on one line of stdout."""
+    typer.echo(json.dumps(data, allow_nan=False))
+
+
 def clean(text: object) -> str:
     """Text from elsewhere without control characters, which terminals would obey; None becomes nothing."""
     return "" if text is None else "".join(c if c.isprintable() else " " for c in str(text))

@@ -3,20 +3,25 @@
 import signal
 import threading
 
-from services import logs
+from automl_prune.storage.webhooks import Webhooks
+from services import logs, ray_auth
 from services.launcher.launcher import Launcher
-from services.settings import load_settings
+from services.settings import Settings, load_settings
+from services.webhooks.sender import Sender
 from services.wiring import open_store
 
 
-def main() -> None:
-    """Launch searches until SIGTERM or SIGINT."""
-    logs.configure()
+def main(settings: Settings | None = None) -> None:
+    """Launch searches until SIGTERM or SIGINT; without ``settings``, with those of the environment."""
+    settings = settings or load_settings()
+    logs.configure(settings.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    settings = load_settings()
-    Launcher(open_store(settings), settings).run(stop)
+    ray_auth.require_closed(settings)
+    store = open_store(settings)
+    with Sender(Webhooks(store), settings).running():
+        Launcher(store, settings).run(stop)
 
 
 if __name__ == "__main__":

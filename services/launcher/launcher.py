@@ -16,6 +16,8 @@ from automl_prune.errors import AutomlPruneError
 from automl_prune.execution import connect
 from automl_prune.loop.job import SearchJob, SearchState
 from automl_prune.loop.ports import Store
+from services.launcher.cluster import Cluster
+from services.launcher.liveness import Mark
 from services.settings import Settings, environment
 
 log = logging.getLogger("automl_prune.launcher")
@@ -47,13 +49,17 @@ class Launcher:
         self._running: list[Running] = []
         self._ray = ExitStack()
         self._ray_address = settings.ray_address
+        self._cluster, self._mark = Cluster(settings), Mark(settings)
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set, then stop the drivers."""
         with self._ray:
+            self._ray.callback(self._mark.remove)
+            self._ray.callback(self._cluster.leave)
             while not stop.wait(POLL_SECONDS):
                 try:
                     self.step()
+                    self._mark.renew()
                 except Exception:
                     log.exception("the store did not answer; trying again")
             self.stop_all()
@@ -63,7 +69,7 @@ class Launcher:
         for running in [r for r in self._running if r.process.poll() is not None]:
             self._running.remove(running)
             self._settle(running)
-        if len(self._running) < self._settings.max_running:
+        if len(self._running) < self._settings.max_running and self._cluster.reachable():
             job = self._store.claim(lease_seconds=max(STARTING_SECONDS, self._settings.lease_seconds))
             if job is not None:
                 self._take(job)
@@ -109,6 +115,7 @@ class Launcher:
 
         It puts its authentication into this process's environment, where drivers inherit it from.
         """
+        self._cluster.join()
         if self._ray_address is None:
             connection = self._ray.enter_context(connect(None, num_cpus=self._settings.workers))
             self._ray_address = connection.address

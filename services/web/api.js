@@ -1,5 +1,7 @@
 // Talking to the service, which answers errors as RFC 9457 problems.
 
+import { authorization } from "./key.js";
+
 export class Problem extends Error {
   constructor(status, detail) {
     super(detail);
@@ -8,7 +10,7 @@ export class Problem extends Error {
 }
 
 export async function call(path, options) {
-  const response = await fetch(path, { headers: { Accept: "application/json" }, ...options });
+  const response = await fetch(path, { headers: { Accept: "application/json", ...authorization() }, ...options });
   if (response.ok) return response.json();
   const problem = await response.json().catch(() => ({}));
   throw new Problem(response.status, problem.detail ?? `${path} answered ${response.status}.`);
@@ -44,7 +46,7 @@ export async function keepFresh(refresh) {
       trouble.hidden = true;
       if (done) return;
     } catch (error) {
-      if (error instanceof Problem && error.status === 404) throw error;
+      if (error instanceof Problem && [401, 403, 404].includes(error.status)) throw error;
       trouble.textContent = error instanceof Problem ? error.message : "The service does not answer; trying again.";
       trouble.hidden = false;
     }

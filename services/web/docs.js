@@ -2,13 +2,19 @@
 
 import { call } from "./api.js";
 import { h } from "./dom.js";
+import { askForKey } from "./key.js";
 
-const description = await call("/openapi.json");
+const main = document.getElementById("main");
+const description = await call("/openapi.json").catch((error) => {
+  if (error.status === 401) askForKey(main, error.message);
+  else main.append(error.message);
+  return new Promise(() => {});  // nothing more to show
+});
 const operations = Object.entries(description.paths).flatMap(([path, verbs]) =>
   Object.entries(verbs).map(([verb, operation]) => ({ path, verb, ...operation })));
 const tags = [...new Set(operations.map((operation) => operation.tags[0]))];
 
-document.getElementById("main").replaceChildren(
+main.replaceChildren(
   h("div", { class: "heading" }, h("h1", null, `${description.info.title} API`), h("span", { class: "muted" }, `version ${description.info.version}`)),
   h("p", null, "Every error is an ", h("code", null, "application/problem+json"), " with ", h("code", null, "code"), ", ", h("code", null, "request_id"),
     " and ", h("code", null, "errors"), ". The whole description is ", h("a", { href: "/openapi.json" }, "/openapi.json"), "."),

@@ -55,6 +55,13 @@ def test_more_than_any_machine_has_is_refused_at_once(local_ray: Connection) -> 
         ActorsExecutor(SEARCH, cpu=64).run(ScriptedSource(1), partial(build, score))
 
 
+@pytest.mark.timeout(60)
+def test_workers_that_there_is_no_room_for_keep_no_trial_to_themselves(local_ray: Connection) -> None:
+    source = ScriptedSource(5)
+    ActorsExecutor(SEARCH, workers=3).run(source, partial(build, score))
+    assert sorted(trial.number for trial, _ in source.completed) == list(range(5)), "Ray here has two processors"
+
+
 def test_one_and_a_half_gpus_are_refused(local_ray: Connection) -> None:
     with pytest.raises(UserError, match=r"not 1\.5") as caught:
         ActorsExecutor(SEARCH, gpu=1.5).run(ScriptedSource(1), partial(build, score))

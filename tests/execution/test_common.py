@@ -3,8 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from automl_prune.execution.common import after_loss, clip, evaluate_safely, sentence, threads
+from automl_prune.execution.common import Losses, clip, evaluate_safely, sentence, threads
 from automl_prune.space import Candidate
+from automl_prune.testing.executor import ScriptedSource
 from automl_prune.trial import Outcome, Trial, TrialState
 
 TRIAL = Trial(7, Candidate((8,)))
@@ -38,13 +39,16 @@ def test_the_traceback_is_logged_and_not_in_the_reason(caplog: pytest.LogCapture
     assert "Traceback" in caplog.text
 
 
-@pytest.mark.parametrize(("attempt", "more"), [(1, True), (2, True), (3, False), (9, False)])
-def test_a_lost_worker_is_another_attempt_until_there_were_enough(attempt: int, more: bool) -> None:
-    following = after_loss(Trial(7, Candidate((8,)), attempt=attempt), "out of memory", max_attempts=3)
-    if more:
-        assert following == Trial(7, Candidate((8,)), attempt=attempt + 1)
-    else:
-        assert following == Outcome.failed(f"{attempt} attempts, last worker died: out of memory")
+def test_a_lost_worker_is_another_attempt_until_there_were_enough() -> None:
+    source = ScriptedSource(9)
+    losses = Losses(source, most=3)
+    second = losses.after(TRIAL, "out of memory")
+    assert second == Trial(7, Candidate((8,)), attempt=2)
+    assert losses.after(Trial(8, Candidate((8,)), attempt=4), "gone") == Trial(8, Candidate((8,)), attempt=5)
+    third = losses.after(Trial(7, Candidate((8,)), attempt=2), "out of memory")
+    assert third == Trial(7, Candidate((8,)), attempt=3)
+    assert losses.after(Trial(7, Candidate((8,)), attempt=3), "gone") == Outcome.failed("3 attempts, last worker died: gone")
+    assert source.losses == [(7, "out of memory"), (8, "gone"), (7, "out of memory")]
 
 
 def test_reasons_are_one_line_of_bounded_length() -> None:

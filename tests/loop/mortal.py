@@ -72,9 +72,11 @@ class MortalStore(SqlStore):
         with self._writing(f"start {number}"):
             return super().record_start(search_id, attempt, number)
 
-    def record_outcome(self, search_id: str, attempt: int, number: int, outcome: Outcome) -> int:
+    def record_outcome(
+        self, search_id: str, attempt: int, number: int, outcome: Outcome, *, trial_attempt: int | None = None
+    ) -> int:
         with self._writing(f"outcome {number}"):
-            return super().record_outcome(search_id, attempt, number, outcome)
+            return super().record_outcome(search_id, attempt, number, outcome, trial_attempt=trial_attempt)
 
     def save_snapshot(self, search_id: str, attempt: int, snapshot: Mapping[str, Any]) -> None:
         with self._writing("snapshot"):

@@ -121,6 +121,16 @@ def test_a_killed_driver_is_continued_with_the_same_asks(after: int, in_flight: 
     assert by_number == {t.number: t.candidate for t in undisturbed()}
 
 
+def test_snapshots_are_farther_apart_the_more_there_is_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("automl_prune.loop.controller.SNAPSHOT_EVERY", 3)
+    monkeypatch.setattr("automl_prune.loop.controller.SNAPSHOT_PART", 2)
+    store, written = MemoryStore(), []
+    controller = control(store, claimed(store), trials=30, controls=())
+    monkeypatch.setattr(store, "save_snapshot", lambda *_: written.append(len(controller.history)))
+    finish(controller, 30)
+    assert written == [3, 6, 11, 21]
+
+
 def test_a_snapshot_covers_what_came_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("automl_prune.loop.controller.SNAPSHOT_EVERY", 7)
     store = MemoryStore()
@@ -156,6 +166,19 @@ def test_a_second_outcome_is_ignored() -> None:
     controller.complete(trial, outcome(trial))
     controller.complete(trial, Outcome.failed("late"))
     assert controller.history[0].state is TrialState.COMPLETE
+
+
+def test_a_lost_worker_is_recorded_as_another_attempt() -> None:
+    store = MemoryStore()
+    job = claimed(store)
+    controller = control(store, job)
+    trial = controller.next()
+    assert trial is not None
+    again = controller.retry(trial, "killed")
+    assert (again.number, again.attempt, again.candidate) == (trial.number, 2, trial.candidate)
+    assert store.trial(job.id, trial.number).trial.attempt == 2
+    controller.complete(again, outcome(again))
+    assert [t.number for t in controller.history] == [trial.number]
 
 
 class Raising:

@@ -11,7 +11,7 @@ from automl_prune.evaluation.evaluator import CandidateEvaluator
 from automl_prune.evaluation.scoring import score
 from automl_prune.evaluation.weights import fit, load_state_dict_file
 from automl_prune.execution.inline import InlineExecutor
-from automl_prune.loop.arms import BASE, SEARCH
+from automl_prune.loop.standing import BASE, SEARCH
 from automl_prune.loop.job import SearchJob, SearchState
 from automl_prune.loop.plan import Plan, Roots, make_plan
 from automl_prune.loop.run import run_search
@@ -171,6 +171,9 @@ def test_lost_weights_fail_the_trial_and_are_never_replaced(run: Run, tmp_path: 
         def next(self) -> Trial | None:
             self.finished, given, self.trial = self.trial is None, self.trial, None
             return given
+
+        def retry(self, trial: Trial, cause: str) -> Trial:
+            raise AssertionError(cause)
 
         def complete(self, trial: Trial, outcome: Outcome) -> None:
             outcomes.append(outcome)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from automl_prune.loop.arms import SEARCH
+from automl_prune.loop.standing import SEARCH
 from automl_prune.loop.job import SearchJob, SearchState
 from automl_prune.loop.plan import Roots
 from automl_prune.storage.sql import SqlStore

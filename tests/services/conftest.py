@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -25,6 +24,7 @@ from automl_prune.storage.sql import SqlStore
 from automl_prune.trial import Outcome, Trial, TrialState
 from services.api.app import create_app
 from services.api.context import Review
+from services.api.server import Server
 from services.settings import Settings, load_settings
 
 SPACE = ChannelSpace(("conv1", "conv2"), (tuple(range(4, 17, 4)), tuple(range(8, 33, 8))))
@@ -155,9 +155,13 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def store(empty_database: Path, tmp_path: Path) -> Iterator[SqlStore]:
-    shutil.copy(empty_database, tmp_path / "automl-prune.sqlite3")
-    opened = SqlStore.open(f"sqlite:///{tmp_path / 'automl-prune.sqlite3'}")
+def store(request: pytest.FixtureRequest, empty_database: Path, tmp_path: Path) -> Iterator[SqlStore]:
+    """On SQLite; where a test is parametrised with it (indirect), on ``sqlite`` or ``postgresql``."""
+    if getattr(request, "param", "sqlite") == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    else:
+        url = f"sqlite:///{shutil.copy(empty_database, tmp_path / 'automl-prune.sqlite3')}"
+    opened = SqlStore(url)
     yield opened
     opened.close()
 
@@ -176,11 +180,11 @@ def client(app: FastAPI) -> Iterator[TestClient]:
 @pytest.fixture
 def serve() -> Iterator[Callable[[FastAPI], str]]:
     """Serves an app over real HTTP on a free port of this machine, and returns its address."""
-    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+    running: list[tuple[Server, threading.Thread]] = []
 
     def start(app: FastAPI) -> str:
         listening = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", timeout_graceful_shutdown=1))
+        server = Server(app, grace_seconds=1, log_level="error")
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         running.append((server, thread))

@@ -9,7 +9,6 @@ from fastapi.testclient import TestClient
 
 from automl_prune.loop.job import Artifact, SearchState
 from automl_prune.loop.ports import Store
-from automl_prune.storage.memory import MemoryStore
 from automl_prune.storage.sql import SqlStore
 from automl_prune.trial import Outcome, TrialState
 from services.api.app import create_app
@@ -18,6 +17,8 @@ from services.settings import Settings, load_settings
 
 Order = Callable[..., dict[str, Any]]
 Fill = Callable[[Store], str]
+
+pytestmark = pytest.mark.parametrize("store", ["sqlite", "postgresql"], indirect=True)
 
 
 def test_an_order_becomes_a_queued_search(client: TestClient, store: SqlStore, order: Order) -> None:
@@ -32,9 +33,9 @@ def test_an_order_becomes_a_queued_search(client: TestClient, store: SqlStore, o
     assert store.get_search(body["id"]).spec == body["spec"]
 
 
-def test_links_are_absolute_when_the_address_is_known(tmp_path: Path, review: Review, order: Order) -> None:
+def test_links_are_absolute_when_the_address_is_known(store: SqlStore, tmp_path: Path, review: Review, order: Order) -> None:
     settings = load_settings(home=tmp_path, public_url="https://prune.example/")
-    client = TestClient(create_app(MemoryStore(), settings, review), base_url="http://127.0.0.1")
+    client = TestClient(create_app(store, settings, review), base_url="http://127.0.0.1")
     response = client.post("/v1/searches", json=order())
     assert response.headers["location"] == response.json()["links"]["self"]
     assert response.json()["links"]["page"].startswith("https://prune.example/searches/srch_")

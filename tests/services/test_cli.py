@@ -7,11 +7,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -28,6 +30,7 @@ from services.cli.text import amount, clean, quality
 from services.driver import drive
 from services.settings import PREFIX, Settings, load_settings
 from services.wiring import open_store
+from tests.services.sse import Received, received
 
 Call = Callable[..., Any]
 
@@ -65,9 +68,23 @@ def server(home: Path) -> Iterator[str]:
         assert process.stdout is not None
         line = process.stdout.readline()
         yield line.split()[-1]
-        process.send_signal(signal.SIGTERM)
+        assert [event.event for event in _followed_to_the_stop(line.split()[-1], process)] == ["search.state", "shutdown"]
         assert process.wait(30) == 0
         assert re.fullmatch(r"automl-prune is listening on http://127\.0\.0\.1:\d+\n", line)
+
+
+def _followed_to_the_stop(server: str, process: subprocess.Popen[str]) -> Iterator[Received]:
+    """The events of a search that waits, while the service is told to end."""
+    with httpx.Client(base_url=server, timeout=20, trust_env=False) as client:
+        order = client.post("/v1/searches", json=ORDER).json()
+        with client.stream("GET", f"/v1/searches/{order['id']}/events") as response:
+            events = received(response)
+            assert next(events).retry == "3000"
+            yield next(events)
+            process.send_signal(signal.SIGTERM)
+            told = time.monotonic()
+            yield from events
+            assert time.monotonic() - told < 5
 
 
 @pytest.fixture
@@ -154,9 +171,7 @@ def test_a_database_that_cannot_be_opened_is_a_sentence(call: Call, monkeypatch:
         assert "The database cannot be opened: unable to open database file" in call(*command, code=2).stderr
 
 
-def test_serve_listens_to_this_machine_only(call: Call) -> None:
-    refused = call("serve", "--host", "0.0.0.0", code=2)
-    assert "no API keys" in refused.stderr
+def test_a_port_that_is_taken_is_a_sentence(call: Call) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"Port {port} of 127.0.0.1 cannot be used" in call("serve", "--port", port, code=2).stderr
@@ -298,6 +313,19 @@ def test_following_survives_a_server_that_restarts_but_not_one_that_stays_away()
     assert seen.searches == [search]
     with pytest.raises(UnreachableError, match="gone"):
         follow(fetch, seen, pause=0, patience=0)
+
+
+def test_a_search_tells_what_became_of_it(ask: Call, finished: str, settings: Settings) -> None:
+    told = [json.loads(line) for line in ask("events", finished).stdout.splitlines()]
+    assert (told[0]["state"], told[-1]["event"], told[-1]["state"]) == ("queued", "end", "succeeded")
+    assert {event["search_id"] for event in told} == {finished}
+    rest = ask("events", finished, "--after", told[-3]["id"]).stdout.splitlines()
+    assert [json.loads(line) for line in rest] == told[-2:]
+    assert ask("events", finished, "--after", told[-1]["id"]).stdout == ""
+    ask("events", "srch_unknown", code=2)
+    file = settings.artifacts_root / finished / "search.log"
+    file.write_text("one\ntwo\x1b[2J\n")
+    assert ask("logs", finished, "--follow").stdout == "one\ntwo [2J\n"
 
 
 def test_a_launcher_that_dies_is_started_again(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:

@@ -119,7 +119,7 @@ def test_404_and_405(client: TestClient) -> None:
     problem(client.get("/v1/searches/srch_unknown/trials/99999999999999999999"), 404, "not_found")
     refused = client.delete("/v1/strategies")
     problem(refused, 405, "method_not_allowed")
-    assert refused.headers["allow"] == "GET"
+    assert refused.headers["allow"] == "GET, HEAD"
 
 
 def test_a_verb_is_not_an_id(client: TestClient) -> None:

@@ -8,7 +8,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
 
-from automl_prune.errors import DatasetError
+from automl_prune.errors import DatasetError, MissingDataError
 
 
 def find_folder(root: Path, folders: Sequence[str], names: Iterable[str]) -> Path | None:
@@ -17,9 +17,9 @@ def find_folder(root: Path, folders: Sequence[str], names: Iterable[str]) -> Pat
     return next((root / f for f in folders if all((root / f / name).is_file() for name in wanted)), None)
 
 
-def missing(title: str, root: Path, expected: str) -> DatasetError:
+def missing(title: str, root: Path, expected: str) -> MissingDataError:
     """The error for files that are not there: where was looked, what was expected and what would do."""
-    return DatasetError(
+    return MissingDataError(
         f"No complete {title} in {root}{'' if root.is_dir() else ', which does not exist'}: expected {expected}. Point "
         f"dataset.root at the folder that holds it, or set dataset.download.",
         pointer="/dataset/root",

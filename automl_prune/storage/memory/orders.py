@@ -1,0 +1,138 @@
+"""What clients do to searches: order, change, cancel, pause, resume."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from automl_prune.loop.job import DEFAULT_TENANT, SearchJob, SearchState, Submission
+from automl_prune.loop.ports import Idempotency
+from automl_prune.storage import rules
+from automl_prune.storage.ids import new_search_id
+from automl_prune.storage.memory.entries import Entry, Steps, now
+
+
+class Orders(Steps):
+    """The part of the store that serves those who order."""
+
+    def add_search(
+        self,
+        spec: Mapping[str, Any],
+        *,
+        name: str | None,
+        labels: Mapping[str, str],
+        tenant: str = DEFAULT_TENANT,
+        priority: int = 0,
+    ) -> SearchJob:
+        """Queue a search."""
+        copy = rules.plain(spec, "The spec")
+        with self._lock:
+            moment = now()
+            job = SearchJob(
+                id=new_search_id(),
+                spec=copy,
+                state=SearchState.QUEUED,
+                created_at=moment,
+                updated_at=moment,
+                name=None if name is None else rules.text(name),
+                labels=_labels(labels),
+                tenant=tenant,
+                priority=priority,
+            )
+            self._entries[job.id] = Entry(job)
+            self._tell_state(self._entries[job.id])
+            return job
+
+    def add_search_once(
+        self,
+        spec: Mapping[str, Any],
+        *,
+        name: str | None,
+        labels: Mapping[str, str],
+        idempotency: Idempotency,
+        tenant: str = DEFAULT_TENANT,
+        priority: int = 0,
+    ) -> Submission:
+        """Queue a search unless the tenant's key came before; IdempotencyError when it came with another fingerprint."""
+        with self._lock:
+            self._forget_keys()
+            first = self._keys.get((tenant, idempotency.key))
+            if first is None:
+                job = self.add_search(spec, name=name, labels=labels, tenant=tenant, priority=priority)
+                self._keys[tenant, idempotency.key] = (idempotency.fingerprint, job.id, now())
+                return Submission(job, replayed=False)
+            fingerprint, search_id, _ = first
+            if fingerprint != idempotency.fingerprint:
+                raise rules.key_used(idempotency.key)
+            return Submission(self._entry(search_id).job, replayed=True)
+
+    def _forget_keys(self) -> None:
+        oldest = now() - timedelta(hours=rules.KEY_HOURS)
+        self._keys = {key: value for key, value in self._keys.items() if value[2] >= oldest}
+
+    def update_search(
+        self,
+        search_id: str,
+        *,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        priority: int | None = None,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+    ) -> SearchJob:
+        """Change what is given; PreconditionError when the search has another version than expected."""
+        changes: dict[str, Any] = {}
+        if name is not None:
+            changes["name"] = rules.text(name) or None
+        if labels is not None:
+            changes["labels"] = _labels(labels)
+        with self._lock:
+            entry = self._entry(search_id, tenant)
+            if expected_version not in (None, entry.job.version):
+                raise rules.changed_since(search_id, entry.job.version)
+            if priority is not None:
+                rules.check_priority(search_id, entry.job.state)
+                changes["priority"] = priority
+            return entry.change(**changes)
+
+    def request_cancel(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+        """Cancel a waiting or paused search at once, ask a running one to stop; StateConflictError when it already ended."""
+        with self._lock:
+            entry = self._entry(search_id, tenant)
+            rules.check_cancel(search_id, entry.job.state)
+            if entry.job.cancel_requested:
+                return entry.job
+            entry.touch(cancel_requested=True)
+            if entry.job.state in rules.AT_REST:
+                return self._end(entry, SearchState.CANCELLED, rules.CANCELLED)
+            return self._requested(entry)
+
+    def request_pause(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+        """Pause a queued search at once, ask a driven one to be given back; asking twice is asking once."""
+        with self._lock:
+            entry = self._entry(search_id, tenant)
+            rules.check_pause(search_id, entry.job.state, entry.job.cancel_requested)
+            if entry.job.state is SearchState.QUEUED:
+                return self._pause(entry)
+            if entry.job.state is SearchState.PAUSED or entry.job.pause_requested:
+                return entry.job
+            entry.touch(pause_requested=True)
+            return self._requested(entry)
+
+    def request_resume(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+        """Queue a paused search again, or take back a request to pause; StateConflictError when there is neither."""
+        with self._lock:
+            entry = self._entry(search_id, tenant)
+            rules.check_resume(search_id, entry.job.state, entry.job.pause_requested)
+            if entry.job.state is SearchState.PAUSED:
+                return self._queue(entry, rules.RESUMED)
+            entry.touch(pause_requested=False)
+            return self._requested(entry)
+
+    def _requested(self, entry: Entry) -> SearchJob:
+        job = entry.change()
+        self._tell_state(entry)
+        return job
+
+
+def _labels(labels: Mapping[str, str]) -> dict[str, str]:
+    return {rules.text(key): rules.text(value) for key, value in labels.items()}

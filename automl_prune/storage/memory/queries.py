@@ -1,0 +1,108 @@
+"""What anybody reads."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from automl_prune.loop.job import Artifact, Event, SearchAttempt, SearchJob, SearchState, StoredTrial
+from automl_prune.storage import rules
+from automl_prune.storage.memory.entries import Steps, trial_of
+
+
+class Queries(Steps):
+    """The part of the store that answers."""
+
+    def get_search(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+        """One search."""
+        with self._lock:
+            return self._entry(search_id, tenant).job
+
+    def list_searches(
+        self,
+        *,
+        states: Sequence[SearchState] = (),
+        strategy: str | None = None,
+        label: tuple[str, str] | None = None,
+        limit: int = 50,
+        before: str | None = None,
+        tenant: str | None = None,
+    ) -> list[SearchJob]:
+        """Searches newest first, without their snapshots; ``before`` is the last id of the previous page."""
+        found = [
+            replace(job, snapshot=None)
+            for job in reversed(self._jobs(states, tenant))
+            if (before is None or job.id < before)
+            and (strategy is None or rules.strategy_of(job.spec) == strategy)
+            and (label is None or job.labels.get(rules.text(label[0])) == rules.text(label[1]))
+        ]
+        return found[:limit]
+
+    def count_searches(self, *, states: Sequence[SearchState] = (), tenant: str | None = None) -> int:
+        """How many searches there are."""
+        return len(self._jobs(states, tenant))
+
+    def ahead_of(self, search_id: str, *, tenant: str | None = None) -> int:
+        """How many queued searches, of anybody, are claimed before this queued one; 0 for one that is not queued."""
+        mine = self.get_search(search_id, tenant=tenant)
+        if mine.state is not SearchState.QUEUED:
+            return 0
+        return sum((-job.priority, job.id) < (-mine.priority, mine.id) for job in self._jobs([SearchState.QUEUED], None))
+
+    def _jobs(self, states: Sequence[SearchState], tenant: str | None) -> list[SearchJob]:
+        with self._lock:
+            jobs = [entry.job for entry in self._entries.values()]
+        return [job for job in jobs if (not states or job.state in states) and tenant in (None, job.tenant)]
+
+    def attempts(self, search_id: str, *, tenant: str | None = None) -> list[SearchAttempt]:
+        """Every claim of the search, oldest first."""
+        with self._lock:
+            return list(self._entry(search_id, tenant).attempts)
+
+    def trials(
+        self,
+        search_id: str,
+        *,
+        arm: str | None = None,
+        state: str | None = None,
+        limit: int | None = None,
+        after: int = -1,
+        tenant: str | None = None,
+    ) -> list[StoredTrial]:
+        """Trials in order of number, ``after`` the given number."""
+        with self._lock:
+            entries = sorted(self._entry(search_id, tenant).trials.items())
+        found = [
+            stored
+            for number, stored in entries
+            if number > after and (arm is None or stored.trial.arm == arm) and (state is None or stored.trial.state == state)
+        ]
+        return found[:limit]
+
+    def trial(self, search_id: str, number: int, *, tenant: str | None = None) -> StoredTrial:
+        """One trial."""
+        with self._lock:
+            return trial_of(self._entry(search_id, tenant), number)
+
+    def progress(self, search_id: str, *, tenant: str | None = None) -> dict[str, dict[str, int]]:
+        """Number of trials by arm and state."""
+        counts: dict[str, dict[str, int]] = {}
+        with self._lock:
+            for stored in self._entry(search_id, tenant).trials.values():
+                by_state = counts.setdefault(stored.trial.arm, {})
+                by_state[stored.trial.state.value] = by_state.get(stored.trial.state.value, 0) + 1
+        return counts
+
+    def artifacts(self, search_id: str, *, tenant: str | None = None) -> list[Artifact]:
+        """The search's files by name."""
+        with self._lock:
+            return [artifact for _, artifact in sorted(self._entry(search_id, tenant).artifacts.items())]
+
+    def events(
+        self, search_id: str | None = None, *, tenant: str | None = None, after: int = 0, limit: int = 100
+    ) -> list[Event]:
+        """Events of a search, of a tenant's searches, or all; those that follow ``after``, the last id that was read."""
+        with self._lock:
+            if search_id is not None:
+                self._entry(search_id, tenant)
+            later = self._events[max(0, after) :]
+        mine = (e for e in later if search_id in (None, e.search_id) and tenant in (None, e.tenant))
+        return [event for event, _ in zip(mine, range(limit), strict=False)]

@@ -1,0 +1,145 @@
+"""What anybody reads."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
+from sqlalchemy.orm import Session
+
+from automl_prune.loop.job import Artifact, Event, SearchAttempt, SearchJob, SearchState, StoredTrial
+from automl_prune.storage import rows, rules
+from automl_prune.storage.sql.steps import Steps, find, known, snapshot
+from automl_prune.storage.tables import ArtifactRow, AttemptRow, EventRow, LabelRow, SearchRow, TrialRow
+
+
+class Queries(Steps):
+    """The part of the store that answers."""
+
+    def get_search(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+        """One search."""
+        with self.database.read() as session:
+            return rows.job(find(session, search_id, tenant=tenant), snapshot(session, search_id))
+
+    def list_searches(
+        self,
+        *,
+        states: Sequence[SearchState] = (),
+        strategy: str | None = None,
+        label: tuple[str, str] | None = None,
+        limit: int = 50,
+        before: str | None = None,
+        tenant: str | None = None,
+    ) -> list[SearchJob]:
+        """Searches newest first, without their snapshots; ``before`` is the last id of the previous page."""
+        query, place = select(SearchRow), SearchRow.id
+        if label is not None:
+            key, value = map(rules.text, label)
+            query = query.join(LabelRow).where(LabelRow.key == key, LabelRow.value == value)
+            place = LabelRow.search_id  # the same, but in the order of the labels' index
+        if strategy is not None:
+            query = query.where(SearchRow.strategy == strategy)
+        if before is not None:
+            query = query.where(place < before)
+        query = query.where(*_of(states, tenant)).order_by(place.desc()).limit(limit)
+        with self.database.read() as session:
+            return [rows.job(row) for row in session.scalars(query)]
+
+    def count_searches(self, *, states: Sequence[SearchState] = (), tenant: str | None = None) -> int:
+        """How many searches there are."""
+        with self.database.read() as session:
+            return session.scalar(select(func.count()).select_from(SearchRow).where(*_of(states, tenant))) or 0
+
+    def ahead_of(self, search_id: str, *, tenant: str | None = None) -> int:
+        """How many queued searches, of anybody, are claimed before this queued one; 0 for one that is not queued."""
+        with self.database.read() as session:
+            row = find(session, search_id, tenant=tenant)
+            if row.state != SearchState.QUEUED:
+                return 0
+            queued = (SearchRow.finished_at.is_(None), SearchRow.state == SearchState.QUEUED.value)
+            before = and_(SearchRow.priority == row.priority, SearchRow.id < row.id)
+            earlier = or_(SearchRow.priority > row.priority, before)
+            return session.scalar(select(func.count()).select_from(SearchRow).where(*queued, earlier)) or 0
+
+    def attempts(self, search_id: str, *, tenant: str | None = None) -> list[SearchAttempt]:
+        """Every claim of the search, oldest first."""
+        query = select(AttemptRow).where(AttemptRow.search_id == search_id).order_by(AttemptRow.attempt)
+        with self.database.read() as session:
+            known(session, search_id, tenant)
+            return [rows.attempt(row) for row in session.scalars(query)]
+
+    def trials(
+        self,
+        search_id: str,
+        *,
+        arm: str | None = None,
+        state: str | None = None,
+        limit: int | None = None,
+        after: int = -1,
+        tenant: str | None = None,
+    ) -> list[StoredTrial]:
+        """Trials in order of number, ``after`` the given number."""
+        query = select(TrialRow).where(TrialRow.search_id == search_id, TrialRow.number > after)
+        if arm is not None:
+            query = query.where(TrialRow.arm == arm)
+        if state is not None:
+            query = query.where(TrialRow.state == state)
+        with self.database.read() as session:
+            known(session, search_id, tenant)
+            return [rows.trial(row) for row in session.scalars(query.order_by(TrialRow.number).limit(limit))]
+
+    def trial(self, search_id: str, number: int, *, tenant: str | None = None) -> StoredTrial:
+        """One trial."""
+        with self.database.read() as session:
+            known(session, search_id, tenant)
+            row = session.get(TrialRow, (search_id, number))
+            if row is None:
+                raise rules.no_trial(search_id, number)
+            return rows.trial(row)
+
+    def progress(self, search_id: str, *, tenant: str | None = None) -> dict[str, dict[str, int]]:
+        """Number of trials by arm and state."""
+        query = select(TrialRow.arm, TrialRow.state, func.count()).where(TrialRow.search_id == search_id)
+        counts: dict[str, dict[str, int]] = {}
+        with self.database.read() as session:
+            known(session, search_id, tenant)
+            for arm, state, count in session.execute(query.group_by(TrialRow.arm, TrialRow.state)):
+                counts.setdefault(arm, {})[state] = count
+        return counts
+
+    def artifacts(self, search_id: str, *, tenant: str | None = None) -> list[Artifact]:
+        """The search's files by name."""
+        query = select(ArtifactRow).where(ArtifactRow.search_id == search_id)
+        with self.database.read() as session:
+            known(session, search_id, tenant)
+            found = [Artifact(row.name, row.size, row.sha256) for row in session.scalars(query)]
+        return sorted(found, key=lambda artifact: artifact.name)  # here, because collations differ
+
+    def events(
+        self, search_id: str | None = None, *, tenant: str | None = None, after: int = 0, limit: int = 100
+    ) -> list[Event]:
+        """Events of a search, of a tenant's searches, or all; those that follow ``after``, the last id that was read."""
+        query = select(EventRow).limit(limit)
+        with self.database.read() as session:
+            if search_id is not None:
+                known(session, search_id, tenant)
+                query = query.where(EventRow.search_id == search_id, EventRow.id > after).order_by(EventRow.id)
+            else:
+                query = query.where(self._settled_after(session, after)).order_by(EventRow.txid, EventRow.id)
+                query = query if tenant is None else query.where(EventRow.tenant == tenant)
+            return [rows.event(row) for row in session.scalars(query)]
+
+    def _settled_after(self, session: Session, after: int) -> ColumnElement[bool]:
+        """Condition on events that follow one, and that no running transaction can still come before."""
+        place = select(EventRow.txid).where(EventRow.id <= after).order_by(EventRow.id.desc()).limit(1)
+        later = tuple_(EventRow.txid, EventRow.id) > (session.scalar(place) or 0, after)
+        if not self.database.on_postgresql:
+            return later
+        return and_(later, EventRow.txid < func.txid_snapshot_xmin(func.txid_current_snapshot()))
+
+
+def _of(states: Sequence[SearchState], tenant: str | None) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if states:
+        conditions.append(SearchRow.state.in_([state.value for state in states]))
+    if tenant is not None:
+        conditions.append(SearchRow.tenant == tenant)
+    return conditions

@@ -1,0 +1,168 @@
+"""Webhooks: who wants to be told of which events, and how far that is."""
+
+import secrets
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.orm import Session
+
+from automl_prune.errors import NotFoundError, StateConflictError
+from automl_prune.loop.job import Event, EventKind
+from automl_prune.storage import rows, rules
+from automl_prune.storage.sql.queries import Queries
+from automl_prune.storage.tables import DeliveryRow, EventRow, WebhookRow
+from automl_prune.storage.watching import Watcher
+
+MOST = 20
+"""Webhooks of a tenant."""
+CLAIM_SECONDS = 60.0
+"""For how long nobody else takes up a delivery that is being sent."""
+PAUSES = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 10_800.0, 21_600.0)
+"""Seconds before a delivery is sent again; after the last one it is given up."""
+PATIENCE = 20
+"""Failures in a row, of whichever deliveries, after which a webhook is disabled."""
+
+_PAGE = 200
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """Where to send events of these kinds; its secret is not told again."""
+
+    id: str
+    tenant: str
+    url: str
+    kinds: Sequence[str]
+    created_at: datetime
+    disabled_at: datetime | None
+    failures: int
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An event on its way, the ``attempt``-th time."""
+
+    id: int
+    webhook_id: str
+    url: str
+    secret: str = field(repr=False)
+    event: Event
+    attempt: int
+
+
+class Webhooks:
+    """The webhooks of a store; several senders may share them.
+
+    Args:
+        store: Whose events are sent.
+    """
+
+    def __init__(self, store: Queries) -> None:
+        self._store, self._database = store, store.database
+
+    def create(self, tenant: str, url: str, secret: str, kinds: Collection[str]) -> Webhook:
+        """A webhook for events from now on; StateConflictError when the tenant has too many."""
+        position = Watcher(self._database).last()
+        with self._database.write(through=True) as session:
+            if len(session.scalars(select(WebhookRow.id).where(WebhookRow.tenant == tenant)).all()) >= MOST:
+                raise StateConflictError(f"There are {MOST} webhooks, the most there can be; delete one.")
+            row = WebhookRow(
+                id=f"whk_{secrets.token_hex(8)}",
+                tenant=tenant,
+                url=url,
+                secret=secret,
+                kinds=sorted(kinds),
+                created_at=self._database.now(),
+                failures=0,
+                position=position,
+            )
+            session.add(row)
+            session.flush()
+            session.refresh(row)
+            return _webhook(row)
+
+    def known(self, tenant: str) -> list[Webhook]:
+        """The tenant's webhooks, oldest first."""
+        query = select(WebhookRow).where(WebhookRow.tenant == tenant).order_by(WebhookRow.created_at, WebhookRow.id)
+        with self._database.read() as session:
+            return [_webhook(row) for row in session.scalars(query)]
+
+    def remove(self, webhook_id: str, tenant: str) -> None:
+        """Forget a webhook and its deliveries; NotFoundError when the tenant has none of this id."""
+        with self._database.write() as session:
+            row = session.get(WebhookRow, rules.text(webhook_id))
+            if row is None or row.tenant != tenant:
+                raise NotFoundError(f"There is no webhook {webhook_id[:80]!r}.")
+            session.execute(delete(DeliveryRow).where(DeliveryRow.webhook_id == row.id))
+            session.delete(row)
+
+    def spread(self) -> int:
+        """Make deliveries of events that webhooks were not told of yet; returns how many."""
+        with self._database.read() as session:
+            active = session.scalars(select(WebhookRow).where(WebhookRow.disabled_at.is_(None))).all()
+        return sum(self._spread(row) for row in active)
+
+    def _spread(self, row: WebhookRow) -> int:
+        events = self._store.events(tenant=row.tenant, after=row.position, limit=_PAGE)
+        if not events:
+            return 0
+        wanted = [{"webhook_id": row.id, "event_id": e.id, "attempts": 0} for e in events if e.kind in row.kinds]
+        # Of several senders that read the same events one moves the position, and makes the deliveries.
+        here = (WebhookRow.id == row.id, WebhookRow.position == row.position)
+        move = update(WebhookRow).where(*here).values(position=events[-1].id).returning(WebhookRow.id)
+        with self._database.write() as session:
+            if session.scalar(move.execution_options(synchronize_session=False)) is None:
+                return 0
+            if wanted:
+                session.execute(insert(DeliveryRow).values(next_at=self._database.now()), wanted)
+        return len(wanted)
+
+    def claim(self, most: int) -> list[Delivery]:
+        """Deliveries whose time has come, for the caller to send; :meth:`settle` each."""
+        due = (DeliveryRow.delivered_at.is_(None), DeliveryRow.next_at <= self._database.now())
+        query = (
+            select(DeliveryRow, WebhookRow, EventRow)
+            .join(WebhookRow, WebhookRow.id == DeliveryRow.webhook_id)
+            .join(EventRow, EventRow.id == DeliveryRow.event_id)
+            .where(*due, WebhookRow.disabled_at.is_(None))
+            .order_by(DeliveryRow.next_at, DeliveryRow.id)
+            .limit(most)
+            .with_for_update(of=DeliveryRow, skip_locked=True)
+        )
+        with self._database.write() as session:
+            found = []
+            for row, webhook, event in session.execute(query).all():
+                row.attempts += 1
+                row.next_at = self._database.now(CLAIM_SECONDS)
+                found.append(Delivery(row.id, webhook.id, webhook.url, webhook.secret, rows.event(event), row.attempts))
+            return found
+
+    def settle(self, delivery: Delivery, status: int | None, error: str | None) -> None:
+        """Record what became of a delivery: no ``error``: it arrived; else it is sent again later, or given up."""
+        with self._database.write() as session:
+            row = session.get(DeliveryRow, delivery.id)
+            webhook = session.get(WebhookRow, delivery.webhook_id, with_for_update=True)
+            if row is None or webhook is None or row.attempts != delivery.attempt:
+                return  # it was deleted, or taken up by another sender
+            row.status, row.last_error = status, None if error is None else rules.text(error)
+            if error is None:
+                row.delivered_at, row.next_at, webhook.failures = self._database.now(), None, 0
+            else:
+                self._failed(session, row, webhook)
+
+    def _failed(self, session: Session, row: DeliveryRow, webhook: WebhookRow) -> None:
+        pause = PAUSES[row.attempts - 1] * (0.9 + secrets.randbelow(200) / 1000) if row.attempts <= len(PAUSES) else None
+        row.next_at = None if pause is None else self._database.now(pause)
+        webhook.failures += 1
+        if webhook.failures >= PATIENCE:
+            webhook.disabled_at = self._database.now()
+
+
+def _webhook(row: WebhookRow) -> Webhook:
+    return Webhook(row.id, row.tenant, row.url, tuple(row.kinds), row.created_at, row.disabled_at, row.failures)
+
+
+KINDS = tuple(kind.value for kind in EventKind)
+"""What a webhook may ask for."""

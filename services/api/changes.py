@@ -1,0 +1,119 @@
+"""Looking at a search and changing it: entity tags say what a client has seen."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field, ValidationError
+
+from automl_prune import strict
+from automl_prune.errors import FieldError, PreconditionError, SpecError, StateConflictError
+from automl_prune.loop.job import SearchJob
+from automl_prune.loop.spec import Label, Name, Priority, field_errors
+from services.api.bodies import read_json
+from services.api.context import Context, InContext, SearchId
+from services.api.openapi import body
+
+MOST_LABELS = 32
+_TRIES = 5
+"""How often a change is tried when others change the same search at the same moment."""
+
+router = APIRouter(prefix="/v1/searches", tags=["searches"])
+
+
+class Change(BaseModel):
+    """What may be changed about a search, as a JSON merge patch (RFC 7396)."""
+
+    model_config = strict.STRICT
+
+    name: Annotated[str, Field(max_length=200)] | None = Field(None, description="null takes the name away.")
+    labels: dict[Name, Label | None] = Field({}, description="Added to those there are; null takes one away.")
+    priority: Priority = 0
+
+
+IfMatch = Annotated[str | None, Header(max_length=1000, description="An ETag of the search, or *; else 412.")]
+IfNoneMatch = Annotated[str | None, Header(max_length=1000, description="An ETag that needs no answer; then 304.")]
+
+
+@router.get("/{search_id:id}", responses={304: {"description": "It is as the ETag says."}})
+def get_search(search_id: SearchId, context: InContext, if_none_match: IfNoneMatch = None) -> Response:
+    """One search: its state, how far it is, and the best it found so far next to its controls."""
+    return shown(context, context.store.get_search(search_id), if_none_match)
+
+
+@router.patch("/{search_id:id}", openapi_extra=body("Change"))
+async def change_search(search_id: SearchId, context: InContext, request: Request, if_match: IfMatch = None) -> Response:
+    """Change a search's name, labels or priority, by a JSON merge patch.
+
+    With If-Match only if nobody changed the search itself in the meantime; that its trials went on is no hindrance. Without
+    it, what is given is changed in any case.
+    """
+    change = read_change(await read_json(request, context.settings.max_body_bytes))
+    return await to_thread.run_sync(_change, context, search_id, change, if_match)
+
+
+def _change(context: Context, search_id: str, change: Change, if_match: str | None) -> Response:
+    for _ in range(_TRIES):
+        job = context.store.get_search(search_id)
+        if if_match is not None and not _matches(if_match, job):
+            raise PreconditionError(f"Search {job.id!r} is not what you saw any more; read it again.")
+        with suppress(PreconditionError):
+            return shown(context, _changed(context, job, change))
+    raise StateConflictError(f"Search {search_id!r} changes all the time; try again.")
+
+
+def _changed(context: Context, job: SearchJob, change: Change) -> SearchJob:
+    """The search with what is given changed; PreconditionError when it is not ``job`` any more."""
+    given = change.model_fields_set
+    if not given:
+        return job
+    return context.store.update_search(
+        job.id,
+        name=(change.name or "") if "name" in given else None,
+        labels=_merged(job.labels, change.labels) if "labels" in given else None,
+        priority=change.priority if "priority" in given else None,
+        expected_version=job.version,
+    )
+
+
+def read_change(data: Any) -> Change:
+    """What a body wants changed; raises SpecError."""
+    if not isinstance(data, dict):
+        raise SpecError([FieldError("", "A change is a JSON object.", "dict_type")])
+    try:
+        return strict.read(Change, data)
+    except ValidationError as error:
+        raise SpecError(field_errors(error)) from None
+
+
+def shown(context: Context, job: SearchJob, if_none_match: str | None = None) -> Response:
+    """The search as JSON with its ETag; 304 to one who has just that."""
+    response: Response = JSONResponse(context.search_json(job))
+    tag = f'"{job.version}-{hashlib.sha256(response.body).hexdigest()[:24]}"'  # all of it, as trials are no new version
+    if if_none_match is not None and (if_none_match.strip() == "*" or tag in _tags(if_none_match)):
+        response = Response(status_code=304)
+    response.headers["ETag"] = tag
+    return response
+
+
+def _merged(labels: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    merged = {name: value for name, value in {**labels, **changes}.items() if value is not None}
+    if len(merged) > MOST_LABELS:
+        raise SpecError([FieldError("/labels", f"A search has at most {MOST_LABELS} labels.", "too_long")])
+    return merged
+
+
+def _matches(if_match: str, job: SearchJob) -> bool:
+    """Whether one of the tags is of this version; what follows in it is about trials, which nobody changes."""
+    return if_match.strip() == "*" or any(tag.startswith(f'"{job.version}-') for tag in _tags(if_match, weak=False))
+
+
+def _tags(header: str, *, weak: bool = True) -> list[str]:
+    """The entity tags of a header, without the mark of weak ones, which only some comparisons take."""
+    found = re.findall(r'(W/)?("[^"]*")', header)
+    return [tag for mark, tag in found if weak or not mark]

@@ -1,0 +1,83 @@
+"""The route of a search's events, as server-sent events."""
+
+import re
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from automl_prune.errors import UserError
+from services.api.context import InContext, SearchId
+from services.api.feed import RETRY_MS, Feed, Listener
+
+LATEST = "latest"
+
+router = APIRouter(prefix="/v1/searches/{search_id:id}", tags=["searches"])
+
+LastEventId = Annotated[str | None, Header(description="The id of the last event that arrived; those after it follow.")]
+LastEventIdQuery = Annotated[
+    str | None,
+    Query(
+        alias="last_event_id",
+        description="The same, for clients that cannot set headers; 'latest' tells of what is yet to come.",
+    ),
+]
+
+
+class NothingMoreError(Exception):
+    """The search has ended, and there is no event that the listener does not know."""
+
+
+def answer_nothing_more(request: Request, error: Exception) -> Response:
+    """204, which is what makes an EventSource stop coming back."""
+    return Response(status_code=204)
+
+
+def _feed(request: Request) -> Feed:
+    feed: Feed = request.app.state.feed
+    return feed
+
+
+InFeed = Annotated[Feed, Depends(_feed)]
+
+
+async def _listener(
+    search_id: SearchId,
+    context: InContext,
+    feed: InFeed,
+    last_event_id: LastEventId = None,
+    from_query: LastEventIdQuery = None,
+) -> AsyncIterator[Listener]:
+    job = await to_thread.run_sync(context.store.get_search, search_id)
+    place = last_event_id or from_query
+    after = await to_thread.run_sync(feed.watcher.last, search_id) if place == LATEST else _number(place)
+    if job.state.is_terminal and not await to_thread.run_sync(lambda: context.store.events(job.id, after=after, limit=1)):
+        raise NothingMoreError
+    with feed.listening(search_id, context.principal.key.id if context.principal.key else "", after) as listener:
+        yield listener
+
+
+@router.get(
+    "/events",
+    response_class=EventSourceResponse,
+    responses={204: {"description": "The search has ended, and there is nothing more to tell."}},
+)
+async def stream_events(listener: Annotated[Listener, Depends(_listener)], feed: InFeed) -> AsyncIterable[ServerSentEvent]:
+    """What happens to a search, as server-sent events: search.state, trial.started, trial.completed, best.updated, end.
+
+    From the search's beginning, or from behind Last-Event-ID; the stream closes after ``end``, and with ``shutdown`` when
+    the server stops: come back then. 204 to one who knows of the end.
+    """
+    yield ServerSentEvent(retry=RETRY_MS)
+    async for event in feed.events(listener):
+        yield event
+
+
+def _number(place: str | None) -> int:
+    if place is None:
+        return 0
+    if not re.fullmatch(r"[0-9]{1,18}", place):
+        raise UserError("Last-Event-ID is the id of an event, a number.", pointer="/header/last-event-id")
+    return int(place)

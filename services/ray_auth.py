@@ -1,0 +1,88 @@
+"""Ray runs whatever is sent to it: the one started here takes a token, and an open cluster of others is not used."""
+
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import grpc  # type: ignore[import-untyped]
+
+from automl_prune.errors import UserError
+from services.settings import PREFIX, Settings
+
+TOKEN_FILE = "ray-token"
+PROBE_SECONDS = 5.0
+_SECRETS = frozenset(
+    {*(PREFIX + name for name in ("DATABASE_URL", "DATABASE_URL_FILE", "DATABASE_PASSWORD_FILE", "KEY")), "RAY_AUTH_TOKEN"}
+)
+_ADDRESS = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:]+\]):\d{1,5}")
+_ASK = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+
+
+def variables(home: Path) -> dict[str, str]:
+    """What a Ray of this service and all who talk to it have in their environment; makes the token at the first call.
+
+    The file is below the service's home and its owner's alone. Ray itself would write one that everybody here may read.
+    """
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(_token_file(home))}
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for Ray, whose workers need no database and inherit everything it has."""
+    return {name: value for name, value in environment.items() if name not in _SECRETS}
+
+
+def require_closed(settings: Settings) -> None:
+    """Raise UserError when the configured cluster answers without a token, unless that is known to be so.
+
+    A cluster that does not answer at all is left for whoever connects to it.
+    """
+    address = settings.ray_address
+    if is_private(settings) or address is None or settings.allow_open_ray:
+        return
+    if not _ADDRESS.fullmatch(address):
+        raise UserError(f"Name the Ray cluster as HOST:PORT, not {address!r}, so that it can be asked whether it is open.")
+    if not answers_anybody(address):
+        return
+    raise UserError(
+        f"The Ray cluster at {settings.ray_address} does what anybody tells it who can reach it, without a token: start its "
+        f"nodes with RAY_AUTH_MODE=token and set that and RAY_AUTH_TOKEN_PATH here, too, or set "
+        f"{PREFIX}ALLOW_OPEN_RAY=1 where only this service can reach it."
+    )
+
+
+def is_private(settings: Settings) -> bool:
+    """Whether Ray is one that this service starts for itself."""
+    return settings.ray_address in (None, "local")
+
+
+def answers_anybody(address: str) -> bool:
+    """Whether the head at ``HOST:PORT`` answers a call that carries no token."""
+    with grpc.insecure_channel(address) as channel:
+        ask = channel.unary_unary(_ASK, request_serializer=bytes, response_deserializer=bytes)
+        try:
+            ask(b"", timeout=PROBE_SECONDS)
+        except grpc.RpcError:
+            return False
+    return True
+
+
+def _token_file(home: Path) -> Path:
+    """The file, complete from the moment it has its name; of several processes at once one makes it."""
+    path = home / TOKEN_FILE
+    if not path.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        draft = home / f".{TOKEN_FILE}-{secrets.token_hex(8)}"
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(secrets.token_hex(32))
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+        finally:
+            draft.unlink()
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+    return path

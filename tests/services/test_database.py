@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import pytest
+
+from automl_prune.errors import SpecError
+from services.database import database_url
+from services.settings import Settings, environment, load_settings
+
+URL = "postgresql://me@db:5432/searches"
+
+
+def settings(home: Path, **changes: object) -> Settings:
+    return load_settings(home=home, database_url=URL, **changes)
+
+
+def test_a_password_comes_from_its_file_and_is_written_as_urls_are(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("p@ss/wörd:1\n", encoding="utf-8")
+    found = settings(tmp_path, database_password_file=file)
+    assert database_url(found) == "postgresql://me:p%40ss%2Fw%C3%B6rd%3A1@db:5432/searches"
+    assert "ss/w" not in str(environment(found)) + repr(found), "child processes are told the file's name"
+    file.write_text("new")
+    assert database_url(found) == "postgresql://me:new@db:5432/searches"
+
+
+def test_a_file_with_the_whole_url_counts_instead_of_the_setting(tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.write_text("postgresql://other:secret@host/name")
+    assert database_url(settings(tmp_path, database_url_file=file)) == "postgresql://other:secret@host/name"
+    assert database_url(settings(tmp_path)) == URL
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"one\ntwo\n", b"\xff\xfe", b"x" * 5000])
+def test_a_file_without_a_secret_is_refused_by_the_name_of_its_setting(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "password"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SpecError, match="AUTOML_PRUNE_DATABASE_PASSWORD_FILE"):
+        database_url(settings(tmp_path, database_password_file=file))
+
+
+def test_no_password_is_added_to_what_is_no_url_and_nothing_of_it_is_repeated(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("not a url but secret")
+    (tmp_path / "password").write_text("pw")
+    found = settings(tmp_path, database_url_file=tmp_path / "url", database_password_file=tmp_path / "password")
+    with pytest.raises(SpecError, match="AUTOML_PRUNE_DATABASE_URL") as caught:
+        database_url(found)
+    assert "but secret" not in str(caught.value)

@@ -1,0 +1,168 @@
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from automl_prune.loop.job import SearchJob, SearchState
+from automl_prune.loop.ports import Store
+from automl_prune.storage.sql import SqlStore
+from automl_prune.trial import Outcome, Trial, TrialState
+from services.api.app import create_app
+from services.api.context import Review
+from services.settings import Settings
+from tests.services.conftest import SPACE
+from tests.services.sse import Received, received
+
+Fill = Callable[[Store], str]
+Serve = Callable[[FastAPI], str]
+CROWD = 60
+
+
+@contextmanager
+def following(url: str, **headers: str) -> Iterator[Iterator[Received]]:
+    with httpx.Client(timeout=20, trust_env=False) as client, client.stream("GET", url, headers=headers) as response:
+        assert response.status_code == 200, response.read()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["cache-control"] == "no-cache"
+        assert response.headers["x-accel-buffering"] == "no"
+        events = received(response)
+        assert next(events).retry == "3000"
+        yield events
+
+
+def evaluate(store: Store, job: SearchJob, number: int, top1: float) -> None:
+    store.record_ask(job.id, job.attempt, Trial(number, SPACE.narrowest))
+    store.record_start(job.id, job.attempt, number)
+    store.record_outcome(job.id, job.attempt, number, Outcome(TrialState.COMPLETE, {"top1": top1, "macs": 1.0}))
+
+
+def finish(store: Store, job: SearchJob) -> None:
+    store.set_state(job.id, job.attempt, SearchState.SUCCEEDED, reason="finished")
+
+
+def test_a_search_is_told_to_its_end_and_again_from_any_event(
+    app: FastAPI, store: SqlStore, fill: Fill, serve: Serve
+) -> None:
+    job = store.get_search(fill(store))
+    url = f"{serve(app)}/v1/searches/{job.id}/events"
+    with following(url) as events, ThreadPoolExecutor(1) as pool:
+        heard = [next(events) for _ in range(3)]
+        assert [event.event for event in heard] == ["search.state"] * 3
+        assert [event.data["state"] for event in heard] == ["queued", "preparing", "running"]
+        pool.submit(evaluate, store, job, 20, 0.99).result()
+        pool.submit(finish, store, job).result()
+        heard += events
+    kinds = [event.event for event in heard]
+    assert set(kinds) == {"search.state", "trial.started", "trial.completed", "best.updated", "end"}
+    assert kinds[-2:] == ["search.state", "end"]
+    assert kinds.count("trial.completed") == 14
+    ids = [int(event.id or -1) for event in heard]
+    assert ids == sorted(set(ids))
+    completed = next(e for e in heard if e.event == "trial.completed" and e.data["number"] == 20)
+    assert completed.data["metrics"]["top1"] == 0.99
+    assert completed.data["search_id"] == job.id
+    assert completed.data["event"] == "trial.completed"
+    assert str(completed.data["id"]) == completed.id
+    for cut in (0, 5, len(heard) - 2):
+        with following(url, **{"Last-Event-ID": str(ids[cut])}) as events:
+            assert list(events) == heard[cut + 1 :]
+        with following(f"{url}?last_event_id={ids[cut]}") as events:
+            assert list(events) == heard[cut + 1 :]
+    assert httpx.get(url, headers={"Last-Event-ID": str(ids[-1])}, trust_env=False).status_code == 204
+
+
+def test_latest_tells_only_of_what_is_to_come(app: FastAPI, store: SqlStore, fill: Fill, serve: Serve) -> None:
+    job = store.get_search(fill(store))
+    with following(f"{serve(app)}/v1/searches/{job.id}/events?last_event_id=latest") as events:
+        finish(store, job)
+        assert [event.event for event in events] == ["search.state", "end"]
+
+
+def test_nobody_misses_or_repeats_anything_while_events_pour_in(
+    app: FastAPI, store: SqlStore, fill: Fill, serve: Serve
+) -> None:
+    job = store.get_search(fill(store))
+    url = f"{serve(app)}/v1/searches/{job.id}/events"
+    heard: list[list[str | None]] = []
+
+    def listen(delay: float) -> None:
+        time.sleep(delay)
+        with following(url) as events:
+            heard.append([event.id for event in events])
+
+    with ThreadPoolExecutor(8) as pool:
+        listeners = [pool.submit(listen, i * 0.05) for i in range(8)]
+        for number in range(20, 60):
+            evaluate(store, job, number, number / 100)
+        finish(store, job)
+        for each in listeners:
+            each.result(20)
+    expected = [str(event.id) for event in store.events(job.id, limit=1000)]
+    assert heard == [expected] * 8
+
+
+def test_refusals_are_problems(client: TestClient, store: SqlStore, fill: Fill) -> None:
+    job_id = fill(store)
+    assert client.get("/v1/searches/srch_unknown/events").json()["code"] == "not_found"
+    for place in ("x", "-1", "1" * 19, "¹"):
+        answer = client.get(f"/v1/searches/{job_id}/events", params={"last_event_id": place})
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/header/last-event-id")
+
+
+def test_a_key_has_only_so_many_streams(
+    store: SqlStore, settings: Settings, review: Review, fill: Fill, serve: Serve
+) -> None:
+    job_id = fill(store)
+    app = create_app(store, settings.model_copy(update={"max_streams": 2}), review)
+    url = f"{serve(app)}/v1/searches/{job_id}/events"
+    with following(url), following(url):
+        refused = httpx.get(url, trust_env=False)
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_streams")
+        assert int(refused.headers["retry-after"]) > 0
+    deadline = time.monotonic() + 10
+    while app.state.feed.streams and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with following(url) as events:
+        assert next(events).event == "search.state"
+
+
+def test_a_crowd_of_listeners_costs_the_store_as_much_as_one(
+    app: FastAPI, store: SqlStore, fill: Fill, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = store.get_search(fill(store))
+    url = f"{serve(app)}/v1/searches/{job.id}/events?last_event_id=latest"
+    reads: list[int] = []
+    events = store.events
+
+    def counted(search_id: str | None = None, **options: Any) -> Any:
+        reads.append(1)
+        return events(search_id, **options)
+
+    async def listen(client: httpx.AsyncClient) -> str:
+        async with client.stream("GET", url) as response:
+            return (await response.aread()).decode()
+
+    async def crowd() -> list[str]:
+        async with httpx.AsyncClient(timeout=60, trust_env=False, limits=httpx.Limits()) as client:
+            tasks = [asyncio.create_task(listen(client)) for _ in range(CROWD)]
+            while sum(len(channel.listeners) for channel in app.state.feed._channels.values()) < CROWD:
+                await asyncio.sleep(0.02)
+            while reads:  # each has a last look at what it missed while it joined
+                reads.clear()
+                await asyncio.sleep(0.3)
+            for number in range(20, 25):
+                evaluate(store, job, number, 0.1)
+            finish(store, job)
+            return await asyncio.gather(*tasks)
+
+    monkeypatch.setattr(store, "events", counted)
+    told = asyncio.run(crowd())
+    assert all(text.count("event: trial.completed") == 5 and "event: end" in text for text in told)
+    assert len(reads) < 30

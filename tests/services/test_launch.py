@@ -1,0 +1,68 @@
+"""The launcher by itself: does it say how it is, and does it wait for a cluster that is away?"""
+
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from services.cli.app import app
+from services.launcher import cluster
+from services.launcher.cluster import Cluster
+from services.launcher.liveness import Mark
+from services.settings import load_settings
+
+
+def check(home: Path) -> Result:
+    return CliRunner().invoke(app, ["launch", "--home", str(home), "--check"])
+
+
+def test_a_launcher_is_well_while_it_leaves_marks(tmp_path: Path) -> None:
+    assert (check(tmp_path).exit_code, check(tmp_path).output) == (1, "No launcher runs here.\n")
+    mark = Mark(load_settings(home=tmp_path))
+    mark.renew()
+    assert check(tmp_path).exit_code == 0
+    (file,) = (tmp_path / "launchers").iterdir()
+    os.utime(file, (time.time() - 90, time.time() - 90))
+    stuck = check(tmp_path)
+    assert stuck.exit_code == 1
+    assert "90 seconds ago" in stuck.output
+    mark.remove()
+    assert check(tmp_path).exit_code == 1
+
+
+def test_launchers_that_were_killed_long_ago_are_forgotten(tmp_path: Path) -> None:
+    mark = Mark(load_settings(home=tmp_path))
+    mark.renew()
+    for name, days in (("old", 8), ("another", 1)):
+        file = tmp_path / "launchers" / name
+        file.touch()
+        os.utime(file, (time.time() - days * 86400,) * 2)
+    mark.remove()
+    assert [file.name for file in (tmp_path / "launchers").iterdir()] == ["another"]
+
+
+def test_searches_wait_while_the_cluster_cannot_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cluster, "_LOOK_SECONDS", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as head, caplog.at_level(logging.WARNING, "automl_prune.launcher"):
+        port = head.getsockname()[1]
+        found = Cluster(load_settings(home=tmp_path, ray_address=f"127.0.0.1:{port}"))
+        assert found.reachable()
+        head.close()
+        assert not found.reachable()
+        assert not found.reachable()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Ray at 127.0.0.1:{port} cannot be reached; waiting for it"
+    ]
+    with socket.create_server(("127.0.0.1", port)):
+        assert found.reachable()
+
+
+@pytest.mark.parametrize("address", [None, "auto", "local"])
+def test_a_cluster_without_an_address_of_its_own_is_not_waited_for(tmp_path: Path, address: str | None) -> None:
+    assert Cluster(load_settings(home=tmp_path, ray_address=address)).reachable()

@@ -1,0 +1,100 @@
+"""Ray's doors: the one that is started here is closed, and an open one of others is not used unknowingly."""
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from automl_prune.errors import UserError
+from services import ray_auth
+from services.cli.app import app
+from services.settings import load_settings
+
+
+@pytest.fixture(scope="module")
+def open_head() -> Iterator[str]:
+    """The address of a Ray that was started as its documentation says, without a word about tokens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="ap-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
+        command += ["--include-dashboard=false", "--num-cpus=0", "--object-store-memory=80000000", f"--temp-dir={folder}"]
+        command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats"]
+        node = subprocess.Popen(
+            command,
+            env=kept | {"HOME": folder},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            address, deadline = f"127.0.0.1:{port}", time.monotonic() + 60
+            while not ray_auth.answers_anybody(address) and time.monotonic() < deadline and node.poll() is None:
+                time.sleep(0.2)
+            yield address
+        finally:
+            node.terminate()
+            try:
+                node.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(node.pid, signal.SIGKILL)
+                node.wait()
+
+
+def test_an_open_cluster_is_refused(open_head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ray_auth.answers_anybody(open_head)
+    settings = load_settings(home=tmp_path, ray_address=open_head)
+    with pytest.raises(UserError, match=r"RAY_AUTH_MODE=token.*AUTOML_PRUNE_ALLOW_OPEN_RAY=1"):
+        ray_auth.require_closed(settings)
+    monkeypatch.setenv("AUTOML_PRUNE_RAY_ADDRESS", open_head)
+    for command in (["serve", "--port", "0"], ["launch"]):
+        ended = CliRunner().invoke(app, [*command, "--home", str(tmp_path)])
+        assert ended.exit_code == 2
+        assert f"The Ray cluster at {open_head} does what anybody tells it" in ended.stderr
+    ray_auth.require_closed(load_settings(home=tmp_path, ray_address=open_head, allow_open_ray=True))
+
+
+def test_what_cannot_be_asked_is_not_trusted(tmp_path: Path) -> None:
+    for address in ("auto", "ray://127.0.0.1:10001", "http://127.0.0.1:8265"):
+        with pytest.raises(UserError, match="HOST:PORT"):
+            ray_auth.require_closed(load_settings(home=tmp_path, ray_address=address))
+    ray_auth.require_closed(load_settings(home=tmp_path))
+    ray_auth.require_closed(load_settings(home=tmp_path, ray_address="local"))
+
+
+def test_a_cluster_that_is_away_is_left_for_later(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    ray_auth.require_closed(load_settings(home=tmp_path, ray_address=f"127.0.0.1:{port}"))
+
+
+def test_the_token_is_its_owners_alone_and_made_once(tmp_path: Path) -> None:
+    home = tmp_path / "new"
+    with ThreadPoolExecutor(8) as pool:
+        found = [f.result() for f in [pool.submit(ray_auth.variables, home) for _ in range(8)]]
+    path = home / ray_auth.TOKEN_FILE
+    assert found == [{"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}] * 8
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    token = path.read_text()
+    assert len(token) == 64
+    assert [p.name for p in home.iterdir()] == [ray_auth.TOKEN_FILE]
+    path.chmod(0o644)
+    ray_auth.variables(home)
+    assert (stat.S_IMODE(path.stat().st_mode), path.read_text()) == (0o600, token)
+
+
+def test_ray_inherits_no_secret() -> None:
+    kept = {"PATH": "/bin", "AUTOML_PRUNE_HOME": "/home"}
+    secret = {"AUTOML_PRUNE_DATABASE_URL": "x", "AUTOML_PRUNE_DATABASE_PASSWORD_FILE": "x", "AUTOML_PRUNE_KEY": "x"}
+    assert ray_auth.without_secrets(kept | secret | {"RAY_AUTH_TOKEN": "x"}) == kept
