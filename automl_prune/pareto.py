@@ -1,4 +1,4 @@
-"""Trade-offs between several losses: who is dominated, in which front, and how much a front covers."""
+"""Trade-offs between several losses: who is dominated, in which front, how crowded a front is, and how much it covers."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,6 +6,11 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+
+
+def dominates(first: FloatArray, second: FloatArray) -> BoolArray:
+    """Where losses ``[…, m]`` are nowhere above others ``[…, m]`` and somewhere below, ``[…]``."""
+    return np.logical_and((first <= second).all(axis=-1), (first < second).any(axis=-1), dtype=np.bool_)
 
 
 def non_dominated(losses: npt.ArrayLike) -> BoolArray:
@@ -23,7 +28,7 @@ def non_dominated(losses: npt.ArrayLike) -> BoolArray:
     # In lexicographic order a row can only be dominated by an earlier one.
     for i in np.lexsort(points.T[::-1]):
         rivals = front[:count]
-        if not ((rivals <= points[i]).all(axis=1) & (rivals < points[i]).any(axis=1)).any():
+        if not dominates(rivals, points[i]).any():
             keep[i] = True
             front[count] = points[i]
             count += 1
@@ -42,6 +47,22 @@ def ranks(losses: npt.ArrayLike) -> IntArray:
         left = left[~front]
         level += 1
     return rank
+
+
+def crowding(losses: npt.ArrayLike) -> FloatArray:
+    """Crowding distance of each row of one front ``[n, m]``, ``[n]``: how far apart its neighbours are, loss by loss.
+
+    Gaps are parts of the front's range in that loss; the ends of every loss are infinitely far (Deb et al., section III-B).
+    """
+    points = np.asarray(losses, dtype=np.float64)
+    distance = np.zeros(len(points))
+    for column in points.T:
+        order = np.argsort(column, kind="stable")
+        ordered = column[order]
+        if (span := ordered[-1] - ordered[0]) > 0:
+            distance[order[1:-1]] += (ordered[2:] - ordered[:-2]) / span
+        distance[order[[0, -1]]] = np.inf
+    return distance
 
 
 def hypervolume(losses: npt.ArrayLike, reference: npt.ArrayLike) -> float:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from automl_prune.pareto import hypervolume, non_dominated, ranks
+from automl_prune.pareto import crowding, hypervolume, non_dominated, ranks
 
 FEW = settings(max_examples=60, deadline=None)
 Points = npt.NDArray[np.float64]
@@ -80,3 +80,14 @@ def test_hypervolume_refuses_what_it_cannot_do(losses: list[list[float]], refere
 def test_losses_must_be_a_matrix() -> None:
     with pytest.raises(ValueError, match="matrix"):
         ranks([1.0, 2.0])
+
+
+def test_crowding_by_hand() -> None:
+    """Ranges are 4 and 8: the second point's neighbours are 3/4 and 6/8 apart, the third's 3/4 and 4/8."""
+    assert crowding([[0, 8], [1, 4], [3, 2], [4, 0]]).tolist() == [np.inf, 0.75 + 0.75, 0.75 + 0.5, np.inf]
+
+
+def test_crowding_of_few_and_of_equal_points() -> None:
+    assert crowding([[1, 2]]).tolist() == [np.inf]
+    assert crowding([[1, 2], [2, 1]]).tolist() == [np.inf, np.inf]
+    assert crowding([[1, 2]] * 4).tolist() == [np.inf, 0, 0, np.inf]

@@ -17,18 +17,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from automl_prune.errors import UnknownNameError
-from automl_prune.pareto import ranks
+from automl_prune.pareto import crowding, dominates, ranks
 from automl_prune.problem import Problem
 from automl_prune.strategies._genetics import GenerationalOptions, GenerationalSearch, IntArray, Member, crossed
 from automl_prune.strategies.base import STRATEGIES
 from automl_prune.trial import Trial
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 
 class NSGA2Options(GenerationalOptions):
@@ -122,24 +118,3 @@ class NSGA2(GenerationalSearch):
         """Continue from :meth:`state_dict`."""
         super().load_state_dict(state)
         self.front = [Member.from_json(m) for m in state["front"]]
-
-
-def dominates(first: FloatArray, second: FloatArray) -> BoolArray:
-    """Where losses ``[…, m]`` are nowhere above others ``[…, m]`` and somewhere below, ``[…]``."""
-    return np.logical_and((first <= second).all(axis=-1), (first < second).any(axis=-1), dtype=np.bool_)
-
-
-def crowding(losses: npt.ArrayLike) -> FloatArray:
-    """Crowding distance of each row of one front ``[n, m]``, ``[n]``: how far apart its neighbours are, loss by loss.
-
-    Gaps are parts of the front's range in that loss; the ends of every loss are infinitely far (Deb et al., section III-B).
-    """
-    points = np.asarray(losses, dtype=np.float64)
-    distance = np.zeros(len(points))
-    for column in points.T:
-        order = np.argsort(column, kind="stable")
-        ordered = column[order]
-        if (span := ordered[-1] - ordered[0]) > 0:
-            distance[order[1:-1]] += (ordered[2:] - ordered[:-2]) / span
-        distance[order[[0, -1]]] = np.inf
-    return distance

@@ -9,12 +9,12 @@ import numpy.typing as npt
 import pytest
 
 from automl_prune.errors import BudgetError, SpecError, UnknownNameError
-from automl_prune.pareto import hypervolume, non_dominated, ranks
+from automl_prune.pareto import crowding, hypervolume, non_dominated, ranks
 from automl_prune.problem import Objective, Problem
 from automl_prune.space import ChannelSpace
 from automl_prune.strategies._genetics import Member
 from automl_prune.strategies.base import Proposal
-from automl_prune.strategies.nsga2 import NSGA2, crowding
+from automl_prune.strategies.nsga2 import NSGA2
 from automl_prune.strategies.random import RandomOptions, RandomSearch
 from automl_prune.testing.strategy import run_toy, told, toy_problem, toy_score
 from automl_prune.trial import Outcome, Trial, TrialState
@@ -48,17 +48,6 @@ def two_costs() -> Problem:
 
 
 # Crowding and selection
-
-
-def test_crowding_by_hand() -> None:
-    """Ranges are 4 and 8: the second point's neighbours are 3/4 and 6/8 apart, the third's 3/4 and 4/8."""
-    assert crowding([[0, 8], [1, 4], [3, 2], [4, 0]]).tolist() == [np.inf, 0.75 + 0.75, 0.75 + 0.5, np.inf]
-
-
-def test_crowding_of_few_and_of_equal_points() -> None:
-    assert crowding([[1, 2]]).tolist() == [np.inf]
-    assert crowding([[1, 2], [2, 1]]).tolist() == [np.inf, np.inf]
-    assert crowding([[1, 2]] * 4).tolist() == [np.inf, 0, 0, np.inf]
 
 
 @pytest.mark.parametrize("seed", range(5))
