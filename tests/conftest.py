@@ -118,12 +118,22 @@ def postgres_schema(postgres_server: Engine) -> str:
 
 
 @pytest.fixture
-def postgres_url(postgres_schema: str, postgres_server: Engine) -> str:
+def emptied_postgres(postgres_schema: str, postgres_server: Engine) -> Callable[[], str]:
+    """Empties the one PostgreSQL database with the newest schema, starts its counting anew, and gives its URL."""
+    names = ", ".join(table.name for table in Base.metadata.sorted_tables)
+
+    def make() -> str:
+        with postgres_server.connect() as connection:
+            connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY"))
+        return postgres_schema
+
+    return make
+
+
+@pytest.fixture
+def postgres_url(emptied_postgres: Callable[[], str]) -> str:
     """A PostgreSQL database with the newest schema and no rows."""
-    statements = "; ".join(f"DELETE FROM {table.name}" for table in reversed(Base.metadata.sorted_tables))
-    with postgres_server.connect() as connection:
-        connection.execute(text(statements))
-    return postgres_schema
+    return emptied_postgres()
 
 
 def _url(url: str) -> str:
