@@ -11,11 +11,11 @@ from automl_prune.evaluation.evaluator import CandidateEvaluator
 from automl_prune.evaluation.scoring import score
 from automl_prune.evaluation.weights import fit, load_state_dict_file
 from automl_prune.execution.inline import InlineExecutor
-from automl_prune.loop.standing import BASE, SEARCH
 from automl_prune.loop.job import SearchJob, SearchState
 from automl_prune.loop.plan import Plan, Roots, make_plan
 from automl_prune.loop.run import run_search
 from automl_prune.loop.spec import SearchSpec
+from automl_prune.loop.standing import BASE, SEARCH
 from automl_prune.storage.memory import MemoryStore
 from automl_prune.surgery.slicing import materialise
 from automl_prune.trial import Outcome, Trial, TrialState

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from automl_prune.loop.standing import SEARCH
 from automl_prune.loop.job import SearchJob, SearchState
 from automl_prune.loop.plan import Roots
+from automl_prune.loop.standing import SEARCH
 from automl_prune.storage.sql import SqlStore
 from automl_prune.strategies.base import STRATEGIES
 from automl_prune.trial import Trial
