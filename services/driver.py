@@ -155,6 +155,8 @@ def _give_back_when_told(store: Store, search_id: str, attempt: int) -> None:
         told.wait()
         try:
             store.release(search_id, attempt, reason=GIVEN_BACK)
+        except LeaseLostError:
+            pass  # it has just ended, or was given back
         except Exception:
             log.exception("the search could not be given back; its lease will run out")
         os._exit(0)

@@ -23,6 +23,9 @@ from automl_prune.trial import Evaluator
 LOCAL = "local"
 logger = logging.getLogger(__name__)
 
+_NO_EXIT_CODE = "connection error code 2"
+_KILLED = "it was killed (exit 137, out of memory?) or crashed; Ray does not say which"
+
 OBJECT_STORE_BYTES = 512 * 2**20  # evaluators travel through it, data sets do not
 
 
@@ -128,6 +131,8 @@ def cause_of_death(report: str) -> str:
     """Ray's report on a dead worker on one line: why, without the ids before it and the advice after it."""
     lines = [line for line in report.splitlines() if line and not line[0].isspace()]
     why = " ".join(lines).rsplit("Worker exit detail: ", 1)[-1]
+    if _NO_EXIT_CODE in why:
+        return _KILLED
     return clip(why.split(" If the process was killed by", 1)[0])
 
 

@@ -33,7 +33,7 @@ def build_result(plan: Plan, search_id: str, trials: Sequence[Trial], *, seconds
     """
     reports = {t.origin["arm"]: t for t in trials if t.arm == REPORT and t.state is TrialState.COMPLETE}
     if SEARCH not in reports:
-        raise EvaluationError(_why_none(trials))
+        raise EvaluationError(_why_none(plan, trials))
     best = _row(trials, reports[SEARCH])
     final = _by_number(trials, int(reports[SEARCH].origin["final"]))
     kept = final.outcome.details["kept"] if final.outcome else {}
@@ -145,8 +145,18 @@ def _by_number(trials: Sequence[Trial], number: int) -> Trial:
     return next(t for t in trials if t.number == number)
 
 
-def _why_none(trials: Sequence[Trial]) -> str:
+def _why_none(plan: Plan, trials: Sequence[Trial]) -> str:
     failed = [t for t in trials if t.arm in (SEARCH, FINAL) and t.state is TrialState.FAILED and t.outcome]
     if failed and failed[-1].outcome:
         return f"No candidate could be scored and recovered; {failed[-1].name} failed: {failed[-1].outcome.reason}"
+    scored = [t for t in trials if t.arm == SEARCH and t.state is TrialState.COMPLETE]
+    if scored and not any(plan.problem.is_feasible(t.candidate) for t in scored):
+        return (
+            f"The search ended before it reached the budgets: {plan.spec.strategy.name!r} had scored {len(scored)} "
+            f"candidates, none within them, as it comes to smaller ones only in time. Raise trials.max_seconds, "
+            f"or trials.max, or let it take larger steps."
+        )
+    stopped = sum(t.arm == SEARCH and t.state is TrialState.STOPPED for t in trials)
+    if stopped:
+        return f"All of the {stopped} candidates that were evaluated were stopped early; raise trials.max."
     return "No candidate was evaluated within the search's limits; raise trials.max or trials.max_seconds."

@@ -12,7 +12,7 @@ from automl_prune.storage.keys import ApiKeys
 from automl_prune.storage.sql import SqlStore
 from automl_prune.storage.watching import Watcher
 from automl_prune.storage.webhooks import Webhooks
-from services.api import changes, log_files, metrics, openapi, problems, searches, site, streams, trials, webhooks
+from services.api import changes, control, log_files, metrics, openapi, problems, searches, site, streams, trials, webhooks
 from services.api.access import Door, Gate
 from services.api.catalog import catalog
 from services.api.context import Context, Review, Reviews
@@ -60,7 +60,7 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     app.add_middleware(Gate, door=Door(ApiKeys(store.database), settings))
     app.add_middleware(Telemetry, metrics=RequestMetrics(registry))
     app.add_middleware(Envelope)
-    for module in (searches, changes, trials, streams, log_files, webhooks, metrics, site):
+    for module in (searches, changes, control, trials, streams, log_files, webhooks, metrics, site):
         app.include_router(module.router)
     app.mount("/web", StaticFiles(directory=site.WEB), name="web")
     return app

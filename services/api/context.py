@@ -11,8 +11,9 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from automl_prune.loop.job import SearchJob
 from automl_prune.loop.ports import Store
 from automl_prune.loop.spec import SearchSpec
+from automl_prune.storage.keys import KeyLimits
 from services.admission import BusyError
-from services.api import views
+from services.api import views, waiting
 from services.api.access import ANYBODY, Principal, principal_of
 from services.api.bodies import read_json
 from services.api.paging import MAX_LIMIT
@@ -69,7 +70,13 @@ class Context:
         """A search with how far it is and how well it does."""
         progress = self.store.progress(job.id)
         best = self.standings.best_by_arm(job)
-        return views.search(job, progress, best, base_url=self.settings.public_url)
+        why = waiting.reason(job, self.store, self.settings, self.key_limits.running)
+        return views.search(replace(job, state_reason=why), progress, best, base_url=self.settings.public_url)
+
+    @property
+    def key_limits(self) -> KeyLimits:
+        """How much the one who asks may have."""
+        return self.principal.key.limits if self.principal.key else KeyLimits()
 
 
 class _Id(StringConvertor):

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 from automl_prune.errors import StateConflictError, UserError
 from automl_prune.loop.job import SearchState, Submission
 from automl_prune.loop.spec import SearchSpec
-from services.api import idempotency, views
+from services.api import idempotency, limits, views
 from services.api.context import Context, InContext, Limit, PageToken, SearchId, Spec, Text
 from services.api.openapi import SPEC_BODY
 from services.api.paging import page, read_search_token
@@ -32,6 +32,7 @@ async def submit(
 
 
 def _place(context: Context, spec: SearchSpec, key: str | None) -> Submission:
+    limits.check(spec, context.store, context.settings, context.key_limits)
     body = spec.model_dump(mode="json")
     told: dict[str, Any] = {"name": spec.name, "labels": spec.labels, "priority": spec.priority}
     if key is None:

@@ -24,6 +24,8 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
         "events": streams.events,
         "logs": streams.logs,
         "cancel": orders.cancel,
+        "pause": orders.pause,
+        "resume": orders.resume,
     },
     "What a SearchSpec can name": {
         "spaces": spaces.spaces,

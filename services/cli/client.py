@@ -106,6 +106,14 @@ class Client:
         """Stop a search."""
         return self._json("POST", f"{_path(search_id)}:cancel")
 
+    def pause(self, search_id: str) -> Json:
+        """Let a search rest."""
+        return self._json("POST", f"{_path(search_id)}:pause")
+
+    def resume(self, search_id: str) -> Json:
+        """Let a paused search go on."""
+        return self._json("POST", f"{_path(search_id)}:resume")
+
     def events(self, search_id: str, after: str | None) -> Iterator[Json]:
         """What happens to a search after an event, or from its beginning, to its end or the server's."""
         place = {"Last-Event-ID": after} if after else {}

@@ -71,10 +71,27 @@ def cancel(search_id: SearchId, as_json: AsJson = False, server: Server = SERVER
     """Stop a search."""
     with Client(server, key) as client:
         search = client.cancel(search_id)
+    _say(search, as_json, "" if search["state"] == "cancelled" else "; it stops within some seconds")
+
+
+def pause(search_id: SearchId, as_json: AsJson = False, server: Server = SERVER, key: Key = None) -> None:
+    """Let a search rest; it keeps everything, and frees its workers."""
+    with Client(server, key) as client:
+        search = client.pause(search_id)
+    _say(search, as_json, "" if search["state"] == "paused" else "; it pauses after the trials in flight")
+
+
+def resume(search_id: SearchId, as_json: AsJson = False, server: Server = SERVER, key: Key = None) -> None:
+    """Let a paused search go on where it was."""
+    with Client(server, key) as client:
+        search = client.resume(search_id)
+    _say(search, as_json, "")
+
+
+def _say(search: Json, as_json: bool, note: str) -> None:
     if as_json:
         echo_json(search)
     else:
-        note = "" if search["state"] == "cancelled" else "; it stops at its next trial"
         text.console().print(f"{search['id']} is {search['state']}{note}")
 
 

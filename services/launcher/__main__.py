@@ -3,6 +3,7 @@
 import signal
 import threading
 
+from automl_prune.storage.keys import ApiKeys
 from automl_prune.storage.webhooks import Webhooks
 from services import logs, ray_auth
 from services.launcher.launcher import Launcher
@@ -21,7 +22,7 @@ def main(settings: Settings | None = None) -> None:
     ray_auth.require_closed(settings)
     store = open_store(settings)
     with Sender(Webhooks(store), settings).running():
-        Launcher(store, settings).run(stop)
+        Launcher(store, settings, ApiKeys(store.database).running_limits).run(stop)
 
 
 if __name__ == "__main__":

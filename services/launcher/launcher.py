@@ -1,7 +1,8 @@
 """Claims queued searches, starts one driver process for each, and watches them.
 
 A driver that dies without recording an end loses its attempt: the search goes back to the queue, at most ``max_attempts``
-times. When the launcher is told to stop, it stops its drivers and gives their searches back to the queue.
+times. When the launcher is told to stop, it stops its drivers and gives their searches back to the queue; when it is killed,
+they notice and do that themselves.
 """
 
 import logging
@@ -9,31 +10,27 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 
-from automl_prune.errors import AutomlPruneError
-from automl_prune.execution import connect
-from automl_prune.loop.job import SearchJob, SearchState
-from automl_prune.loop.ports import Store
+from automl_prune.errors import AutomlPruneError, LeaseLostError
+from automl_prune.loop.job import SearchJob, Worker
+from automl_prune.loop.ports import Limits, Store
 from services.launcher.cluster import Cluster
 from services.launcher.liveness import Mark
+from services.launcher.local_ray import LocalRay
+from services.launcher.running import GIVEN_BACK, Running
 from services.settings import Settings, environment
 
 log = logging.getLogger("automl_prune.launcher")
 
 POLL_SECONDS = 0.3
 GRACE_SECONDS = 10.0
+CANCEL_SECONDS = 9.0
+"""How long a driver may take to stop when its search is cancelled; then it is killed."""
 STARTING_SECONDS = 120.0
 """Lease of a claim until its driver renews it: time for a local Ray and a Python process to start on a busy machine."""
-
-
-@dataclass
-class Running:
-    """A search and the process that drives it."""
-
-    job: SearchJob
-    process: subprocess.Popen[bytes]
 
 
 class Launcher:
@@ -42,35 +39,44 @@ class Launcher:
     Args:
         store: Where searches queue.
         settings: How many at once, and what drivers are told.
+        limits: Asked how many searches of a tenant may run at once, on all machines together.
     """
 
-    def __init__(self, store: Store, settings: Settings) -> None:
-        self._store, self._settings = store, settings
+    def __init__(self, store: Store, settings: Settings, limits: Callable[[], Limits | None] = lambda: None) -> None:
+        self._store, self._settings, self._limits = store, settings, limits
         self._running: list[Running] = []
-        self._ray = ExitStack()
-        self._ray_address = settings.ray_address
         self._cluster, self._mark = Cluster(settings), Mark(settings)
+        self._ray = LocalRay(settings.workers, settings.home)
+        self._worker = Worker.here("launcher")
+        self._claims_from = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set, then stop the drivers."""
-        with self._ray:
-            self._ray.callback(self._mark.remove)
-            self._ray.callback(self._cluster.leave)
+        with ExitStack() as leaving:
+            leaving.callback(self._mark.remove)
+            leaving.callback(self._cluster.leave)
+            leaving.callback(self._ray.end)
             while not stop.wait(POLL_SECONDS):
                 try:
                     self.step()
                     self._mark.renew()
                 except Exception:
                     log.exception("the store did not answer; trying again")
+                    self._let_others_renew()
             self.stop_all()
 
     def step(self) -> None:
-        """Look after drivers that ended, and start one if there is room and work."""
-        for running in [r for r in self._running if r.process.poll() is not None]:
-            self._running.remove(running)
+        """Look after drivers that ended or should, and start one if there is room and work."""
+        self._look_after_ray()
+        for running in [r for r in self._running if r.ended]:
             self._settle(running)
-        if len(self._running) < self._settings.max_running and self._cluster.reachable():
-            job = self._store.claim(lease_seconds=max(STARTING_SECONDS, self._settings.lease_seconds))
+            self._running.remove(running)
+            running.close()
+        for running in self._running:
+            self._enforce_cancel(running)
+        room = len(self._running) < self._settings.max_running and time.monotonic() >= self._claims_from
+        if room and self._cluster.reachable():
+            job = self._claim()
             if job is not None:
                 self._take(job)
 
@@ -79,67 +85,91 @@ class Launcher:
         for running in self._running:
             running.process.terminate()
         for running in self._running:
-            try:
-                running.process.wait(GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                running.process.kill()
-                running.process.wait()
-            self._give_back(running.job, "queued again: the service was stopped")
+            running.stop(GRACE_SECONDS)
+            running.close()
+            self._give_back(running.job, GIVEN_BACK)
         self._running.clear()
+
+    # Starting --------------------------------------------------------------------------------------------------------
+
+    def _claim(self) -> SearchJob | None:
+        return self._store.claim(
+            lease_seconds=max(STARTING_SECONDS, self._settings.lease_seconds),
+            worker=self._worker,
+            limits=self._limits() or None,
+            most_losses=self._settings.max_attempts,
+        )
 
     def _take(self, job: SearchJob) -> None:
         try:
-            self._running.append(Running(job, self._start(job)))
+            self._running.append(self._start(job))
         except Exception as error:
             log.exception("no driver could be started for %s", job.id)
             self._lost(job, f"no driver could be started: {type(error).__name__}: {error}")
 
-    def _start(self, job: SearchJob) -> subprocess.Popen[bytes]:
+    def _start(self, job: SearchJob) -> Running:
         folder = self._settings.artifacts_root / job.id
         folder.mkdir(parents=True, exist_ok=True)
-        if job.spec.get("execution") != "inline":
-            self._start_ray()
-        settings = self._settings.model_copy(update={"ray_address": self._ray_address})
+        on_ray = job.spec.get("execution") != "inline"
+        on_local_ray = on_ray and self._settings.ray_address is None
+        if on_local_ray:
+            self._ray.start()
+        elif on_ray:
+            self._cluster.join()
+        address = self._ray.address if on_local_ray else self._settings.ray_address
+        told = environment(self._settings.model_copy(update={"ray_address": address}))
         log.info("starting %s, attempt %d", job.id, job.attempt)
         with (folder / "search.log").open("ab") as stream:
-            return subprocess.Popen(
-                [sys.executable, "-m", "services.driver", job.id, str(job.attempt)],
-                env=os.environ | environment(settings),
+            process = subprocess.Popen(
+                [sys.executable, "-m", "services.cli.tethered", "services.driver", job.id, str(job.attempt)],
+                env={**os.environ, **told, **self._ray.environment},
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # closes with this process: the driver then gives its search back
             )
+        return Running(job, process, on_local_ray)
 
-    def _start_ray(self) -> None:
-        """Without a configured cluster, a local Ray starts with the first search that needs it and ends with the launcher.
+    # Watching --------------------------------------------------------------------------------------------------------
 
-        It puts its authentication into this process's environment, where drivers inherit it from.
-        """
-        self._cluster.join()
-        if self._ray_address is None:
-            connection = self._ray.enter_context(connect(None, num_cpus=self._settings.workers))
-            self._ray_address = connection.address
-            log.info("local Ray started, dashboard %s", connection.dashboard)
+    def _look_after_ray(self) -> None:
+        """When the local Ray died, end the drivers that wait for it in vain; the next search starts another one."""
+        if self._ray.died:
+            for running in self._running:
+                if running.on_local_ray:
+                    running.kill("the local Ray died under it")
+            self._ray.end()
+
+    def _enforce_cancel(self, running: Running) -> None:
+        asked = self._store.get_search(running.job.id).cancel_requested
+        if asked and running.overdue(CANCEL_SECONDS):
+            running.kill(f"it did not stop within {CANCEL_SECONDS:.0f} seconds of the request")
+
+    def _let_others_renew(self) -> None:
+        """Claim nothing for a moment: while the store did not answer, leases of working drivers may have run out."""
+        self._claims_from = time.monotonic() + self._settings.lease_seconds / 3 + 2
+
+    # Settling --------------------------------------------------------------------------------------------------------
 
     def _settle(self, running: Running) -> None:
         """Whatever a driver left open when it ended."""
-        job = self._store.get_search(running.job.id)
-        if job.state.is_terminal or job.attempt != running.job.attempt:
-            return
-        code = running.process.returncode
-        self._lost(job, f"it was ended by signal {-code}" if code < 0 else f"it ended with exit code {code}")
+        if self._is_driven(running.job):
+            self._lost(running.job, f"{running.how_it_ended()}; see search.log")
 
     def _lost(self, job: SearchJob, how: str) -> None:
         """Queue a search again whose driver was lost, unless too many were."""
-        losses, most = int(job.info.get("losses", 0)) + 1, self._settings.max_attempts
-        state = SearchState.FAILED if losses >= most else job.state
-        reason = f"driver {losses} of at most {most} was lost: {how}; see search.log"
-        self._store.set_state(job.id, job.attempt, state, reason=reason, info={"losses": losses})
-        self._give_back(job, f"queued again: {reason}")
+        try:
+            self._store.release(job.id, job.attempt, reason=how, lost=True, most_losses=self._settings.max_attempts)
+        except LeaseLostError as error:
+            log.warning("%s could not be given back: %s", job.id, error)
 
     def _give_back(self, job: SearchJob, reason: str) -> None:
         try:
-            if not self._store.get_search(job.id).state.is_terminal:
+            if self._is_driven(job):
                 self._store.release(job.id, job.attempt, reason=reason)
         except AutomlPruneError as error:
             log.warning("%s could not be given back: %s", job.id, error)
+
+    def _is_driven(self, job: SearchJob) -> bool:
+        """Whether the search still counts as driven by this launcher's attempt."""
+        now = self._store.get_search(job.id)
+        return now.attempt == job.attempt and now.lease_expires_at is not None

@@ -73,3 +73,8 @@ def test_the_cause_of_a_death_is_told_without_ids_and_advice() -> None:
         "Worker unexpectedly exits. If the process was killed by the kernel OOM killer, buy memory."
     )
     assert cause_of_death(report) == "Worker unexpectedly exits."
+
+
+def test_a_death_without_an_exit_code_may_have_been_for_want_of_memory() -> None:
+    report = "Worker exit detail: Worker unexpectedly exits with a connection error code 2. End of file. Some common causes"
+    assert cause_of_death(report).startswith("it was killed (exit 137, out of memory?)")

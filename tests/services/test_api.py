@@ -29,7 +29,8 @@ def test_an_order_becomes_a_queued_search(client: TestClient, store: SqlStore, o
     assert (body["best"], body["controls"], body["started_at"], body["result_ready"]) == (None, {}, None, False)
     assert body["progress"]["ended"] == 0
     assert body["spec"]["finish"]["recovery"] == "fine_tune"
-    assert client.get(response.headers["location"]).json() == body
+    shown = client.get(response.headers["location"]).json()
+    assert shown == body | {"state_reason": "queued: next, waiting for a launcher with a free slot"}
     assert store.get_search(body["id"]).spec == body["spec"]
 
 

@@ -1,0 +1,127 @@
+"""What users may do to searches, what they are told while one waits, and how much they may order."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from automl_prune.loop.job import SearchState
+from automl_prune.storage.keys import ApiKeys, KeyLimits
+from automl_prune.storage.sql import SqlStore
+from services.api.app import create_app
+from services.api.context import Review
+from services.launcher.running import said_of_exit
+from services.settings import Settings, load_settings
+
+Order = Callable[..., dict[str, Any]]
+
+
+def placed(client: TestClient, order: Order, **changes: Any) -> str:
+    response = client.post("/v1/searches", json=order(**changes))
+    assert response.status_code == 201, response.text
+    found: str = response.json()["id"]
+    return found
+
+
+def reason(client: TestClient, search_id: str) -> str:
+    found: str = client.get(f"/v1/searches/{search_id}").json()["state_reason"]
+    return found
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"], indirect=True)
+def test_a_queued_search_pauses_and_resumes(client: TestClient, store: SqlStore, order: Order) -> None:
+    search_id = placed(client, order)
+    paused = client.post(f"/v1/searches/{search_id}:pause")
+    assert (paused.status_code, paused.json()["state"]) == (202, "paused")
+    assert store.claim(lease_seconds=9) is None
+    again = client.post(f"/v1/searches/{search_id}:resume")
+    assert (again.status_code, again.json()["state"]) == (202, "queued")
+    refused = client.post(f"/v1/searches/{search_id}:resume")
+    assert (refused.status_code, refused.json()["code"]) == (409, "state_conflict")
+    assert store.claim(lease_seconds=9) is not None
+    assert client.post(f"/v1/searches/{search_id}:pause").json()["state"] == "preparing", "its driver gives it back"
+    assert store.get_search(search_id).pause_requested
+
+
+def test_what_has_ended_cannot_be_paused(client: TestClient, order: Order) -> None:
+    search_id = placed(client, order)
+    client.post(f"/v1/searches/{search_id}:cancel")
+    for verb in ("pause", "resume"):
+        response = client.post(f"/v1/searches/{search_id}:{verb}")
+        assert (response.status_code, response.json()["code"]) == (409, "state_conflict")
+        assert client.post(f"/v1/searches/srch_unknown:{verb}").status_code == 404
+
+
+def test_a_queued_search_says_what_it_waits_for(client: TestClient, store: SqlStore, order: Order) -> None:
+    first, second, urgent = placed(client, order), placed(client, order), placed(client, order, priority=5)
+    assert reason(client, urgent) == "queued: next, waiting for a launcher with a free slot"
+    assert (reason(client, first), reason(client, second)) == ("queued: 1 ahead", "queued: 2 ahead")
+    job = store.claim(lease_seconds=9)
+    assert job is not None
+    assert (job.id, job.priority) == (urgent, 5), "the higher priority goes first"
+    assert reason(client, first) == "queued: waiting for a free slot (limit of 1 running search)"
+    store.release(job.id, job.attempt, reason="it was ended by SIGKILL", lost=True, most_losses=3)
+    assert reason(client, urgent).endswith("(queued again: driver 1 of at most 3 was lost: it was ended by SIGKILL)")
+
+
+@pytest.mark.parametrize("priority", [101, -101, 1.5])
+def test_priorities_have_limits(client: TestClient, order: Order, priority: float) -> None:
+    response = client.post("/v1/searches", json=order(priority=priority))
+    assert (response.status_code, response.json()["errors"][0]["pointer"]) == (422, "/priority")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Settings:
+    return load_settings(home=tmp_path, max_queued=2, max_trials=50)
+
+
+def test_too_many_waiting_searches_are_refused(store: SqlStore, small: Settings, review: Review, order: Order) -> None:
+    with TestClient(create_app(store, small, review), base_url="http://127.0.0.1") as client:
+        first = placed(client, order)
+        placed(client, order)
+        refused = client.post("/v1/searches", json=order())
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_queued")
+        assert "2 of your searches wait already" in refused.json()["detail"]
+        assert int(refused.headers["retry-after"]) > 0
+        client.post(f"/v1/searches/{first}:cancel")
+        placed(client, order)
+
+
+def test_too_large_an_order_is_refused_with_its_field(
+    store: SqlStore, small: Settings, review: Review, order: Order
+) -> None:
+    with TestClient(create_app(store, small, review), base_url="http://127.0.0.1") as client:
+        response = client.post("/v1/searches", json=order(trials={"max": 51}))
+        (error,) = response.json()["errors"]
+        assert (response.status_code, error["pointer"], error["code"]) == (422, "/trials/max", "limit")
+        assert "use 50 or less" in error["detail"]
+
+
+def test_a_key_may_have_less(store: SqlStore, settings: Settings, review: Review, order: Order) -> None:
+    limits = KeyLimits(queued=1, running=1, trials=10, parallel=1)
+    _, token = ApiKeys(store.database).create("small", limits=limits)
+    headers = {"Authorization": f"Bearer {token}"}
+    with TestClient(create_app(store, settings, review), base_url="http://127.0.0.1", headers=headers) as client:
+        response = client.post("/v1/searches", json=order(trials={"max": 11, "parallel": 2}))
+        assert [e["pointer"] for e in response.json()["errors"]] == ["/trials/max", "/trials/parallel"]
+        running = placed(client, order, trials={"max": 8, "parallel": 1})
+        assert store.claim(lease_seconds=9, limits=ApiKeys(store.database).running_limits()) is not None
+        waiting = placed(client, order, trials={"max": 8, "parallel": 1})
+        assert store.claim(lease_seconds=9, limits=ApiKeys(store.database).running_limits()) is None
+        assert reason(client, waiting) == "queued: waiting for one of yours to end (your limit of 1 running search)"
+        assert store.get_search(running).state is SearchState.PREPARING
+        assert client.post("/v1/searches", json=order(trials={"max": 8, "parallel": 1})).status_code == 429
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (1, "it ended with exit code 1"),
+        (-9, "it was ended by SIGKILL (exit 137, out of memory?)"),
+        (-11, "it was ended by SIGSEGV (exit 139)"),
+    ],
+)
+def test_how_a_driver_ended_is_told_in_words(code: int, said: str) -> None:
+    assert said_of_exit(code) == said

@@ -1,0 +1,186 @@
+"""Real processes, killed by SIGKILL or told to rest: the API, the launcher, Ray's workers and its raylet."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from ray.util.state import list_actors
+
+from automl_prune.loop.job import SearchJob, SearchState
+from automl_prune.storage.sql import SqlStore
+from automl_prune.trial import TrialState
+from services import ray_auth
+from services.settings import Settings, environment, load_settings
+from services.wiring import open_store
+
+pytestmark = pytest.mark.timeout(900)  # many processes are started, one after the other
+
+ORDER: dict[str, Any] = {
+    "search_space": {"name": "digits_resnet"},
+    "dataset": {"name": "digits", "select_size": 300, "batch_size": 64},
+    "strategy": {"name": "abc", "options": {"population": 3}},
+    "budgets": [{"metric": "macs", "max_ratio": 0.5}],
+    "recipe": {"recalibrate_batches": 2},
+    "base_training": {"epochs": 1},
+    "trials": {"max": 5000},
+    "controls": [],
+    "finish": {"top_k": 1, "recovery": "none"},
+    "execution": "inline",
+}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return load_settings(home=tmp_path_factory.mktemp("home"), lease_seconds=30, workers=2)
+
+
+@pytest.fixture(scope="module")
+def store(settings: Settings) -> Iterator[SqlStore]:
+    opened = open_store(settings)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def launchers(settings: Settings, store: SqlStore) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """Starts a launcher; those that still run are ended."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "services.launcher"]
+        started.append(subprocess.Popen(command, env=os.environ | environment(settings)))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(60)
+
+
+def until(what: Callable[[], bool], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def drivers(job: SearchJob) -> list[int]:
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        arguments = process.info["cmdline"] or []
+        if "services.driver" in arguments and job.id in arguments and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process.pid)
+    return found
+
+
+def completed(store: SqlStore, job: SearchJob) -> dict[int, Any]:
+    """When trials completed, by number."""
+    return {t.trial.number: t.ended_at for t in store.trials(job.id) if t.trial.state is TrialState.COMPLETE}
+
+
+def reached(store: SqlStore, job: SearchJob, count: int) -> Callable[[], bool]:
+    return lambda: len(completed(store, job)) >= count
+
+
+def state(store: SqlStore, job: SearchJob, *states: SearchState) -> Callable[[], bool]:
+    return lambda: store.get_search(job.id).state in states
+
+
+def test_a_search_rests_goes_on_and_survives_its_launcher(
+    store: SqlStore, launchers: Callable[[], subprocess.Popen[bytes]]
+) -> None:
+    job = store.add_search(ORDER | {"trials": {"max": 60}}, name=None, labels={})
+    launcher = launchers()
+    until(reached(store, job, 4))
+    store.request_pause(job.id)
+    until(state(store, job, SearchState.PAUSED), 30)
+    resting = store.get_search(job.id)
+    assert (resting.lease_expires_at, resting.state_reason, resting.losses) == (None, "paused by request", 0)
+    assert all(t.trial.state is TrialState.COMPLETE for t in store.trials(job.id)), "trials in flight are finished"
+    until(lambda: not drivers(job), 30)
+    before = completed(store, job)
+    time.sleep(1)
+    assert store.get_search(job.id).state is SearchState.PAUSED, "nobody claims it"
+
+    store.request_resume(job.id)
+    until(reached(store, job, len(before) + 3))
+    launcher.kill()
+    until(state(store, job, SearchState.QUEUED), 30)
+    waiting = store.get_search(job.id)
+    assert (waiting.state_reason, waiting.losses) == ("queued again: the service was stopped", 0)
+    until(lambda: not drivers(job), 30)
+    before |= completed(store, job)
+
+    launchers()
+    until(state(store, job, SearchState.SUCCEEDED, SearchState.FAILED))
+    assert store.get_search(job.id).state is SearchState.SUCCEEDED
+    assert {number: completed(store, job)[number] for number in before} == before, "nothing is evaluated twice"
+
+
+def test_an_accepted_order_survives_the_api(store: SqlStore, settings: Settings) -> None:
+    command = [sys.executable, "-m", "services.cli", "serve", "--no-launcher", "--port", "0"]
+    served = subprocess.Popen(command, env=os.environ | environment(settings), stdout=subprocess.PIPE, text=True)
+    with served:
+        assert served.stdout is not None
+        address = served.stdout.readline().split()[-1]
+        response = httpx.post(f"{address}/v1/searches", json=ORDER, timeout=120)
+        served.kill()
+    assert response.status_code == 201, response.text
+    job = store.get_search(response.json()["id"])
+    assert job.state is SearchState.QUEUED
+    assert store.request_cancel(job.id).state is SearchState.CANCELLED
+
+
+def actors(url: str) -> list[Any]:
+    return [a for a in list_actors(url, limit=1000) if a.class_name in ("PruneWorker", "PruneTrial") and a.state != "DEAD"]
+
+
+def on_ray(store: SqlStore) -> SearchJob:
+    return store.add_search(ORDER | {"execution": "actors", "trials": {"max": 5000, "parallel": 2}}, name=None, labels={})
+
+
+@pytest.fixture
+def admitted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets this process ask the service's Ray."""
+    for name, value in ray_auth.variables(settings.home).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("admitted")
+def test_a_worker_may_die_and_cancel_leaves_none(store: SqlStore, launchers: Callable[[], subprocess.Popen[bytes]]) -> None:
+    job = on_ray(store)
+    launchers()
+    until(reached(store, job, 4))
+    dashboard = store.get_search(job.id).info["links"]["ray_dashboard"]
+    os.kill(next(a.pid for a in actors(dashboard) if a.state == "ALIVE"), signal.SIGKILL)
+    until(lambda: any(t.trial.attempt == 2 and t.trial.state is TrialState.COMPLETE for t in store.trials(job.id)))
+    assert actors(dashboard)
+    asked = time.monotonic()
+    store.request_cancel(job.id)
+    until(state(store, job, SearchState.CANCELLED), 15)
+    until(lambda: not actors(dashboard), max(1.0, 15 - (time.monotonic() - asked)))
+    assert all(t.trial.state.is_terminal for t in store.trials(job.id))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+def test_ray_may_die(store: SqlStore, launchers: Callable[[], subprocess.Popen[bytes]], part: str) -> None:
+    job = on_ray(store)
+    launcher = launchers()
+    until(reached(store, job, 4))
+    before = completed(store, job)
+    next(p for p in psutil.Process(launcher.pid).children(recursive=True) if p.name() == part).kill()
+    until(lambda: store.get_search(job.id).losses == 1)
+    assert "the local Ray died" in (store.attempts(job.id)[0].reason or "")
+    until(reached(store, job, len(before) + 3))
+    assert {number: completed(store, job)[number] for number in before} == before
+    store.request_cancel(job.id)
+    until(state(store, job, SearchState.CANCELLED), 15)
+    assert not drivers(job)
