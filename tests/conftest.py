@@ -140,7 +140,7 @@ def postgres_schema(postgres_server: Engine) -> str:
     return url
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def emptied_postgres(postgres_schema: str, postgres_server: Engine) -> Callable[[], str]:
     """Empties the one PostgreSQL database with the newest schema, starts its counting anew, and gives its URL."""
     names = ", ".join(table.name for table in Base.metadata.sorted_tables)
