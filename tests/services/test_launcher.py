@@ -31,14 +31,17 @@ ORDER: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return load_settings(home=tmp_path_factory.mktemp("home"), lease_seconds=3, workers=1)
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    url = request.getfixturevalue("emptied_postgres")() if request.param == "postgresql" else None
+    return load_settings(home=tmp_path_factory.mktemp("home"), lease_seconds=3, workers=1, database_url=url)
 
 
 @pytest.fixture(scope="module")
-def store(settings: Settings) -> Store:
-    return open_store(settings)
+def store(settings: Settings) -> Iterator[Store]:
+    opened = open_store(settings)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from automl_prune.errors import UserError
-from automl_prune.loop.job import Artifact, SearchState
+from automl_prune.loop.job import Artifact, SearchState, Worker
+from automl_prune.loop.ports import Idempotency
 from automl_prune.storage.engine import connect
 from automl_prune.storage.sql import SqlStore
 from automl_prune.testing import StoreContract
-from automl_prune.testing.store_kit import SCORED, SPEC, add, claimed, driven, trial
+from automl_prune.testing.store_kit import SCORED, SPEC, add, driven, trial
 from automl_prune.trial import Outcome, TrialState
 
 RACE = Path(__file__).with_name("race.py")
@@ -112,11 +113,24 @@ def every_call(store: SqlStore) -> None:
         store.trials(search, arm=arm, after=3, limit=10)
     store.trials(search, arm="search", state="pending", limit=10)
     store.progress(search)
-    store.renew(search, 1, lease_seconds=0)
-    store.release(search, claimed(store).attempt, reason="")
+    store.attempts(search)
+    store.renew(search, 1, lease_seconds=0, worker=Worker("w", "h", 1))
+    taken = store.claim(lease_seconds=60, limits={"default": 3}, most_losses=9)
+    assert taken is not None
+    store.request_pause(search)
+    store.release(search, taken.attempt, reason="")
+    store.request_resume(search)
+    store.update_search(search, labels={"a": "b"}, priority=1)
+    store.ahead_of(search)
+    store.add_search_once({}, name=None, labels={}, idempotency=Idempotency("k", "f"))
+    store.add_search_once({}, name=None, labels={}, idempotency=Idempotency("k", "f"))
     store.request_cancel(search)
-    for filters in ({}, {"strategy": "abc"}, {"states": [SearchState.QUEUED]}, {"label": ("a", "b")}):
-        store.list_searches(before=search, **filters)
+    store.events(search, after=3)
+    for tenant in (None, "default"):
+        store.events(tenant=tenant, after=3)
+        store.count_searches(tenant=tenant, states=[SearchState.QUEUED, SearchState.RUNNING])
+        for filters in ({}, {"strategy": "abc"}, {"states": [SearchState.QUEUED]}, {"label": ("a", "b")}):
+            store.list_searches(before=search, tenant=tenant, **filters)
 
 
 def test_no_query_reads_a_whole_table_or_sorts_it(sqlite_url: str, statements: list[tuple[str, Any]]) -> None:
@@ -129,7 +143,7 @@ def test_no_query_reads_a_whole_table_or_sorts_it(sqlite_url: str, statements: l
             for *_, step in database.execute(f"EXPLAIN QUERY PLAN {sql}", values):
                 assert "alembic_version" in step or "SCAN" not in step or "USING" in step, (step, sql)
                 assert "TEMP B-TREE" not in step, (step, sql)
-    assert len(queries) > 30
+    assert len(queries) > 60
 
 
 def better(number: int) -> Outcome:

@@ -244,7 +244,7 @@ def test_memory_and_database_agree_for_long(
     request: pytest.FixtureRequest, new_sqlite: Callable[[], str], database: str
 ) -> None:
     clean: Any = request.getfixturevalue("emptied_postgres") if database == "postgresql" else new_sqlite
-    run(lambda: Stores(SqlStore(clean())), examples=100, steps=60)
+    run(lambda: Stores(SqlStore(clean())), examples=40, steps=40)
 
 
 def run(make: Callable[[], Stores], *, examples: int, steps: int) -> None:
