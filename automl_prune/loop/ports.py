@@ -162,6 +162,10 @@ class Store(Protocol):
         """Number of trials by arm and state."""
         ...
 
+    def progress_of(self, search_ids: Sequence[str], *, tenant: str | None = None) -> dict[str, dict[str, dict[str, int]]]:
+        """:meth:`progress` of several searches at once, by id; those that are not found are left out."""
+        ...
+
     def artifacts(self, search_id: str, *, tenant: str | None = None) -> list[Artifact]:
         """The search's files by name."""
         ...

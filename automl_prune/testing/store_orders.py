@@ -59,6 +59,15 @@ class OrderContract:
         store.request_cancel(mine[0])
         assert store.count_searches(tenant="mine", states=[SearchState.QUEUED, SearchState.RUNNING]) == 1
 
+    def test_progress_of_several_searches_is_counted_at_once(self, store: Store) -> None:
+        """As of each; a search of another tenant, or none, is left out."""
+        mine, other = driven(store, trials=2), driven(store)
+        foreign = store.add_search(SPEC, name=None, labels={}, tenant="other").id
+        asked = [mine, other, foreign, UNKNOWN]
+        assert store.progress_of(asked, tenant="default") == {mine: store.progress(mine), other: {}}
+        assert set(store.progress_of(asked)) == {mine, other, foreign}
+        assert store.progress_of([]) == {}
+
     # an order is placed once
 
     def test_the_same_order_again_is_the_same_search(self, store: Store) -> None:

@@ -66,9 +66,10 @@ class Context:
     standings: Standings
     principal: Principal = ANYBODY
 
-    def search_json(self, job: SearchJob) -> dict[str, Any]:
-        """A search with how far it is and how well it does."""
-        progress = self.store.progress(job.id)
+    def search_json(self, job: SearchJob, progress: views.Progress | None = None) -> dict[str, Any]:
+        """A search with how far it is and how well it does; its trials are counted unless ``progress`` is given."""
+        if progress is None:
+            progress = self.store.progress(job.id)
         best = self.standings.best_by_arm(job)
         why = waiting.reason(job, self.store, self.settings, self.key_limits.running)
         return views.search(replace(job, state_reason=why), progress, best, base_url=self.settings.public_url)

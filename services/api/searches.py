@@ -63,7 +63,8 @@ def list_searches(
         limit=limit + 1,
         before=read_search_token(page_token),
     )
-    return page(found, limit, context.search_json, lambda job: job.id)
+    progress = context.store.progress_of([job.id for job in found])
+    return page(found, limit, lambda job: context.search_json(job, progress[job.id]), lambda job: job.id)
 
 
 @router.post("/searches/{search_id:id}:cancel", status_code=202)

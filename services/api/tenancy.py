@@ -21,6 +21,7 @@ BY_TENANT = frozenset(
         "trials",
         "trial",
         "progress",
+        "progress_of",
         "artifacts",
         "events",
     }

@@ -112,7 +112,7 @@ def every_call(store: SqlStore) -> None:
     for arm in (None, "search"):
         store.trials(search, arm=arm, after=3, limit=10)
     store.trials(search, arm="search", state="pending", limit=10)
-    store.progress(search)
+    store.progress_of([search, "another"], tenant="default")
     store.attempts(search)
     store.renew(search, 1, lease_seconds=0, worker=Worker("w", "h", 1))
     taken = store.claim(lease_seconds=60, limits={"default": 3}, most_losses=9)

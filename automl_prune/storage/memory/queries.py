@@ -91,6 +91,12 @@ class Queries(Steps):
                 by_state[stored.trial.state.value] = by_state.get(stored.trial.state.value, 0) + 1
         return counts
 
+    def progress_of(self, search_ids: Sequence[str], *, tenant: str | None = None) -> dict[str, dict[str, dict[str, int]]]:
+        """Number of trials by arm and state, by search; searches that are not found are left out."""
+        with self._lock:
+            wanted = [entry.job for search_id in set(search_ids) if (entry := self._entries.get(search_id))]
+        return {job.id: self.progress(job.id) for job in wanted if tenant in (None, job.tenant)}
+
     def artifacts(self, search_id: str, *, tenant: str | None = None) -> list[Artifact]:
         """The search's files by name."""
         with self._lock:

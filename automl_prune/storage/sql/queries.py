@@ -97,12 +97,21 @@ class Queries(Steps):
 
     def progress(self, search_id: str, *, tenant: str | None = None) -> dict[str, dict[str, int]]:
         """Number of trials by arm and state."""
-        query = select(TrialRow.arm, TrialRow.state, func.count()).where(TrialRow.search_id == search_id)
-        counts: dict[str, dict[str, int]] = {}
+        found = self.progress_of([search_id], tenant=tenant)
+        if search_id not in found:
+            raise rules.no_search(search_id)
+        return found[search_id]
+
+    def progress_of(self, search_ids: Sequence[str], *, tenant: str | None = None) -> dict[str, dict[str, dict[str, int]]]:
+        """Number of trials by arm and state, by search; searches that are not found are left out."""
+        searches = select(SearchRow.id).where(SearchRow.id.in_(search_ids), *_of((), tenant))
+        key = (TrialRow.search_id, TrialRow.arm, TrialRow.state)
+        trials = select(*key, func.count()).where(TrialRow.search_id.in_(search_ids)).group_by(*key)
         with self.database.read() as session:
-            known(session, search_id, tenant)
-            for arm, state, count in session.execute(query.group_by(TrialRow.arm, TrialRow.state)):
-                counts.setdefault(arm, {})[state] = count
+            counts: dict[str, dict[str, dict[str, int]]] = {found: {} for found in session.scalars(searches)}
+            for search_id, arm, state, count in session.execute(trials):
+                if search_id in counts:
+                    counts[search_id].setdefault(arm, {})[state] = count
         return counts
 
     def artifacts(self, search_id: str, *, tenant: str | None = None) -> list[Artifact]:
@@ -129,10 +138,10 @@ class Queries(Steps):
 
     def _settled_after(self, session: Session, after: int) -> ColumnElement[bool]:
         """Condition on events that follow one, and that no running transaction can still come before."""
+        if not self.database.on_postgresql:
+            return and_(EventRow.txid == 0, EventRow.id > after)  # one writer at a time: numbers rise with commits
         place = select(EventRow.txid).where(EventRow.id <= after).order_by(EventRow.id.desc()).limit(1)
         later = tuple_(EventRow.txid, EventRow.id) > (session.scalar(place) or 0, after)
-        if not self.database.on_postgresql:
-            return later
         return and_(later, EventRow.txid < func.txid_snapshot_xmin(func.txid_current_snapshot()))
 
 
