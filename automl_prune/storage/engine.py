@@ -34,6 +34,8 @@ def connect(url: str, *, foreign_keys: bool = True) -> Engine:
     parsed = parse(url)
     if parsed.get_backend_name() == "postgresql":
         return _postgres(parsed)
+    if not Path(str(parsed.database)).parent.is_dir():
+        raise UserError(f"The folder of the database {parsed.database!r} does not exist; make it first.")
     engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
     _prepare_sqlite(engine, foreign_keys)
     return engine
@@ -52,8 +54,6 @@ def parse(url: str) -> URL:
         raise UserError(f"Databases are sqlite or postgresql, not {parsed.drivername!r}.")
     if not parsed.database or parsed.database == ":memory:":
         raise UserError("A SQLite database needs a file (sqlite:///FILE); for one in memory there is MemoryStore.")
-    if not Path(parsed.database).parent.is_dir():
-        raise UserError(f"The folder of the database {parsed.database!r} does not exist; make it first.")
     return parsed
 
 

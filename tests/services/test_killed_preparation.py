@@ -65,6 +65,7 @@ def drivers(search_id: str) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_is_continued(settings: Settings, launcher: subprocess.Popen[bytes]) -> None:
     store = open_store(settings)
     job = store.add_search(ORDER, name=None, labels={})

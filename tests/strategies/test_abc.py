@@ -234,10 +234,11 @@ def test_the_published_recipe_is_two_epochs_of_random_filters() -> None:
 # ABC-10: power
 
 
-def test_corrected_colony_beats_random_on_the_separable_toy() -> None:
-    """13 groups of codes 1 … 8, fitness 50 … 90, n = 10, T = 50, M = 5; a hundred seeds."""
+@pytest.mark.parametrize("seeds", [20, pytest.param(100, marks=pytest.mark.slow)])
+def test_corrected_colony_beats_random_on_the_separable_toy(seeds: int) -> None:
+    """13 groups of codes 1 … 8, fitness 50 … 90, n = 10, T = 50, M = 5."""
     wins, gains = 0, []
-    for seed in range(100):
+    for seed in range(seeds):
         rng = np.random.default_rng(seed)
         target, scale = rng.integers(1, 9, 13), rng.uniform(0.5, 1.5, 13)
 
@@ -249,7 +250,7 @@ def test_corrected_colony_beats_random_on_the_separable_toy() -> None:
         control = max(fitness(rng.integers(1, 9, 13)) for _ in range(len(asked)))
         wins += ours > control
         gains.append(ours - control)
-    assert wins >= 95
+    assert wins >= 0.95 * seeds
     assert np.mean(gains) >= 0.4
 
 
