@@ -49,8 +49,9 @@ def test_a_driver_may_die_at_its_steps(tmp_path: Path) -> None:
     assert found[0]["calls"][-2:] == ["set_state", "get_search"], "and the end"
 
 
-def test_drivers_may_die_at_any_moment(tmp_path: Path) -> None:
-    found = searches(tmp_path, "chaos", 4, 1)
+@pytest.mark.parametrize("url", [None, pytest.param("postgres_url", marks=pytest.mark.slow)], ids=["sqlite", "postgresql"])
+def test_drivers_may_die_at_any_moment(request: pytest.FixtureRequest, tmp_path: Path, url: str | None) -> None:
+    found = searches(tmp_path, "chaos", 3, 1, url=url and request.getfixturevalue(url))
     check(found)
     assert sum(search["kills"] for search in found[1:]) >= 1
 
