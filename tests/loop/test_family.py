@@ -172,6 +172,9 @@ def test_lost_weights_fail_the_trial_and_are_never_replaced(run: Run, tmp_path: 
             self.finished, given, self.trial = self.trial is None, self.trial, None
             return given
 
+        def retry(self, trial: Trial, cause: str) -> Trial:
+            return trial
+
         def complete(self, trial: Trial, outcome: Outcome) -> None:
             outcomes.append(outcome)
 

@@ -92,12 +92,13 @@ def test_stopping_early_needs_training_and_ray_tune(tmp_path_factory: pytest.Tem
     roots = Roots(folder, folder, folder)
     trained = {"fine_tune": {"steps": 2}}
     early = {"early_stop": "asha"}
-    for changes, code in [
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"trials": early}, "nothing_to_stop"),
         ({"trials": early, "recipe": {"fine_tune": {"steps": 1}}}, "nothing_to_stop"),
         ({"trials": early, "recipe": trained, "execution": "actors"}, "needs_tune"),
         ({"trials": early, "recipe": trained, "execution": "inline"}, "needs_tune"),
-    ]:
+    ]
+    for changes, code in refused:
         with pytest.raises(SpecError) as caught:
             make_plan(SearchSpec.parse(ORDER | changes), roots)
         (error,) = caught.value.errors
