@@ -19,7 +19,7 @@ from automl_prune.loop.job import SearchJob, Worker
 from automl_prune.loop.ports import Limits, Store
 from services.launcher.cluster import Cluster
 from services.launcher.liveness import Mark
-from services.launcher.local_ray import LocalRay
+from services.launcher.local_ray import NOT_STARTED, LocalRay
 from services.launcher.running import GIVEN_BACK, Running
 from services.settings import Settings, environment
 
@@ -29,6 +29,8 @@ POLL_SECONDS = 0.3
 GRACE_SECONDS = 10.0
 CANCEL_SECONDS = 9.0
 """How long a driver may take to stop when its search is cancelled; then it is killed."""
+LOOK_SECONDS = 1.0
+"""How often that is looked at."""
 STARTING_SECONDS = 120.0
 """Lease of a claim until its driver renews it: time for a local Ray and a Python process to start on a busy machine."""
 
@@ -45,10 +47,11 @@ class Launcher:
     def __init__(self, store: Store, settings: Settings, limits: Callable[[], Limits | None] = lambda: None) -> None:
         self._store, self._settings, self._limits = store, settings, limits
         self._running: list[Running] = []
+        self._waiting: list[SearchJob] = []
         self._cluster, self._mark = Cluster(settings), Mark(settings)
         self._ray = LocalRay(settings.workers, settings.home)
         self._worker = Worker.here("launcher")
-        self._claims_from = 0.0
+        self._claims_from = self._look_from = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set, then stop the drivers."""
@@ -67,14 +70,18 @@ class Launcher:
 
     def step(self) -> None:
         """Look after drivers that ended or should, and start one if there is room and work."""
+        self._look_after_waiting()
         self._look_after_ray()
         for running in [r for r in self._running if r.ended]:
             self._settle(running)
             self._running.remove(running)
             running.close()
-        for running in self._running:
-            self._enforce_cancel(running)
-        room = len(self._running) < self._settings.max_running and time.monotonic() >= self._claims_from
+        if time.monotonic() >= self._look_from:
+            for running in self._running:
+                self._enforce_cancel(running)
+            self._look_from = time.monotonic() + LOOK_SECONDS
+        taken = len(self._running) + len(self._waiting)
+        room = taken < self._settings.max_running and time.monotonic() >= self._claims_from
         if room and self._cluster.reachable():
             job = self._claim()
             if job is not None:
@@ -82,6 +89,9 @@ class Launcher:
 
     def stop_all(self) -> None:
         """End every driver and give its search back to the queue."""
+        for job in self._waiting:
+            self._give_back(job, GIVEN_BACK)
+        self._waiting.clear()
         for running in self._running:
             running.process.terminate()
         for running in self._running:
@@ -101,6 +111,31 @@ class Launcher:
         )
 
     def _take(self, job: SearchJob) -> None:
+        """Start a driver, or have it wait for a Ray that must start first: that takes longer than anybody should wait."""
+        if self._needs_local_ray(job):
+            self._ray.begin()
+            self._waiting.append(job)
+        else:
+            self._launch(job)
+
+    def _needs_local_ray(self, job: SearchJob) -> bool:
+        return job.spec.get("execution") != "inline" and self._settings.ray_address is None
+
+    def _look_after_waiting(self) -> None:
+        """Start what Ray is ready for; give back what should stop, or will never start."""
+        for job in list(self._waiting):
+            now = self._store.get_search(job.id)
+            if self._ray.died:
+                self._lost(job, NOT_STARTED)
+            elif self._ray.ready:
+                self._launch(job)
+            elif now.cancel_requested or now.pause_requested:
+                self._give_back(job, GIVEN_BACK)
+            else:
+                continue
+            self._waiting.remove(job)
+
+    def _launch(self, job: SearchJob) -> None:
         try:
             self._running.append(self._start(job))
         except Exception as error:
@@ -110,11 +145,8 @@ class Launcher:
     def _start(self, job: SearchJob) -> Running:
         folder = self._settings.artifacts_root / job.id
         folder.mkdir(parents=True, exist_ok=True)
-        on_ray = job.spec.get("execution") != "inline"
-        on_local_ray = on_ray and self._settings.ray_address is None
-        if on_local_ray:
-            self._ray.start()
-        elif on_ray:
+        on_local_ray = self._needs_local_ray(job)
+        if self._settings.ray_address is not None and job.spec.get("execution") != "inline":
             self._cluster.join()
         address = self._ray.address if on_local_ray else self._settings.ray_address
         told = environment(self._settings.model_copy(update={"ray_address": address}))

@@ -26,6 +26,7 @@ from services import logs, ray_auth
 log = logging.getLogger("automl_prune.launcher")
 
 START_SECONDS = 90.0
+NOT_STARTED = f"no local Ray started within {START_SECONDS:.0f} seconds; see the launcher's log"
 GRACE_SECONDS = 10.0
 LOOK_SECONDS = 0.2
 
@@ -44,9 +45,19 @@ class LocalRay:
         self._processors, self._home = processors, home
         self._process: subprocess.Popen[bytes] | None = None
         self._where: Mapping[str, Any] = {}
+        self._late = 0.0
 
     def start(self) -> None:
-        """Have one; raises AutomlPruneError when it does not start."""
+        """Have one, and wait for it; raises AutomlPruneError when it does not start."""
+        self.begin()
+        while not self.ready:
+            if self.died:
+                self.end()
+                raise AutomlPruneError(NOT_STARTED)
+            time.sleep(LOOK_SECONDS)
+
+    def begin(self) -> None:
+        """See that one runs or is about to; does not wait for it."""
         if self._process is not None and self._process.poll() is None:
             return
         self.end()
@@ -57,17 +68,25 @@ class LocalRay:
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
-        line = _first_line(self._process, START_SECONDS)
-        if not line:
-            self.end()
-            raise AutomlPruneError(f"No local Ray started within {START_SECONDS:.0f} seconds; see the launcher's log.")
-        self._where = json.loads(line)
-        log.info("local Ray started, dashboard %s", self._where["dashboard"])
+        self._late = time.monotonic() + START_SECONDS
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has said where it is."""
+        if self._process is None or self._process.stdout is None or self._where:
+            return bool(self._where)
+        readable, _, _ = select.select([self._process.stdout], [], [], 0)
+        if readable and (line := self._process.stdout.readline()):
+            self._where = json.loads(line)
+            log.info("local Ray started, dashboard %s", self._where["dashboard"])
+        return bool(self._where)
 
     @property
     def died(self) -> bool:
-        """Whether it was started and has ended since."""
-        return self._process is not None and self._process.poll() is not None
+        """Whether it was begun and has ended since, or takes too long to start."""
+        if self._process is None:
+            return False
+        return self._process.poll() is not None or (not self._where and time.monotonic() > self._late)
 
     @property
     def address(self) -> str | None:
@@ -91,19 +110,6 @@ class LocalRay:
             except subprocess.TimeoutExpired:
                 process.kill()
         self._process = None
-
-
-def _first_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
-    """What a process says first; empty when it ends or takes too long."""
-    said, give_up = b"", time.monotonic() + seconds
-    assert process.stdout is not None
-    while not said.endswith(b"\n"):
-        ready, _, _ = select.select([process.stdout], [], [], max(0.0, give_up - time.monotonic()))
-        more = os.read(process.stdout.fileno(), 65536) if ready else b""
-        if not more:
-            return b""
-        said += more
-    return said
 
 
 def main(arguments: list[str]) -> int:

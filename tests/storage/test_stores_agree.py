@@ -235,7 +235,7 @@ class Stores(RuleBasedStateMachine):
 
 
 def test_memory_and_sqlite_agree(new_sqlite: Callable[[], str]) -> None:
-    run(lambda: Stores(SqlStore(new_sqlite())), examples=20, steps=40)
+    run(lambda: Stores(SqlStore(new_sqlite())), examples=12, steps=25)
 
 
 @pytest.mark.slow
