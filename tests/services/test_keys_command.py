@@ -87,7 +87,7 @@ def test_a_key_that_no_header_takes_is_a_sentence(call: Call) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["garbage", "postgresql://me:hunter2@db:port/x", "mysql://me:hunter2@db/x", "sqlite://", "sqlite:////none/x.db", "://"],
+    ["garbage", "postgresql://me:hunter2@db:port/x", "mysql://me:hunter2@db/x", "sqlite://", "://"],
 )
 def test_a_database_url_that_is_none_is_a_sentence(call: Call, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv(f"{PREFIX}DATABASE_URL", url)
@@ -95,6 +95,13 @@ def test_a_database_url_that_is_none_is_a_sentence(call: Call, monkeypatch: pyte
         said = call(*command, code=2).stderr
         assert len(said.splitlines()) == 1
         assert "hunter2" not in said
+
+
+def test_a_folder_that_is_missing_is_a_sentence(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", "sqlite:////none/x.db")
+    for command in (["db", "upgrade"], ["keys", "list"]):
+        assert "The folder of the database '/none/x.db' does not exist" in call(*command, code=2).stderr
+    assert "none" in call("db", "current").stdout
 
 
 def test_a_file_that_is_no_database_is_a_sentence(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
