@@ -75,7 +75,7 @@ def _is(process: psutil.Process, kind: str) -> bool:
     wanted: dict[str, bool] = {
         "launcher": "services.launcher" in line and "local_ray" not in line,
         "driver": "services.driver" in line,
-        "worker": line.startswith("ray::PruneWorker"),
+        "worker": line.startswith("ray::") and "IDLE" not in line,
         "raylet": name == "raylet",
         "head": name == "gcs_server",
     }
