@@ -12,6 +12,7 @@ Rooms, from the ground up; each imports only rooms above it in this list (``test
     trial, problem, pareto    what is searched, one evaluated candidate, fronts
     describe                  a space as data: groups, widths, what is kept whole and why
     surgery                   which channels to keep, and the smaller module
+    latency                   milliseconds on devices: timing, tables, predictions
     evaluation                data, splits, recovery, scores
     strategies                what to try next
     loop                      a search from order to result; owns the ports Store and Executor

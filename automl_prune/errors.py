@@ -8,14 +8,16 @@ AutomlPruneError
 │   ├── WidthError            a width outside its space, or a group that cannot be cut
 │   ├── BudgetError           a budget no candidate can meet
 │   ├── WeightsError          a weight file that is missing, corrupt or of another network
-│   └── DatasetError          a dataset that is missing, corrupt or cannot be split as asked
-│       └── MissingDataError  … whose files are not there, and could be fetched
+│   ├── DatasetError          a dataset that is missing, corrupt or cannot be split as asked
+│   │   └── MissingDataError  … whose files are not there, and could be fetched
+│   └── DeviceError           a device that is unknown, silent, or cannot run what it should time
 ├── NotFoundError             no such search, trial or artifact
 ├── StateConflictError        the search's state does not allow the action
 │   ├── PreconditionError     it was changed since the caller looked
 │   ├── IdempotencyError      the key was used for another order
 │   └── LateOutcomeError      the trial has been started again; what its last attempt brings is refused
 ├── LeaseLostError            this attempt no longer owns the search; its results are refused
+├── MeasurementError          a time that is no time: not positive, not finite, of other conditions, or never taken
 └── EvaluationError           a candidate could not be scored; fails the trial, never the search
 """
 
@@ -111,6 +113,12 @@ class MissingDataError(DatasetError):
     """A dataset whose files are not there, and could be fetched."""
 
 
+class DeviceError(UserError):
+    """A device that is unknown, has not been heard of, or lacks what should run networks on it."""
+
+    code = "device"
+
+
 class NotFoundError(AutomlPruneError):
     """No such search, trial or artifact."""
 
@@ -145,6 +153,12 @@ class LeaseLostError(AutomlPruneError):
     """This attempt no longer owns the search; what it reports is refused."""
 
     code = "lease_lost"
+
+
+class MeasurementError(AutomlPruneError):
+    """A time that is none: not positive, not finite, of other conditions, or one that nobody took."""
+
+    code = "measurement"
 
 
 class EvaluationError(AutomlPruneError):

@@ -22,6 +22,7 @@ LAYERS = [
     {"automl_prune.trial", "automl_prune.problem", "automl_prune.pareto"},
     {"automl_prune.describe"},
     {"automl_prune.surgery"},
+    {"automl_prune.latency"},
     {"automl_prune.evaluation", "automl_prune.functional"},
     {"automl_prune.strategies"},
     {"automl_prune.loop"},

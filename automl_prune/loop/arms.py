@@ -13,6 +13,7 @@ import numpy as np
 
 from automl_prune.evaluation.evaluator import FULL_NETWORK, IMPORTANCE, PREPARES
 from automl_prune.loop.confirmation import best_of, confirmed, first
+from automl_prune.loop.latencies import Latencies
 from automl_prune.loop.ranked import ranked_widths
 from automl_prune.loop.standing import BASE, SEARCH
 from automl_prune.problem import Problem, best_trials
@@ -84,6 +85,7 @@ def plan_arms(
     seed: int,
     prepare: Sequence[str] = (),
     rounds: Sequence[int] = (),
+    latencies: Latencies | None = None,
 ) -> list[Arm]:
     """The arms of a search.
 
@@ -97,6 +99,7 @@ def plan_arms(
         seed: The search's seed; the random control derives its own.
         prepare: What else the evaluator makes before anything is scored, by its names.
         rounds: Select images of each round in which the leaders are confirmed.
+        latencies: What measures leaders before they go on.
     """
     full = problem.space.full
     ranks = {IMPORTANCE: True} if "global" in controls or make_strategy().wants_starts else {}
@@ -115,9 +118,11 @@ def plan_arms(
         arms.append(Arm("random", lambda _: control, _as_many_as_searched, waits=True))
     for number, images in enumerate(rounds, 1):
         keep = top_k << (len(rounds) - number)
-        confirm = partial(leaders, problem, number, keep=keep, images=images)
+        confirm = partial(leaders, problem, number, keep=keep, images=images, latencies=latencies)
         arms.append(_fixed(problem, f"{CONFIRM}-{number}", confirm, waits=True))
-    arms.append(_fixed(problem, FINAL, lambda h: finalists(problem, h, top_k, rounds=len(rounds)), waits=True))
+    arms.append(
+        _fixed(problem, FINAL, lambda h: finalists(problem, h, top_k, rounds=len(rounds), latencies=latencies), waits=True)
+    )
     arms.append(_fixed(problem, REPORT, lambda h: reported(problem, h), waits=True, required=True))
     return arms
 
@@ -129,12 +134,16 @@ def started(problem: Problem, strategy: Strategy, history: History) -> Strategy:
     return strategy
 
 
-def leaders(problem: Problem, number: int, history: History, *, keep: int, images: int) -> list[Proposal]:
+def leaders(
+    problem: Problem, number: int, history: History, *, keep: int, images: int, latencies: Latencies | None = None
+) -> list[Proposal]:
     """What round ``number`` of the confirmation scores: the best ``keep`` of the search and of the random control."""
     return [
         proposal
         for arm in (SEARCH, *CONTROLS)
-        for proposal in confirmed(problem, scored(history, arm, number - 1), arm, keep=keep, images=images)
+        for proposal in confirmed(
+            problem, scored(history, arm, number - 1), arm, keep=keep, images=images, latencies=_judge_of(arm, latencies)
+        )
     ]
 
 
@@ -145,7 +154,9 @@ def scored(history: History, arm: str, number: int) -> list[Trial]:
     return [t for t in history if t.arm == f"{CONFIRM}-{number}" and t.origin["arm"] == arm]
 
 
-def finalists(problem: Problem, history: History, top_k: int, *, rounds: int = 0) -> list[Proposal]:
+def finalists(
+    problem: Problem, history: History, top_k: int, *, rounds: int = 0, latencies: Latencies | None = None
+) -> list[Proposal]:
     """The best ``top_k`` of the search and of the random control, and the other controls, to be recovered.
 
     A candidate is made again as it was made for the search, from the same parent.
@@ -155,12 +166,18 @@ def finalists(problem: Problem, history: History, top_k: int, *, rounds: int = 0
         history: Trials told so far.
         top_k: How many of each.
         rounds: How often the leaders were confirmed; the last scores count.
+        latencies: What measures whether they are fast enough.
     """
     proposals = []
     for arm in (SEARCH, *CONTROLS):
-        best = best_of(problem, scored(history, arm, rounds), top_k)
+        best = best_of(problem, scored(history, arm, rounds), top_k, _judge_of(arm, latencies))
         proposals += [Proposal(t.candidate, {"of": first(t), "arm": arm}, parent=t.parent) for t in best]
     return proposals
+
+
+def _judge_of(arm: str, latencies: Latencies | None) -> Latencies | None:
+    """What decides between an arm's leaders; controls of a single candidate go on as they were predicted."""
+    return latencies if arm in (SEARCH, "random") else None
 
 
 def globally_ranked(problem: Problem, history: History) -> Candidate:

@@ -9,6 +9,7 @@ Jamieson and Talwalkar 2016, arXiv 1502.07943). Search and random control are tr
 from collections.abc import Iterable
 
 from automl_prune.evaluation.evaluator import SELECT_IMAGES
+from automl_prune.loop.latencies import Latencies, first_within
 from automl_prune.problem import Problem, best_trials
 from automl_prune.strategies.base import Proposal
 from automl_prune.trial import Trial, TrialState
@@ -23,19 +24,22 @@ def rounds(images: int | None, whole: int) -> list[int]:
     return found
 
 
-def confirmed(problem: Problem, trials: Iterable[Trial], arm: str, *, keep: int, images: int) -> list[Proposal]:
+def confirmed(
+    problem: Problem, trials: Iterable[Trial], arm: str, *, keep: int, images: int, latencies: Latencies | None = None
+) -> list[Proposal]:
     """The best ``keep`` of an arm's scored trials, to be made again alike and scored on ``images`` select images.
 
     The trials are all those of the round before, or the arm's own in the first round.
     """
-    best = best_of(problem, trials, keep)
+    best = best_of(problem, trials, keep, latencies)
     return [Proposal(t.candidate, {"of": first(t), "arm": arm, SELECT_IMAGES: images}, parent=t.parent) for t in best]
 
 
-def best_of(problem: Problem, trials: Iterable[Trial], keep: int) -> list[Trial]:
-    """The best complete trials, best first."""
+def best_of(problem: Problem, trials: Iterable[Trial], keep: int, latencies: Latencies | None = None) -> list[Trial]:
+    """The best complete trials, best first; where devices budget the search, those that were measured to be fast enough."""
     scored = [t for t in trials if t.state is TrialState.COMPLETE]
-    return [scored[i] for i in best_trials(problem, [(t.candidate, t.metrics) for t in scored], keep)]
+    ranked = best_trials(problem, [(t.candidate, t.metrics) for t in scored], len(scored) if latencies else keep)
+    return first_within(latencies, [scored[i] for i in ranked], keep)
 
 
 def first(trial: Trial) -> int:

@@ -55,6 +55,7 @@ class Controller:
         on_trial: Called with every trial that ends.
         out_of_time: Whether the search arm must stop asking.
         patience: Complete feasible trials without a better one after which the search arm stops asking.
+        judge: What an outcome comes to, with all that is known of its trial besides; the answer is what is recorded.
     """
 
     def __init__(
@@ -69,11 +70,12 @@ class Controller:
         on_trial: Callable[[Trial], None] = lambda trial: None,
         out_of_time: Callable[[], bool] = lambda: False,
         patience: int | None = None,
+        judge: Callable[[Trial, Outcome], Outcome] = lambda trial, outcome: outcome,
     ) -> None:
         self._store, self._id, self._attempt = store, search_id, attempt
         self._problem, self._arms = problem, list(arms)
         self._on_arm, self._on_trial, self._out_of_time = on_arm, on_trial, out_of_time
-        self._patience = Patience(problem, patience)
+        self._patience, self._judge = Patience(problem, patience), judge
         self._strategies: dict[str, Strategy] = {}
         self._asked: dict[str, int] = {}
         self._told: dict[int, Trial] = {}
@@ -125,6 +127,7 @@ class Controller:
         if outcome.details.get(NO_ROOM):
             self._no_room = outcome.reason
             return
+        outcome = self._judge(trial, outcome)
         try:
             sequence = self._store.record_outcome(
                 self._id, self._attempt, trial.number, outcome, trial_attempt=trial.attempt

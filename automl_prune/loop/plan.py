@@ -26,12 +26,24 @@ from automl_prune.evaluation.images import Images, load_images
 from automl_prune.evaluation.loading import check_classes
 from automl_prune.evaluation.recipe import WITHOUT_CRITERION, FineTune, Recipe
 from automl_prune.evaluation.weights import fit_file, resolve_weights
+from automl_prune.latency.cost import LATENCY, WithLatency
 from automl_prune.loop.admission import Admit, admitted
 from automl_prune.loop.confirmation import rounds
+from automl_prune.loop.latencies import (
+    DeviceLookup,
+    Latencies,
+    Progress,
+    Timed,
+    find_latencies,
+    latency_budgets,
+    only_local,
+    quietly,
+    tightened,
+)
 from automl_prune.loop.spec import BudgetSpec, SearchSpaceSpec, SearchSpec, field_errors
 from automl_prune.loop.stopping import check_early_stop
 from automl_prune.networks import NETWORKS, NetworkDefinition
-from automl_prune.problem import Budget, Objective, Problem
+from automl_prune.problem import Budget, CostFunction, Objective, Problem
 from automl_prune.space import ChannelSpace
 from automl_prune.strategies.base import STRATEGIES, Strategy
 from automl_prune.strict import read
@@ -64,6 +76,8 @@ class Plan:
         given: The network and the dataset where they came as objects.
         hypernetwork: The PruningNet's file that was ordered, if one was.
         awaits_data: Whether the dataset is yet to be fetched, so that what depends on its size was not checked.
+        latencies: The devices that budget the search, once all is timed that predictions need.
+        ordered: The budgets as they were ordered; those of the problem may keep a margin to them.
     """
 
     spec: SearchSpec
@@ -78,6 +92,8 @@ class Plan:
     given: Given | None = None
     hypernetwork: Path | None = None
     awaits_data: bool = False
+    latencies: Latencies | None = None
+    ordered: tuple[Budget, ...] = ()
 
     def make_strategy(self) -> Strategy:
         """A fresh copy of the ordered strategy."""
@@ -119,6 +135,11 @@ class Plan:
         """Select images of each round in which the leaders are confirmed."""
         return rounds(self.recipe.select_images, self.spec.dataset.select_size)
 
+    @property
+    def awaits_latency(self) -> bool:
+        """Whether devices have yet to be asked, so that budgets of latency were not checked."""
+        return self.latencies is None and bool(latency_budgets(self.spec))
+
     @cached_property
     def base_costs(self) -> dict[str, float]:
         """Costs of the full network."""
@@ -133,9 +154,11 @@ class Plan:
         """What ``POST /searches:validate`` answers."""
         space = self.problem.space
         return describe(self.architecture, space, self.problem.cost) | {
-            "uniform": {"widths": space.widths(self.problem.widest_uniform)}
-            | self.problem.costs(self.problem.widest_uniform),
-            "budgets": [budget_json(b) for b in self.problem.budgets],
+            "uniform": None
+            if self.awaits_latency
+            else {"widths": space.widths(self.problem.widest_uniform)} | self.problem.costs(self.problem.widest_uniform),
+            "budgets": [budget_json(b) for b in self.ordered],
+            "latency": self.latencies.describe() if self.latencies else None,
             "evaluations": evaluations(self.spec),
             "recipe": self.recipe.model_dump(mode="json"),
             "splits": None if self.awaits_data else self.images.describe(),
@@ -143,7 +166,14 @@ class Plan:
 
 
 def make_plan(
-    spec: SearchSpec, roots: Roots, *, given: Given | None = None, admit: Admit = admitted, fetch: bool = True
+    spec: SearchSpec,
+    roots: Roots,
+    *,
+    given: Given | None = None,
+    admit: Admit = admitted,
+    fetch: bool = True,
+    devices: DeviceLookup = only_local,
+    progress: Progress = quietly,
 ) -> Plan:
     """Check an order completely.
 
@@ -152,7 +182,10 @@ def make_plan(
         roots: Where the files it names are.
         given: The network and the dataset, instead of those registered under the names in the order.
         admit: How the network's architecture is found; by default in this process.
-        fetch: Whether an absent dataset is fetched now where that was ordered; else it is left for the search to do.
+        fetch: Whether an absent dataset is fetched now where that was ordered, and devices time what their tables lack; else
+            both are left for the search to do.
+        devices: Where devices other than this machine are looked up.
+        progress: Called while devices are timing.
 
     Raises:
         UserError: Any of its kinds, with the JSON pointer of the field.
@@ -171,13 +204,24 @@ def make_plan(
     architecture = admit(network, num_classes, roots.cache)
     weights = read_weights(spec, network, num_classes, roots)
     space = ordered_space(spec.search_space, network, architecture)
-    cost = CostModel(architecture, space.names)
+    cost: CostFunction = CostModel(architecture, space.names)
     full = {name: float(values[0]) for name, values in cost(space.array([space.full])).items()}
+    fixed = {i: absolute(b, full, i) for i, b in enumerate(spec.budgets) if b.metric != LATENCY}
+    timed = Timed(network, num_classes, architecture, space, roots.cache / "latency")
+    latencies = None
+    if waiting := latency_budgets(spec):
+        latencies = find_latencies(spec, timed, devices, now=fetch, progress=progress)
+    if latencies is not None:
+        cost = WithLatency(cost, {name: found.model for name, found in latencies.devices.items()})
+        kept = [*fixed.values(), *tightened(latencies)]
+        ordered = [*fixed.values(), *latencies.budgets.values()]
+    else:
+        ordered = kept = [*fixed.values(), *(stand_in(b, full) for b in waiting.values())]
     problem = Problem(
         space=space,
         cost=cost,
         objectives=(Objective(spec.objective, maximize=spec.objective != "loss"),),
-        budgets=tuple(absolute(b, full, i) for i, b in enumerate(spec.budgets)),
+        budgets=tuple(kept),
     )
     problem.check_reachable()
     hypernetwork = None
@@ -187,7 +231,7 @@ def make_plan(
     if images is not None:
         check_early_stop(spec, recipe, images)
     checked = (spec, network, dataset, num_classes, architecture, problem, recipe, weights, roots, given, hypernetwork)
-    plan = Plan(*checked, awaits_data=images is None)
+    plan = Plan(*checked, awaits_data=images is None, latencies=latencies, ordered=tuple(ordered))
     plan.make_strategy()
     return plan
 
@@ -217,7 +261,7 @@ def evaluations(spec: SearchSpec) -> int:
 def absolute(budget: BudgetSpec, full: Mapping[str, float], index: int) -> Budget:
     """A budget in absolute terms; raises UnknownNameError for a metric that has no cost model."""
     if budget.metric not in full:
-        raise UnknownNameError("budget metric", budget.metric, METRICS, pointer=f"/budgets/{index}/metric")
+        raise UnknownNameError("budget metric", budget.metric, [*METRICS, LATENCY], pointer=f"/budgets/{index}/metric")
     if budget.device is not None:
         raise SpecError(
             [FieldError(f"/budgets/{index}/device", f"{budget.metric} does not depend on a device; leave device out.")]
@@ -228,10 +272,18 @@ def absolute(budget: BudgetSpec, full: Mapping[str, float], index: int) -> Budge
     return Budget(budget.metric, max=float("inf") if most is None else most, min=least)
 
 
+def stand_in(budget: BudgetSpec, full: Mapping[str, float]) -> Budget:
+    """MACs in place of a latency that no device has measured yet, for what can be checked of an order before."""
+    ratio = budget.max_ratio or (0.5 if budget.max is not None else None)
+    return Budget("macs", max=float("inf") if ratio is None else ratio * full["macs"])
+
+
 def budget_json(budget: Budget) -> dict[str, Any]:
     """A budget as JSON data; an open side is null."""
+    metric, _, device = budget.metric.partition("@")
     return {
-        "metric": budget.metric,
+        "metric": metric,
+        **({"device": device} if device else {}),
         "max": None if budget.max == float("inf") else budget.max,
         "min": budget.min or None,
     }

@@ -12,6 +12,7 @@ from automl_prune.architecture import Architecture
 from automl_prune.costs import CONVENTION
 from automl_prune.errors import EvaluationError
 from automl_prune.loop.arms import CONTROLS, FINAL, REPORT
+from automl_prune.loop.latencies import Latencies, drop_flat
 from automl_prune.loop.plan import Plan, budget_json
 from automl_prune.loop.standing import BASE, SEARCH
 from automl_prune.surgery.slicing import kept_channels
@@ -34,7 +35,7 @@ def build_result(plan: Plan, search_id: str, trials: Sequence[Trial], *, seconds
     reports = {t.origin["arm"]: t for t in trials if t.arm == REPORT and t.state is TrialState.COMPLETE}
     if SEARCH not in reports:
         raise EvaluationError(_why_none(plan, trials))
-    best = _row(trials, reports[SEARCH])
+    rows = {arm: _row(trials, report, plan.latencies) for arm, report in reports.items() if arm != BASE}
     final = _by_number(trials, int(reports[SEARCH].origin["final"]))
     kept = final.outcome.details["kept"] if final.outcome else {}
     strategy = plan.make_strategy()
@@ -48,10 +49,11 @@ def build_result(plan: Plan, search_id: str, trials: Sequence[Trial], *, seconds
             "num_classes": plan.num_classes,
         },
         **architecture_parts(plan.architecture, kept),
-        "metrics": best,
-        "base_metrics": _base_row(trials, reports.get(BASE)),
-        "controls": {arm: _row(trials, reports[arm]) for arm in CONTROLS if arm in reports},
-        "budgets": [budget_json(b) for b in plan.problem.budgets],
+        "metrics": rows[SEARCH],
+        "base_metrics": _base_row(trials, reports.get(BASE), plan.latencies),
+        "controls": {arm: rows[arm] for arm in CONTROLS if arm in rows},
+        "budgets": [budget_json(b) for b in plan.ordered],
+        "latency": plan.latencies.describe() if plan.latencies else None,
         "splits": plan.images.describe() | {"select_seen_by_weights": SEEN_NOTE if plan.spec.weights is not None else None},
         "recovery": plan.spec.finish.model_dump(mode="json") | {"candidates": _recovered(trials)},
         "provenance": {
@@ -111,13 +113,14 @@ def search_cost(trials: Sequence[Trial]) -> dict[str, Any]:
     return total | {"by_arm": by_arm}
 
 
-def _row(trials: Sequence[Trial], report: Trial) -> dict[str, Any]:
+def _row(trials: Sequence[Trial], report: Trial, latencies: Latencies | None) -> dict[str, Any]:
     """Report scores after recovery, with what led to them: the row of one network in the results table."""
     final, searched = (_by_number(trials, int(report.origin[key])) for key in ("final", "of"))
     before_report = report.outcome.details["before"] if report.outcome else {}
     before_select = final.outcome.details["before"] if final.outcome else {}
     return {
-        **report.metrics,
+        **drop_flat(report.metrics),
+        **(latencies.row(report.candidate) if latencies else {}),
         **{f"{s}_before_recovery": before_report[s] for s in _SCORES if s in before_report},
         "search": {s: searched.metrics[s] for s in _SCORES if s in searched.metrics},
         "select_before_recovery": {s: before_select[s] for s in _SCORES if s in before_select},
@@ -126,10 +129,11 @@ def _row(trials: Sequence[Trial], report: Trial) -> dict[str, Any]:
     }
 
 
-def _base_row(trials: Sequence[Trial], report: Trial | None) -> dict[str, Any]:
+def _base_row(trials: Sequence[Trial], report: Trial | None, latencies: Latencies | None) -> dict[str, Any]:
     base = next(t for t in trials if t.arm == BASE)
+    measured = latencies.row(base.candidate) if latencies else {}
     select = {s: base.metrics[s] for s in _SCORES if s in base.metrics}
-    return {**base.metrics, **(report.metrics if report else {}), "select": select}
+    return {**drop_flat({**base.metrics, **(report.metrics if report else {})}), **measured, "select": select}
 
 
 def _recovered(trials: Sequence[Trial]) -> list[dict[str, Any]]:

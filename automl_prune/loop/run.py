@@ -80,11 +80,13 @@ def run_search(
             prepare=plan.preparations,
             rounds=plan.rounds,
             seed=plan.spec.seed,
+            latencies=plan.latencies,
         ),
         on_arm=lambda arm: _enter(store, job, plan, executor, arm, searching),
         on_trial=told,
         out_of_time=lambda: searching.seconds > (plan.spec.trials.max_seconds or float("inf")),
         patience=plan.spec.trials.patience,
+        judge=plan.latencies.judge if plan.latencies else lambda trial, outcome: outcome,
     )
     with _obeying(controller, cancel=cancel, pause=pause):
         executor.run(controller, partial(make_evaluator, plan.setup(artifacts)))
@@ -180,7 +182,8 @@ def describe(plan: Plan, executor: Executor) -> dict[str, Any]:
     return {
         "base": plan.base_costs,
         "space": {"names": list(space.names), "full": list(space.full.widths), "log10_size": space.log10_size},
-        "budgets": [budget_json(b) for b in plan.problem.budgets],
+        "budgets": [budget_json(b) for b in plan.ordered],
+        "latency": plan.latencies.describe() if plan.latencies else None,
         "splits": plan.images.describe(),
         "evaluations": evaluations(plan.spec),
         "executor": described,

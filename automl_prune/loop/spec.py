@@ -62,7 +62,7 @@ class BudgetSpec(Strict):
     max_ratio: Ratio | None = None
     min: Annotated[float, Field(ge=0)] | None = None
     min_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
-    device: Name | None = None
+    device: Name | None = Field(None, description="Of latency_ms: where it is measured; null for the server's own machine.")
 
     @model_validator(mode="after")
     def _one_form_each(self) -> "BudgetSpec":
@@ -73,6 +73,17 @@ class BudgetSpec(Strict):
         if self.max is None and self.max_ratio is None and self.min is None and self.min_ratio is None:
             raise ValueError("give max, max_ratio, min or min_ratio")
         return self
+
+
+class LatencySpec(Strict):
+    """How networks are run where their latency is measured; one set of conditions for all devices of a search."""
+
+    runtime: Name = Field("torch", description="What runs them: torch, torch-compile, torch-cuda or onnxruntime.")
+    batch: Annotated[int, Field(ge=1, le=4096)] = Field(
+        1, description="Samples in one call; the latency is that of the call."
+    )
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 class BaseTraining(Strict):
@@ -139,6 +150,7 @@ class SearchSpec(Strict):
     strategy: StrategySpec
     objective: Literal["top1", "top5", "loss"] = "top1"
     budgets: Annotated[list[BudgetSpec], Field(min_length=1, max_length=16)]
+    latency: LatencySpec = LatencySpec()
     recipe: dict[str, Any] = Field(
         default_factory=dict, description="Overrides of the strategy's own recipe; see GET /v1/strategies."
     )
@@ -194,6 +206,7 @@ __all__ = [
     "DatasetSpec",
     "FineTune",
     "FinishSpec",
+    "LatencySpec",
     "OverrideSpec",
     "Recipe",
     "Resources",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from automl_prune.latency.cost import metric_on
 from automl_prune.loop.job import Best
 from automl_prune.problem import Objective
 from automl_prune.trial import Outcome, TrialState
@@ -22,7 +23,11 @@ def objective(spec: Mapping[str, Any]) -> Objective:
 def bounds(info: Mapping[str, Any]) -> Bounds:
     """Absolute budgets as (metric, min, max), once the driver has worked them out."""
     return tuple(
-        (str(b["metric"]), float(b.get("min") or 0), float("inf") if b.get("max") is None else float(b["max"]))
+        (
+            metric_on(b["device"]) if b.get("device") else str(b["metric"]),
+            float(b.get("min") or 0),
+            float("inf") if b.get("max") is None else float(b["max"]),
+        )
         for b in info.get("budgets", ())
     )
 

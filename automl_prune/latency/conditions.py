@@ -1,0 +1,110 @@
+"""Under which conditions a time was taken, and on what: both are part of every number."""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from automl_prune.errors import MeasurementError
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How networks are run while they are timed.
+
+    Attributes:
+        runtime: What runs them, by its registered name.
+        batch: Samples in one call; a latency is that of the whole call.
+        threads: Threads of the runtime's own pool.
+        dtype: Type of weights and activations.
+    """
+
+    runtime: str = "torch"
+    batch: int = 1
+    threads: int = 1
+    dtype: str = "float32"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Conditions":
+        """Read :meth:`to_json`'s form; raises MeasurementError."""
+        try:
+            conditions = cls(**data)
+        except TypeError:
+            raise MeasurementError(f"Conditions have the fields {', '.join(cls.__dataclass_fields__)}.") from None
+        if not (isinstance(conditions.batch, int) and isinstance(conditions.threads, int)):
+            raise MeasurementError("batch and threads of conditions are whole numbers.")
+        return conditions
+
+
+@dataclass(frozen=True)
+class DeviceDescription:
+    """What a device is, and what can run networks on it.
+
+    Attributes:
+        fingerprint: What its speed depends on: processor, instructions, cores, memory, system, accelerator.
+        runtimes: Versions of the runtimes that it has, by name.
+    """
+
+    fingerprint: Mapping[str, str | int]
+    runtimes: Mapping[str, str]
+
+    def key(self, conditions: Conditions) -> str:
+        """Names the device under these conditions; another version of the runtime is another key."""
+        about = {
+            "fingerprint": dict(self.fingerprint),
+            "conditions": conditions.to_json(),
+            "version": self.runtimes.get(conditions.runtime),
+        }
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data."""
+        return {"fingerprint": dict(self.fingerprint), "runtimes": dict(self.runtimes)}
+
+
+@cache
+def fingerprint() -> dict[str, str | int]:
+    """This machine, as far as its speed depends on it; without names, so that equal machines share what was measured."""
+    facts: dict[str, str | int] = {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "memory_gb": round(psutil.virtual_memory().total / 1e9),
+        "system": platform.system(),
+    }
+    if vectors := _vector_instructions():
+        facts["vectors"] = vectors
+    return facts
+
+
+def _processor() -> str:
+    for field in ("model name", "Model", "Hardware"):  # x86 has the first, ARM boards one of the others
+        if found := _cpuinfo().get(field):
+            return found
+    return platform.processor() or "unknown"
+
+
+def _vector_instructions() -> str:
+    flags = (_cpuinfo().get("flags") or _cpuinfo().get("Features") or "").split()
+    telling = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "asimddp", "sve")
+    return " ".join(name for name in telling if name in flags)
+
+
+@cache
+def _cpuinfo() -> dict[str, str]:
+    lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -1,0 +1,80 @@
+"""The port to a device, and the machine that this process runs on as one."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+try:
+    import fcntl
+except ImportError:  # no such thing on Windows
+    fcntl = None  # type: ignore[assignment]
+
+from automl_prune.latency.conditions import Conditions, DeviceDescription
+from automl_prune.latency.runtimes.base import describe_this_machine
+from automl_prune.latency.stopwatch import Stopwatch, TracedNetwork
+from automl_prune.latency.timing import Timing
+from automl_prune.latency.work import Work
+
+LOCAL = "local"
+"""The name of the machine that drives searches."""
+
+OnTiming = Callable[[Work, Timing], None]
+
+
+class Device(Protocol):
+    """Something that times work, here or elsewhere."""
+
+    name: str
+
+    def describe(self) -> DeviceDescription:
+        """What it is; raises DeviceError where it is unknown or not heard of."""
+        ...
+
+    def time(self, works: Sequence[Work], conditions: Conditions, done: OnTiming) -> None:
+        """Time all, calling ``done`` with each as soon as it is there.
+
+        Raises:
+            DeviceError: The device cannot do this, or is not heard of any more.
+            MeasurementError: Something cannot be timed.
+        """
+        ...
+
+
+class LocalDevice:
+    """This machine.
+
+    Args:
+        networks: Those that are at hand and need not be built by name.
+        lock: A file that processes take turns by, so that searches on one machine do not time at the same moment.
+    """
+
+    name = LOCAL
+
+    def __init__(self, networks: Mapping[str, TracedNetwork] | None = None, lock: Path | None = None) -> None:
+        self._networks, self._lock = networks or {}, lock
+        self._stopwatches: dict[Conditions, Stopwatch] = {}
+
+    def describe(self) -> DeviceDescription:
+        """What this machine is."""
+        return describe_this_machine()
+
+    def time(self, works: Sequence[Work], conditions: Conditions, done: OnTiming) -> None:
+        """Time one after the other, in this process."""
+        if conditions not in self._stopwatches:
+            self._stopwatches[conditions] = Stopwatch(conditions, self._networks)
+        for work in works:
+            with _taking_turns(self._lock):
+                timing = self._stopwatches[conditions].time(work)
+            done(work, timing)
+
+
+@contextmanager
+def _taking_turns(file: Path | None) -> Iterator[None]:
+    if file is None or fcntl is None:
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,133 @@
+"""Milliseconds of whole networks from their widths: the sum over their layers' tables, and what the rest of them takes.
+
+    ms = Σ_kind a_kind · Σ_layers table(inputs, outputs) + b · activation entries + c
+
+The tables say how a layer's time depends on its widths; the factors, fitted to whole networks that were timed, say how much
+of it is left inside a network, where layers share caches and a runtime's overhead, and what all without weights takes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import nnls
+from scipy.stats import spearmanr
+
+from automl_prune.architecture import Architecture
+from automl_prune.costs.forms import Sizes
+from automl_prune.latency.blocks import Signature
+from automl_prune.latency.signatures import LayersAlike, layers_alike
+from automl_prune.latency.table import LatencyTable
+from automl_prune.space import ChannelSpace
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+_TRUST = 0.02
+"""How strongly the factors of tables are drawn to 1: as one more network, missed by this part of the full one's time."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """How well predictions met measurements of networks that they were not fitted to.
+
+    Attributes:
+        predicted, measured: Milliseconds of each network.
+        r2: Of measured by predicted.
+        mape: Mean absolute error relative to the measurement.
+        worst: The largest of these.
+        rank_correlation: Spearman's.
+    """
+
+    predicted: tuple[float, ...]
+    measured: tuple[float, ...]
+    r2: float
+    mape: float
+    worst: float
+    rank_correlation: float
+
+    @classmethod
+    def of(cls, predicted: FloatArray, measured: FloatArray) -> "Check":
+        """Compare two arrays, ``[networks]``."""
+        errors = np.abs(predicted / measured - 1)
+        spread = float(np.square(measured - measured.mean()).sum())
+        return cls(
+            predicted=tuple(predicted.tolist()),
+            measured=tuple(measured.tolist()),
+            r2=1 - float(np.square(measured - predicted).sum()) / max(spread, 1e-300),
+            mape=float(errors.mean()),
+            worst=float(errors.max()),
+            rank_correlation=float(spearmanr(predicted, measured).statistic) if len(measured) > 2 else float("nan"),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data."""
+        return asdict(self)
+
+
+class LatencyModel:
+    """Predicts milliseconds of candidates.
+
+    Args:
+        architecture, space: What the candidates are of.
+        tables: By signature, for every signature of the architecture.
+        factors: ``[features]``, from :meth:`fit`; by default tables count as they are, and nothing else does.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        space: ChannelSpace,
+        tables: Mapping[Signature, LatencyTable],
+        factors: Sequence[float] | None = None,
+    ) -> None:
+        self._alike: list[LayersAlike] = layers_alike(architecture, space)
+        self._tables = tables
+        self.kinds = tuple(sorted({_kind(alike.signature) for alike in self._alike}))
+        sizes = Sizes(architecture, {name: i for i, name in enumerate(space.names)})
+        made = architecture.activations
+        entries = sizes.of([a.channels for a in made]) * np.array([a.positions for a in made]).reshape(-1, 1)
+        self._entries: FloatArray = entries.sum(axis=0)
+        self._full_entries = float(self._row(space.full.widths) @ self._entries) or 1.0
+        self.factors = np.array(factors if factors is not None else [1.0] * len(self.kinds) + [0.0, 0.0])
+
+    def __call__(self, widths: IntArray) -> FloatArray:
+        """Milliseconds, ``[candidates]``, of ``widths`` ``[candidates, groups]``."""
+        ms: FloatArray = self.features(widths) @ self.factors
+        return ms
+
+    def features(self, widths: IntArray) -> FloatArray:
+        """Milliseconds by kind of table, part of the full network's activation entries, 1: ``[candidates, features]``."""
+        rows = np.concatenate([np.ones((len(widths), 1)), np.asarray(widths, dtype=np.float64)], axis=1)
+        columns = {kind: np.zeros(len(rows)) for kind in self.kinds}
+        for alike in self._alike:
+            inputs, outputs = alike.widths(rows)
+            columns[_kind(alike.signature)] += self._tables[alike.signature](inputs, outputs).sum(axis=1)
+        return np.stack([*columns.values(), rows @ self._entries / self._full_entries, np.ones(len(rows))], axis=1)
+
+    def fit(self, widths: IntArray, measured: FloatArray) -> None:
+        """Fit the factors to networks that were timed; relative errors count, and no factor is negative.
+
+        Args:
+            widths: ``[networks, groups]``.
+            measured: Milliseconds, ``[networks]``.
+        """
+        features = self.features(widths)
+        trust = _TRUST * np.sqrt(len(measured))
+        drawn = np.zeros((len(self.kinds), features.shape[1]))
+        np.fill_diagonal(drawn, trust)
+        left = np.concatenate([features / measured[:, None], drawn])
+        right = np.concatenate([np.ones(len(measured)), np.full(len(self.kinds), trust)])
+        self.factors = nnls(left, right)[0]
+
+    def _row(self, widths: Sequence[int]) -> FloatArray:
+        return np.array([1.0, *widths])
+
+
+def _kind(signature: Signature) -> str:
+    """Layers whose factor is the same."""
+    if signature.kind == "conv":
+        return "pointwise" if set(signature.kernel) == {1} else "conv"
+    return signature.kind

@@ -1,0 +1,1 @@
+"""What runs networks while they are timed; a new one is one new file here."""

@@ -1,0 +1,119 @@
+"""Times work on this machine, each piece in turn with its reference: a standard block, or the full network."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from automl_prune.architecture import Architecture
+from automl_prune.architecture.tracing import trace
+from automl_prune.errors import AutomlPruneError, DeviceError, MeasurementError
+from automl_prune.latency.blocks import REFERENCE, Block
+from automl_prune.latency.conditions import Conditions
+from automl_prune.latency.runtimes.base import RUNTIMES
+from automl_prune.latency.timing import Run, Timing, compare
+from automl_prune.latency.work import NetworkWork, Work, digest
+from automl_prune.messages import said
+from automl_prune.networks import NETWORKS
+from automl_prune.surgery.slicing import materialise
+
+BLOCK_PRECISION, NETWORK_PRECISION = 0.02, 0.005
+"""Relative standard errors at which timing stops: a table's blocks are many, and their errors cancel."""
+
+
+@dataclass(frozen=True)
+class TracedNetwork:
+    """A network that can be cut: how it is built, and what is known of it."""
+
+    build: Callable[[], nn.Module]
+    architecture: Architecture
+
+    @classmethod
+    def registered(cls, name: str, num_classes: int) -> "TracedNetwork":
+        """A network by name, traced here; raises UserError."""
+        definition = NETWORKS.get(name)
+        model = definition.build(num_classes)
+        return cls(lambda: definition.build(num_classes), trace(model, torch.zeros(1, *definition.input_shape)))
+
+    def cut(self, widths: Mapping[str, int]) -> nn.Module:
+        """The network of these widths, in evaluation mode; which weights it has does not matter here."""
+        model = self.build().eval()
+        groups = self.architecture.by_name
+        kept = {name: range(width // groups[name].divisor) for name, width in self.architecture.resolve(widths).items()}
+        return materialise(model, self.architecture, kept).eval()
+
+    def sample(self, batch: int) -> Tensor:
+        """A batch as the network takes it in."""
+        dtype = getattr(torch, self.architecture.input_dtype)
+        return torch.zeros(batch, *self.architecture.input_shape, dtype=dtype)
+
+
+class Stopwatch:
+    """Times work under fixed conditions.
+
+    Args:
+        conditions: How everything is run.
+        networks: Networks that are at hand already, by name; others are built by their registered names.
+
+    Raises:
+        DeviceError: The runtime is not on this machine.
+    """
+
+    def __init__(self, conditions: Conditions, networks: Mapping[str, TracedNetwork] | None = None) -> None:
+        self.conditions = conditions
+        self.runtime = RUNTIMES.get(conditions.runtime)
+        if self.runtime.version() is None:
+            raise DeviceError(f"This machine has no runtime {conditions.runtime!r}.", pointer="/latency/runtime")
+        self._networks = dict(networks or {})
+        self._references: dict[Work, Run] = {}
+
+    def time(self, work: Work) -> Timing:
+        """One measurement.
+
+        Raises:
+            MeasurementError: The runtime cannot take what is to be timed, or it fails.
+        """
+        precision = BLOCK_PRECISION if isinstance(work, Block) else NETWORK_PRECISION
+        with self._ready():
+            try:
+                reference = self._reference(work)
+                run = self._run(work)
+                return compare(run, reference, clock=self.runtime.clock, precision=precision, most=self._most(work))
+            except AutomlPruneError:
+                raise
+            except Exception as error:  # whatever a runtime raises: this work cannot be timed, others can
+                raise MeasurementError(f"{self.conditions.runtime} failed: {said(error)}") from error
+
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        with self.runtime.settled(self.conditions), torch.random.fork_rng(devices=[]):
+            yield
+
+    def _most(self, work: Work) -> int:
+        return 60 if isinstance(work, Block) else 150
+
+    def _reference(self, work: Work) -> Run:
+        full = REFERENCE if isinstance(work, Block) else work.full
+        if full not in self._references:
+            self._references[full] = self._run(full)
+        return self._references[full]
+
+    def _run(self, work: Work) -> Run:
+        batch = self.conditions.batch
+        if isinstance(work, Block):
+            return self.runtime.ready(work.build(), torch.zeros(batch, *work.input_shape), self.conditions)
+        network = self._network(work)
+        return self.runtime.ready(network.cut(dict(work.widths)), network.sample(batch), self.conditions)
+
+    def _network(self, work: NetworkWork) -> TracedNetwork:
+        found = self._networks.get(work.network)
+        if found is None:
+            found = self._networks[work.network] = TracedNetwork.registered(work.network, work.num_classes)
+        if digest(found.architecture) != work.architecture:
+            raise MeasurementError(
+                f"The network {work.network!r} of this machine is another than the one to be timed; install the same "
+                f"version of the package, and of what registers the network, on both."
+            )
+        return found
