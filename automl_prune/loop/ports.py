@@ -3,8 +3,9 @@
 A Store, by who talks to it (every store holds :class:`automl_prune.testing.StoreContract`):
 
 ========== ==========================================================================================================
-clients    ``add_search``, ``add_search_once``, ``ordered_before`` · ``update_search``, ``request_cancel``,
-           ``request_pause``, ``request_resume`` · all reads. Each takes a ``tenant``; what belongs to another one is not found
+clients    ``add_search``, ``add_search_once``, ``ordered_before`` · ``update_search``,
+           ``request_cancel``, ``request_pause``, ``request_resume`` · all reads. Each takes a ``tenant``;
+           what belongs to another one is not found
 launchers  ``claim``; ``release`` when a driver died
 drivers    ``renew``, ``set_state``, ``release``, ``record_…``, ``save_snapshot``, ``add_artifact``, with their attempt
 watchers   ``events``: an outbox, written in the transactions that change things

@@ -25,6 +25,8 @@ from automl_prune.errors import (
     UserError,
 )
 from services.api.headers import REQUEST_ID, SECURITY, request_id
+from services.folders import without_places
+from services.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -114,16 +116,17 @@ def problem_of(error: Exception) -> Problem:
 
 
 def response_of(problem: Problem, request: Request) -> JSONResponse:
-    """A problem as ``application/problem+json``."""
+    """A problem as ``application/problem+json``; what it says of this server's folders are their names."""
+    settings: Settings = request.app.state.context.settings
     body = {
         "type": f"urn:automl-prune:problem:{problem.code}",
         "title": TITLES.get(problem.status) or HTTPStatus(problem.status).phrase,
         "status": problem.status,
-        "detail": _short(problem.detail, _LONGEST_DETAIL),
+        "detail": _short(without_places(problem.detail, settings), _LONGEST_DETAIL),
         "instance": quote(request.scope["path"][:_LONGEST_POINTER], safe="/:@-._~"),
         "code": problem.code,
         "request_id": request_id(request.scope),
-        "errors": [_error(e) for e in problem.errors[:_MOST_ERRORS]],
+        "errors": [_error(e, settings) for e in problem.errors[:_MOST_ERRORS]],
     }
     # Also set here: a 500 is answered outside of the middleware that sets them on everything else.
     headers = {**SECURITY, **problem.headers, REQUEST_ID: request_id(request.scope)}
@@ -165,10 +168,10 @@ def _parameter_errors(error: RequestValidationError) -> list[FieldError]:
     return [FieldError("/" + "/".join(map(str, e["loc"])), f"{e['msg']}.", e["type"]) for e in error.errors()]
 
 
-def _error(error: FieldError) -> dict[str, Any]:
+def _error(error: FieldError, settings: Settings) -> dict[str, Any]:
     return {
         "pointer": _short(error.pointer, _LONGEST_POINTER),
-        "detail": _short(error.detail, _LONGEST_DETAIL),
+        "detail": _short(without_places(error.detail, settings), _LONGEST_DETAIL),
         "code": error.code,
     }
 
