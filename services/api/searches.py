@@ -10,13 +10,18 @@ from automl_prune.errors import StateConflictError, UserError
 from automl_prune.loop.job import SearchState, Submission
 from automl_prune.loop.spec import SearchSpec
 from services.api import idempotency, limits, views
-from services.api.context import Context, InContext, Limit, PageToken, SearchId, Spec, Text
+from services.api.context import NO_NUL, Context, InContext, Limit, PageToken, SearchId, Spec, Text
 from services.api.openapi import SPEC_BODY
 from services.api.paging import page, read_search_token
 from services.api.problems import RequestError
 from services.api.standings import objective
 
 router = APIRouter(prefix="/v1", tags=["searches"])
+
+LabelText = Annotated[
+    str | None,
+    Query(min_length=1, max_length=200, pattern=NO_NUL, json_schema_extra={"pattern": r"^[^:\x00]+:[^\x00]*$"}),
+]
 
 
 @router.post("/searches", status_code=201, openapi_extra=SPEC_BODY)
@@ -66,7 +71,7 @@ def list_searches(
     context: InContext,
     state: Annotated[list[SearchState] | None, Query(description="Any of these.")] = None,
     strategy: Text = None,
-    label: Text = None,
+    label: LabelText = None,
     limit: Limit = 50,
     page_token: PageToken = None,
 ) -> dict[str, Any]:

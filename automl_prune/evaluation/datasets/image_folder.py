@@ -86,8 +86,9 @@ def _listed(folder: Path, classes: dict[str, int]) -> tuple[list[Path], list[int
         found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
         if not found:
             raise DatasetError(
-                f"The dataset image_folder finds no pictures in {folder / name}: expected {', '.join(sorted(SUFFIXES))} files "
-                f"directly in it. Remove the folder, or point dataset.root at the folder above the classes.",
+                f"The dataset image_folder finds no pictures in {folder / name}: expected "
+                f"{', '.join(sorted(SUFFIXES))} files directly in it. Remove the folder, or point dataset.root at the "
+                f"folder above the classes.",
                 pointer="/dataset/root",
             )
         if name not in classes:
