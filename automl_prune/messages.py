@@ -10,9 +10,13 @@ _FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?(?:[\\/][^\s\\/:'\"]+)+[\\/]")
 
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line and without folders of this machine."""
-    line = next(iter(str(error).strip().splitlines()), "")
-    line = _FOLDERS.sub("", line)
+    line = without_folders(next(iter(str(error).strip().splitlines()), ""))
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+
+
+def without_folders(text: str) -> str:
+    """The same with the bare names of files where their paths were."""
+    return _FOLDERS.sub("", text)
 
 
 def said(error: BaseException) -> str:

@@ -14,6 +14,8 @@ from importlib.metadata import EntryPoint
 from types import ModuleType
 from typing import Literal
 
+from automl_prune.messages import without_folders
+
 log = logging.getLogger(__name__)
 
 OWN = "automl-prune"
@@ -108,7 +110,7 @@ def _load(plugin: Plugin, forget: Forget) -> None:
         raise
     except BaseException as error:  # sys.exit at import, too, must not end a server
         forget(_unload(plugin.module, before))
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]
+        reason = without_folders(" ".join(f"{type(error).__name__}: {error}".split()))[:_LONGEST]
         plugin = Plugin(plugin.name, plugin.source, plugin.module, "failed", reason)
         log.error("plug-in %r (%s) is left out, with all it registers: %s", plugin.name, plugin.source, reason)
         log.debug("plug-in %r", plugin.name, exc_info=True)

@@ -31,6 +31,7 @@ from automl_prune.storage.patient import PatientStore, patiently
 from automl_prune.trial import Trial
 from services import logs
 from services.admission import Admissions
+from services.folders import without_places
 from services.launcher.running import GIVEN_BACK
 from services.settings import Settings, load_settings
 from services.wiring import cluster, make_executor, open_store, roots
@@ -94,7 +95,8 @@ def drive(
         raise
     except AutomlPruneError as error:
         log.exception("the search failed")
-        store.set_state(job.id, job.attempt, SearchState.FAILED, reason=str(error))
+        reason = without_places(str(error), settings)
+        store.set_state(job.id, job.attempt, SearchState.FAILED, reason=reason)
         return store.get_search(job.id)
 
 

@@ -33,7 +33,9 @@ class DatasetSpec(Strict):
     select_size: Positive = Field(5000, description="Training images held out to score candidates.")
     fit_size: Positive | None = Field(None, description="Use only this many images for training; null for all.")
     report_size: Positive | None = Field(None, description="Use only this many images for the report; null for all.")
-    report_on: Literal["report", "select"] = Field("report", description="Kept so that report = select can be refused.")
+    report_on: Literal["report", "select"] = Field(
+        "report", description="Kept so that report = select can be refused.", json_schema_extra={"enum": ["report"]}
+    )
     batch_size: Annotated[int, Field(ge=1, le=8192)] = 256
     augment: Literal["standard", "none"] = "standard"
     mean: Annotated[tuple[float, ...], PerChannel] | None = Field(

@@ -3,8 +3,9 @@
 A Store, by who talks to it (every store holds :class:`automl_prune.testing.StoreContract`):
 
 ========== ==========================================================================================================
-clients    ``add_search``, ``add_search_once`` · ``update_search``, ``request_cancel``, ``request_pause``,
-           ``request_resume`` · all reads. Each takes a ``tenant``; what belongs to another one is not found
+clients    ``add_search``, ``add_search_once``, ``ordered_before`` · ``update_search``,
+           ``request_cancel``, ``request_pause``, ``request_resume`` · all reads. Each takes a ``tenant``;
+           what belongs to another one is not found
 launchers  ``claim``; ``release`` when a driver died
 drivers    ``renew``, ``set_state``, ``release``, ``record_…``, ``save_snapshot``, ``add_artifact``, with their attempt
 watchers   ``events``: an outbox, written in the transactions that change things
@@ -75,6 +76,13 @@ class Store(Protocol):
         """Queue a search unless the tenant's key came before, in the last 24 hours: then that search, as it is now.
 
         Raises IdempotencyError when the key came with another fingerprint. Of several at the same moment one is new.
+        """
+        ...
+
+    def ordered_before(self, idempotency: Idempotency, *, tenant: str = DEFAULT_TENANT) -> SearchJob | None:
+        """The search that ``add_search_once`` would answer with, as it is now; None when it would make one.
+
+        Raises IdempotencyError when the key came with another fingerprint.
         """
         ...
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from automl_prune.errors import FieldError, SpecError
 from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe, Strict
@@ -54,8 +54,21 @@ class StrategySpec(Strict):
     options: Annotated[dict[Name, Any], Field(max_length=256)] = Field(default_factory=dict)
 
 
+def _given(*names: str) -> dict[str, Any]:
+    """The JSON schema of objects that give all these numbers."""
+    return {"required": list(names), "properties": {name: {"type": "number"} for name in names}}
+
+
+_ONE_FORM_EACH = {
+    "anyOf": [_given(name) for name in ("max", "max_ratio", "min", "min_ratio")],
+    "allOf": [{"not": _given("max", "max_ratio")}, {"not": _given("min", "min_ratio")}],
+}
+
+
 class BudgetSpec(Strict):
     """Bounds on one metric, absolute (``max``, ``min``) or relative to the full network (``max_ratio``, ``min_ratio``)."""
+
+    model_config = ConfigDict(json_schema_extra=_ONE_FORM_EACH)
 
     metric: Name
     max: Annotated[float, Field(gt=0)] | None = None
@@ -124,7 +137,7 @@ class Resources(Strict):
     """What one trial occupies."""
 
     cpu: Annotated[float, Field(gt=0, le=256)] = 1
-    gpu: Annotated[float, Field(ge=0, le=64)] = 0
+    gpu: Annotated[float, Field(ge=0, le=64, json_schema_extra={"anyOf": [{"maximum": 1}, {"multipleOf": 1}]})] = 0
 
     @field_validator("gpu")
     @classmethod

@@ -14,7 +14,7 @@ from automl_prune.errors import (
     StateConflictError,
 )
 from automl_prune.loop.job import SearchState
-from automl_prune.loop.ports import Limits
+from automl_prune.loop.ports import Idempotency, Limits
 from automl_prune.trial import Outcome, TrialState
 
 OWNED = (SearchState.PREPARING, SearchState.RUNNING, SearchState.FINISHING)
@@ -209,6 +209,8 @@ def changed_since(search_id: str, version: int) -> PreconditionError:
     return PreconditionError(f"Search {search_id!r} was changed and is at version {version}; read it again.")
 
 
-def key_used(key: str) -> IdempotencyError:
-    """The error for an idempotency key that comes with another order."""
-    return IdempotencyError(f"The idempotency key {key[:80]!r} came with another order before; take a new one.")
+def check_key(idempotency: Idempotency, fingerprint: str) -> None:
+    """Raise IdempotencyError for a key that came with the order of this fingerprint and now comes with another one."""
+    if idempotency.fingerprint != fingerprint:
+        key = idempotency.key[:80]
+        raise IdempotencyError(f"The idempotency key {key!r} came with another order before; take a new one.")

@@ -80,16 +80,28 @@ class OrderContract:
         assert not once(store, "other").replayed
         assert store.count_searches() == 2
 
+    def test_an_order_that_came_before_is_found_without_ordering(self, store: Store) -> None:
+        """As it is by then; a key that is new orders nothing."""
+        assert store.ordered_before(Idempotency("k", "f")) is None
+        assert store.count_searches() == 0
+        search = once(store, "k").job.id
+        claimed(store)
+        assert store.ordered_before(Idempotency("k", "f")) == store.get_search(search)
+        assert store.ordered_before(Idempotency("other", "f")) is None
+
     def test_a_key_is_of_one_order(self, store: Store) -> None:
         """Another fingerprint with it is refused, and orders nothing."""
         once(store, "k")
         with pytest.raises(IdempotencyError, match="'k'"):
             once(store, "k", "g")
+        with pytest.raises(IdempotencyError, match="'k'"):
+            store.ordered_before(Idempotency("k", "g"))
         assert store.count_searches() == 1
 
     def test_a_key_is_of_one_tenant(self, store: Store) -> None:
         """Two tenants may use the same one."""
         assert not once(store, "k").replayed
+        assert store.ordered_before(Idempotency("k", "g"), tenant="other") is None
         assert not once(store, "k", "g", tenant="other").replayed
 
     def test_the_same_order_at_the_same_moment_is_one_search(self, store: Store) -> None:

@@ -13,7 +13,7 @@ from automl_prune.storage.sql import SqlStore
 from automl_prune.storage.watching import Watcher
 from automl_prune.storage.webhooks import Webhooks
 from services.api import changes, control, log_files, metrics, openapi, problems, searches, site, streams, trials, webhooks
-from services.api.access import Door, Gate
+from services.api.access import OPEN, PROBES, Door, Gate
 from services.api.catalog import catalog
 from services.api.context import Context, Review, Reviews
 from services.api.feed import Feed
@@ -28,7 +28,9 @@ class _App(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, completed once."""
         if self.openapi_schema is None:
-            self.openapi_schema = openapi.complete(super().openapi(), changes.Change, webhooks.WebhookOrder)
+            self.openapi_schema = openapi.complete(
+                super().openapi(), changes.Change, webhooks.WebhookOrder, is_open=PROBES | OPEN
+            )
         return self.openapi_schema
 
 
@@ -56,6 +58,7 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     app.add_exception_handler(streams.NothingMoreError, streams.answer_nothing_more)
     registry = CollectorRegistry()
     app.state.metrics = metrics.Metrics(registry, store, app.state.feed)
+    app.add_middleware(streams.Leavers)
     app.add_middleware(Heads)
     app.add_middleware(Gate, door=Door(ApiKeys(store.database), settings))
     app.add_middleware(Telemetry, metrics=RequestMetrics(registry))

@@ -109,11 +109,11 @@ async def _spec(request: Request, context: InContext) -> SearchSpec:
     return SearchSpec.parse(await read_json(request, context.settings.max_body_bytes))
 
 
-# U+0000 is the one character that PostgreSQL cannot look for.
-_TEXT = Query(min_length=1, max_length=200, pattern=r"^[^\x00]*$")
+NO_NUL = r"^[^\x00]*$"
+"""U+0000 is the one character that PostgreSQL cannot look for."""
 
 Spec = Annotated[SearchSpec, Depends(_spec)]
 SearchId = Annotated[str, Path(description="As POST /v1/searches returned it.")]
-Text = Annotated[str | None, _TEXT]
+Text = Annotated[str | None, Query(min_length=1, max_length=200, pattern=NO_NUL)]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most items of a page.")]
 PageToken = Annotated[str | None, Query(max_length=200, description="The next_page_token of the previous page.")]

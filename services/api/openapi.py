@@ -1,5 +1,6 @@
 """The parts of /openapi.json that FastAPI cannot see: we read bodies ourselves, and errors are problems."""
 
+from collections.abc import Container
 from typing import Any
 
 from pydantic import BaseModel
@@ -61,17 +62,37 @@ PROBLEM_RESPONSE: dict[int | str, dict[str, Any]] = {
 }
 
 
-def complete(document: dict[str, Any], *bodies: type[BaseModel]) -> dict[str, Any]:
-    """``document`` with the schemas that the above refer to, and those of ``bodies``."""
+SECURITY_SCHEMES: dict[str, dict[str, Any]] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key; 'automl-prune keys create' makes one."},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same in a header of its own."},
+}
+
+
+def complete(document: dict[str, Any], *bodies: type[BaseModel], is_open: Container[str]) -> dict[str, Any]:
+    """``document`` with the schemas that the above refer to and those of ``bodies``; what ``is_open`` takes no key."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas["Problem"] = _PROBLEM
     models: tuple[type[BaseModel], ...] = (SearchSpec, *bodies)
     for model in models:
         schema = model.model_json_schema(ref_template=_REFERENCE)
         schemas.update({**schema.pop("$defs", {}), model.__name__: schema})
-    for operations in document["paths"].values():
+    document["components"]["securitySchemes"] = SECURITY_SCHEMES
+    document["security"] = [{name: []} for name in SECURITY_SCHEMES]
+    for path, operations in document["paths"].items():
         for operation in operations.values():
             operation["responses"].pop("422", None)  # FastAPI's own form of it, which is never sent
+            for parameter in operation.get("parameters", ()):
+                parameter["schema"] = _without_null(parameter["schema"])
+            if path in is_open:
+                operation["security"] = []
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     return document
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter's schema: it may be left out, but neither a URL nor a header can hold a null."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    return kinds[0] | {name: value for name, value in schema.items() if name != "anyOf"}

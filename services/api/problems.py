@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Mount
 
 from automl_prune.errors import (
     FieldError,
@@ -25,9 +26,12 @@ from automl_prune.errors import (
     UserError,
 )
 from services.api.headers import REQUEST_ID, SECURITY, request_id
+from services.folders import without_places
+from services.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _MOST_ERRORS, _LONGEST_DETAIL, _LONGEST_POINTER = 100, 2000, 300
 
 
@@ -114,16 +118,17 @@ def problem_of(error: Exception) -> Problem:
 
 
 def response_of(problem: Problem, request: Request) -> JSONResponse:
-    """A problem as ``application/problem+json``."""
+    """A problem as ``application/problem+json``; what it says of this server's folders are their names."""
+    settings: Settings = request.app.state.context.settings
     body = {
         "type": f"urn:automl-prune:problem:{problem.code}",
         "title": TITLES.get(problem.status) or HTTPStatus(problem.status).phrase,
         "status": problem.status,
-        "detail": _short(problem.detail, _LONGEST_DETAIL),
+        "detail": _short(without_places(problem.detail, settings), _LONGEST_DETAIL),
         "instance": quote(request.scope["path"][:_LONGEST_POINTER], safe="/:@-._~"),
         "code": problem.code,
         "request_id": request_id(request.scope),
-        "errors": [_error(e) for e in problem.errors[:_MOST_ERRORS]],
+        "errors": [_error(e, settings) for e in problem.errors[:_MOST_ERRORS]],
     }
     # Also set here: a 500 is answered outside of the middleware that sets them on everything else.
     headers = {**SECURITY, **problem.headers, REQUEST_ID: request_id(request.scope)}
@@ -132,6 +137,8 @@ def response_of(problem: Problem, request: Request) -> JSONResponse:
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
     problem = problem_of(error)
+    if problem.status == 405:
+        problem = replace(problem, headers={**problem.headers, "Allow": _allowed(request)})
     if problem.status >= 500:
         # Not the error itself: SQLAlchemy's quotes the statement with everything that was sent.
         cause = getattr(error, "orig", None) or type(error).__name__
@@ -147,10 +154,16 @@ def _of_http(error: HTTPException) -> Problem:
         405: "This path does not take this method; the Allow header lists those it takes.",
     }
     detail = details.get(error.status_code, str(error.detail))
-    headers = dict(error.headers or {})
-    if "GET" in (allowed := headers.get("Allow", "").split(", ")) and "HEAD" not in allowed:
-        headers["Allow"] = ", ".join(["GET", "HEAD", *sorted(set(allowed) - {"GET"})])  # every GET is answered to HEAD too
-    return Problem(error.status_code, code, detail, headers=headers)
+    return Problem(error.status_code, code, detail, headers=dict(error.headers or {}))
+
+
+def _allowed(request: Request) -> str:
+    """The methods that this path takes; Starlette names those of one route, and a path may have several."""
+    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
+    taken = {
+        method for method in _METHODS for r in routes if r.matches({**request.scope, "method": method})[0] is Match.FULL
+    } or {"GET"}  # files of the page
+    return ", ".join(["GET", "HEAD"] * ("GET" in taken) + sorted(taken - {"GET"}))  # every GET is answered to HEAD, too
 
 
 def _fields(error: Exception) -> Sequence[FieldError]:
@@ -165,10 +178,10 @@ def _parameter_errors(error: RequestValidationError) -> list[FieldError]:
     return [FieldError("/" + "/".join(map(str, e["loc"])), f"{e['msg']}.", e["type"]) for e in error.errors()]
 
 
-def _error(error: FieldError) -> dict[str, Any]:
+def _error(error: FieldError, settings: Settings) -> dict[str, Any]:
     return {
         "pointer": _short(error.pointer, _LONGEST_POINTER),
-        "detail": _short(error.detail, _LONGEST_DETAIL),
+        "detail": _short(without_places(error.detail, settings), _LONGEST_DETAIL),
         "code": error.code,
     }
 

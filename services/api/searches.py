@@ -10,12 +10,18 @@ from automl_prune.errors import StateConflictError, UserError
 from automl_prune.loop.job import SearchState, Submission
 from automl_prune.loop.spec import SearchSpec
 from services.api import idempotency, limits, views
-from services.api.context import Context, InContext, Limit, PageToken, SearchId, Spec, Text
+from services.api.context import NO_NUL, Context, InContext, Limit, PageToken, SearchId, Spec, Text
 from services.api.openapi import SPEC_BODY
 from services.api.paging import page, read_search_token
+from services.api.problems import RequestError
 from services.api.standings import objective
 
 router = APIRouter(prefix="/v1", tags=["searches"])
+
+LabelText = Annotated[
+    str | None,
+    Query(min_length=1, max_length=200, pattern=NO_NUL, json_schema_extra={"pattern": r"^[^:\x00]+:[^\x00]*$"}),
+]
 
 
 @router.post("/searches", status_code=201, openapi_extra=SPEC_BODY)
@@ -23,16 +29,30 @@ async def submit(
     spec: Spec, context: InContext, response: Response, idempotency_key: idempotency.Key = None
 ) -> dict[str, Any]:
     """Order a search; it is durable once this answers, and its life is followed at the Location."""
-    await context.reviews.of(spec)
-    placed = await to_thread.run_sync(_place, context, spec, idempotency_key)
+    placed = None if idempotency_key is None else await to_thread.run_sync(_replayed, context, spec, idempotency_key)
+    if placed is None:
+        await context.reviews.of(spec)
+        placed = await to_thread.run_sync(_place, context, spec, idempotency_key)
     response.headers["Location"] = views.search_path(placed.job, context.settings.public_url)
     if placed.replayed:
         response.headers[idempotency.REPLAYED] = "true"
     return views.search(idempotency.as_ordered(placed.job, spec), {}, {}, base_url=context.settings.public_url)
 
 
+def _replayed(context: Context, spec: SearchSpec, key: str) -> Submission | None:
+    """The search that the same order made before, whatever else would be refused by now."""
+    job = context.store.ordered_before(idempotency.once(key, spec))
+    return None if job is None else Submission(job, replayed=True)
+
+
 def _place(context: Context, spec: SearchSpec, key: str | None) -> Submission:
-    limits.check(spec, context.store, context.settings, context.key_limits)
+    try:
+        limits.check(spec, context.store, context.settings, context.key_limits)
+    except RequestError:
+        # The one that fills the queue may be this very order, sent twice at the same moment.
+        if key is not None and (placed := _replayed(context, spec, key)) is not None:
+            return placed
+        raise
     body = spec.model_dump(mode="json")
     told: dict[str, Any] = {"name": spec.name, "labels": spec.labels, "priority": spec.priority}
     if key is None:
@@ -51,7 +71,7 @@ def list_searches(
     context: InContext,
     state: Annotated[list[SearchState] | None, Query(description="Any of these.")] = None,
     strategy: Text = None,
-    label: Text = None,
+    label: LabelText = None,
     limit: Limit = 50,
     page_token: PageToken = None,
 ) -> dict[str, Any]:

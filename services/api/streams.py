@@ -4,9 +4,10 @@ import re
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import Annotated
 
-from anyio import to_thread
+from anyio import BrokenResourceError, to_thread
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from automl_prune.errors import UserError
 from services.api.context import InContext, SearchId
@@ -16,14 +17,34 @@ LATEST = "latest"
 
 router = APIRouter(prefix="/v1/searches/{search_id:id}", tags=["searches"])
 
-LastEventId = Annotated[str | None, Header(description="The id of the last event that arrived; those after it follow.")]
+_PLACE = {"pattern": f"^([0-9]{{0,18}}|{LATEST})$"}
+
+LastEventId = Annotated[
+    str | None,
+    Header(description="The id of the last event that arrived; those after it follow.", json_schema_extra=_PLACE),
+]
 LastEventIdQuery = Annotated[
     str | None,
     Query(
         alias="last_event_id",
+        json_schema_extra=_PLACE,
         description="The same, for clients that cannot set headers; 'latest' tells of what is yet to come.",
     ),
 ]
+
+
+class Leavers:
+    """Middleware that takes it for no failure when a listener leaves just as something is sent to it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        try:
+            await self.app(scope, receive, send)
+        except* BrokenResourceError:  # of the queue between a stream and FastAPI's comments that keep it alive
+            pass
 
 
 class NothingMoreError(Exception):
@@ -51,7 +72,7 @@ async def _listener(
     from_query: LastEventIdQuery = None,
 ) -> AsyncIterator[Listener]:
     job = await to_thread.run_sync(context.store.get_search, search_id)
-    place = last_event_id or from_query
+    place = last_event_id or from_query or None
     after = await to_thread.run_sync(feed.watcher.last, search_id) if place == LATEST else _number(place)
     if job.state.is_terminal and not await to_thread.run_sync(lambda: context.store.events(job.id, after=after, limit=1)):
         raise NothingMoreError

@@ -9,6 +9,7 @@ BY_TENANT = frozenset(
     {
         "add_search",
         "add_search_once",
+        "ordered_before",
         "update_search",
         "request_cancel",
         "request_pause",

@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from automl_prune.errors import UserError
 from automl_prune.loop.job import SearchState
 from automl_prune.loop.ports import Store
 from automl_prune.loop.spec import SearchSpec
@@ -71,14 +72,51 @@ def test_keys_are_short_and_visible(client: TestClient, store: SqlStore, order: 
     assert post(client, order(), "!" * 255).status_code == 201
 
 
-def test_of_orders_at_the_same_moment_one_makes_a_search(store: SqlStore, settings: Settings, order: Order) -> None:
+def test_an_order_that_came_before_is_answered_whatever_is_full_or_gone_by_now(
+    store: SqlStore, settings: Settings, order: Order
+) -> None:
+    reviewed: list[SearchSpec] = []
+
+    def review(spec: SearchSpec) -> Mapping[str, Any]:
+        reviewed.append(spec)
+        if len(reviewed) > 1:
+            raise UserError("The weights are gone.")
+        return {}
+
+    app = create_app(store, settings.model_copy(update={"max_queued": 1}), review)
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        first = post(client, order())
+        again = post(client, order())
+        other = post(client, order(seed=2))
+        assert (again.status_code, again.json()) == (first.status_code, first.json()) == (201, first.json())
+        assert again.headers["idempotent-replayed"] == "true"
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_conflict")
+        assert len(reviewed) == 1
+        assert post(client, order(), "key-2").json()["detail"] == "The weights are gone."
+    assert ordered(store) == 1
+
+
+def test_a_full_queue_still_refuses_what_is_new(store: SqlStore, settings: Settings, order: Order) -> None:
+    app = create_app(store, settings.model_copy(update={"max_queued": 1}), lambda spec: {})
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        assert post(client, order()).status_code == 201
+        refused = post(client, order(), "key-2")
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_queued")
+        assert post(client, order()).status_code == 201
+    assert ordered(store) == 1
+
+
+@pytest.mark.parametrize("max_queued", [1, 1000])
+def test_of_orders_at_the_same_moment_one_makes_a_search(
+    store: SqlStore, settings: Settings, order: Order, max_queued: int
+) -> None:
     together = threading.Barrier(6)
 
     def review(spec: SearchSpec) -> Mapping[str, Any]:
         together.wait(20)
         return {}
 
-    app = create_app(store, settings, review)
+    app = create_app(store, settings.model_copy(update={"max_queued": max_queued}), review)
     with TestClient(app, base_url="http://127.0.0.1") as client, ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: post(client, order()), range(6)))
     assert [answer.status_code for answer in answers] == [201] * 6

@@ -36,7 +36,9 @@ def test_a_key_is_forgotten_after_a_day(store: SqlStore) -> None:
     for hours, replayed in ((23.9, True), (24.1, False)):
         with store.database.write() as session:
             session.execute(update(IdempotencyRow).values(created_at=datetime.now(UTC) - timedelta(hours=hours)))
-        assert order("f" if replayed else "another") == replayed
+        fingerprint = "f" if replayed else "another"
+        assert (store.ordered_before(Idempotency("k", fingerprint)) is not None) == replayed
+        assert order(fingerprint) == replayed
     assert store.count_searches() == 2
 
 

@@ -124,6 +124,7 @@ def every_call(store: SqlStore) -> None:
     store.ahead_of(search)
     store.add_search_once({}, name=None, labels={}, idempotency=Idempotency("k", "f"))
     store.add_search_once({}, name=None, labels={}, idempotency=Idempotency("k", "f"))
+    store.ordered_before(Idempotency("k", "f"))
     store.request_cancel(search)
     store.events(search, after=3)
     for tenant in (None, "default"):

@@ -117,6 +117,10 @@ class Stores(RuleBasedStateMachine):
             self.ids.append((made[0].job.id, made[1].job.id))
         assert self.comparable(made[0], 0) == self.comparable(made[1], 1)
 
+    @rule(tenant=TENANTS, key=st.sampled_from("klm"), fingerprint=st.sampled_from("fffg"))
+    def ordered_before(self, tenant: str, key: str, fingerprint: str) -> None:
+        self.both(lambda store, _: store.ordered_before(Idempotency(key, fingerprint), tenant=tenant))
+
     @rule(which=WHICH, tenant=MAYBE_TENANT)
     def cancel(self, which: int, tenant: str | None) -> None:
         self.of(which, lambda store, search: store.request_cancel(search, tenant=tenant))

@@ -53,7 +53,8 @@ def _class_indices(folder: Path) -> dict[str, int]:
     names = _folders(folder)
     if not names:
         raise DatasetError(
-            f"No pictures in {folder}: expected one folder per class with {', '.join(sorted(SUFFIXES))} files in it, but "
+            f"The dataset image_folder finds no pictures in {folder}: expected one folder per class with "
+            f"{', '.join(sorted(SUFFIXES))} files in it, but "
             f"{'it has no folders' if folder.is_dir() else 'it does not exist'}. Point dataset.root at such a folder.",
             pointer="/dataset/root",
         )
@@ -85,8 +86,9 @@ def _listed(folder: Path, classes: dict[str, int]) -> tuple[list[Path], list[int
         found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
         if not found:
             raise DatasetError(
-                f"No pictures in {folder / name}: expected {', '.join(sorted(SUFFIXES))} files directly in it. Remove the "
-                f"folder, or point dataset.root at the folder above the classes.",
+                f"The dataset image_folder finds no pictures in {folder / name}: expected "
+                f"{', '.join(sorted(SUFFIXES))} files directly in it. Remove the folder, or point dataset.root at the "
+                f"folder above the classes.",
                 pointer="/dataset/root",
             )
         if name not in classes:

@@ -54,16 +54,22 @@ class Orders(Steps):
     ) -> Submission:
         """Queue a search unless the tenant's key came before; IdempotencyError when it came with another fingerprint."""
         with self._lock:
+            if (before := self.ordered_before(idempotency, tenant=tenant)) is not None:
+                return Submission(before, replayed=True)
+            job = self.add_search(spec, name=name, labels=labels, tenant=tenant, priority=priority)
+            self._keys[tenant, idempotency.key] = (idempotency.fingerprint, job.id, now())
+            return Submission(job, replayed=False)
+
+    def ordered_before(self, idempotency: Idempotency, *, tenant: str = DEFAULT_TENANT) -> SearchJob | None:
+        """The search that the tenant's key made, or None; IdempotencyError when it came with another fingerprint."""
+        with self._lock:
             self._forget_keys()
             first = self._keys.get((tenant, idempotency.key))
             if first is None:
-                job = self.add_search(spec, name=name, labels=labels, tenant=tenant, priority=priority)
-                self._keys[tenant, idempotency.key] = (idempotency.fingerprint, job.id, now())
-                return Submission(job, replayed=False)
+                return None
             fingerprint, search_id, _ = first
-            if fingerprint != idempotency.fingerprint:
-                raise rules.key_used(idempotency.key)
-            return Submission(self._entry(search_id).job, replayed=True)
+            rules.check_key(idempotency, fingerprint)
+            return self._entry(search_id).job
 
     def _forget_keys(self) -> None:
         oldest = now() - timedelta(hours=rules.KEY_HOURS)

@@ -1,18 +1,18 @@
 """What clients do to searches: order, change, cancel, pause, resume."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from automl_prune.loop.job import DEFAULT_TENANT, SearchJob, SearchState, Submission
 from automl_prune.loop.ports import Idempotency
-from automl_prune.storage import rules
+from automl_prune.storage import rows, rules
 from automl_prune.storage.ids import new_search_id
-from automl_prune.storage.sql.steps import Steps, find, written
+from automl_prune.storage.sql.steps import Steps, find, snapshot, written
 from automl_prune.storage.tables import IdempotencyRow, LabelRow, SearchRow
 
 
@@ -49,9 +49,23 @@ class Orders(Steps):
             if self._is_new(session, idempotency, row):
                 return Submission(self._add(session, row), replayed=False)
             first = session.get_one(IdempotencyRow, (tenant, idempotency.key))
-            if first.fingerprint != idempotency.fingerprint:
-                raise rules.key_used(idempotency.key)
+            rules.check_key(idempotency, first.fingerprint)
             return Submission(written(session, find(session, first.search_id)), replayed=True)
+
+    def ordered_before(self, idempotency: Idempotency, *, tenant: str = DEFAULT_TENANT) -> SearchJob | None:
+        """The search that the tenant's key made, or None; IdempotencyError when it came with another fingerprint."""
+        with self.database.read() as session:
+            first = session.scalar(
+                select(IdempotencyRow).where(
+                    IdempotencyRow.tenant == tenant,
+                    IdempotencyRow.key == idempotency.key,
+                    IdempotencyRow.created_at >= self._oldest_key(),
+                )
+            )
+            if first is None:
+                return None
+            rules.check_key(idempotency, first.fingerprint)
+            return rows.job(find(session, first.search_id), snapshot(session, first.search_id))
 
     def _row(
         self, spec: Mapping[str, Any], name: str | None, labels: Mapping[str, str], tenant: str, priority: int
@@ -82,8 +96,7 @@ class Orders(Steps):
 
     def _is_new(self, session: Session, idempotency: Idempotency, row: SearchRow) -> bool:
         """Take the key for the search; of two transactions at once the second waits for the first."""
-        forgotten = self.database.now(-timedelta(hours=rules.KEY_HOURS).total_seconds())
-        session.execute(delete(IdempotencyRow).where(IdempotencyRow.created_at < forgotten))
+        session.execute(delete(IdempotencyRow).where(IdempotencyRow.created_at < self._oldest_key()))
         insert = postgresql.insert if self.database.on_postgresql else sqlite.insert
         take = insert(IdempotencyRow).values(
             tenant=row.tenant,
@@ -94,6 +107,10 @@ class Orders(Steps):
         )
         taken = session.execute(take.on_conflict_do_nothing().returning(IdempotencyRow.key))
         return taken.one_or_none() is not None
+
+    def _oldest_key(self) -> ColumnElement[datetime]:
+        """Since when keys are remembered."""
+        return self.database.now(-timedelta(hours=rules.KEY_HOURS).total_seconds())
 
     def update_search(
         self,
