@@ -78,10 +78,11 @@ class Block(Signature):
         if set(data) != set(cls.__dataclass_fields__) or data["kind"] not in KINDS:
             raise MeasurementError(f"A block has the fields {', '.join(cls.__dataclass_fields__)}; kind is one of {KINDS}.")
         read: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        del read["kind"]
         numbers = [n for value in read.values() for n in (value if isinstance(value, tuple) else (value,))]
-        if not all(isinstance(n, int) and n >= 0 for n in numbers if not isinstance(n, str)):
+        if not all(isinstance(n, int) and n >= 0 for n in numbers):
             raise MeasurementError("Sizes and widths of a block are whole numbers.")
-        block = cls(**read)
+        block = cls(data["kind"], **read)
         if not 1 <= len(block.size) <= 3 and block.kind != "linear":
             raise MeasurementError("A convolution has one to three spatial axes.")
         return block

@@ -103,7 +103,7 @@ class LatencyModel:
         rows = np.concatenate([np.ones((len(widths), 1)), np.asarray(widths, dtype=np.float64)], axis=1)
         columns = {kind: np.zeros(len(rows)) for kind in self.kinds}
         for alike in self._alike:
-            inputs, outputs = alike.widths(rows)
+            inputs, outputs = alike.widths_of(widths)
             columns[_kind(alike.signature)] += self._tables[alike.signature](inputs, outputs).sum(axis=1)
         return np.stack([*columns.values(), rows @ self._entries / self._full_entries, np.ones(len(rows))], axis=1)
 

@@ -30,8 +30,9 @@ class LayersAlike:
     inputs: FloatArray
     outputs: FloatArray
 
-    def widths(self, rows: FloatArray) -> tuple[IntArray, IntArray]:
-        """Inputs and outputs of each layer, ``[candidates, layers]`` each, of ``(1, widths)`` rows."""
+    def widths_of(self, widths: IntArray) -> tuple[IntArray, IntArray]:
+        """Inputs and outputs of each layer, ``[candidates, layers]`` each, for ``widths`` ``[candidates, groups]``."""
+        rows = np.concatenate([np.ones((len(widths), 1)), np.asarray(widths, dtype=np.float64)], axis=1)
         inputs, outputs = (np.rint(rows @ forms.T).astype(np.int64) for forms in (self.inputs, self.outputs))
         return np.maximum(inputs, 1), np.maximum(outputs, 1)
 

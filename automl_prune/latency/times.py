@@ -39,9 +39,10 @@ class Times:
         self._known[_name(work)] = timing
         line = json.dumps({"work": work_to_json(work), "timing": timing.to_json()}) + "\n"
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        whole = not self.file.exists() or self.file.stat().st_size == 0 or self.file.read_bytes()[-1:] == b"\n"
-        descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
+            size = os.fstat(descriptor).st_size
+            whole = size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
             os.write(descriptor, (line if whole else "\n" + line).encode())  # one write: lines of others stay whole
         finally:
             os.close(descriptor)

@@ -53,7 +53,7 @@ def build_result(plan: Plan, search_id: str, trials: Sequence[Trial], *, seconds
         "base_metrics": _base_row(trials, reports.get(BASE), plan.latencies),
         "controls": {arm: rows[arm] for arm in CONTROLS if arm in rows},
         "budgets": [budget_json(b) for b in plan.ordered],
-        "latency": plan.latencies.describe() if plan.latencies else None,
+        **({"latency": plan.latencies.describe()} if plan.latencies else {}),
         "splits": plan.images.describe() | {"select_seen_by_weights": SEEN_NOTE if plan.spec.weights is not None else None},
         "recovery": plan.spec.finish.model_dump(mode="json") | {"candidates": _recovered(trials)},
         "provenance": {

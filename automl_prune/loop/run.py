@@ -183,7 +183,7 @@ def describe(plan: Plan, executor: Executor) -> dict[str, Any]:
         "base": plan.base_costs,
         "space": {"names": list(space.names), "full": list(space.full.widths), "log10_size": space.log10_size},
         "budgets": [budget_json(b) for b in plan.ordered],
-        "latency": plan.latencies.describe() if plan.latencies else None,
+        **({"latency": plan.latencies.describe()} if plan.latencies else {}),
         "splits": plan.images.describe(),
         "evaluations": evaluations(plan.spec),
         "executor": described,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.config import JsonDict
 
 from automl_prune.errors import FieldError, SpecError
 from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe, Strict
@@ -54,12 +55,12 @@ class StrategySpec(Strict):
     options: Annotated[dict[Name, Any], Field(max_length=256)] = Field(default_factory=dict)
 
 
-def _given(*names: str) -> dict[str, Any]:
+def _given(*names: str) -> JsonDict:
     """The JSON schema of objects that give all these numbers."""
     return {"required": list(names), "properties": {name: {"type": "number"} for name in names}}
 
 
-_ONE_FORM_EACH = {
+_ONE_FORM_EACH: JsonDict = {
     "anyOf": [_given(name) for name in ("max", "max_ratio", "min", "min_ratio")],
     "allOf": [{"not": _given("max", "max_ratio")}, {"not": _given("min", "min_ratio")}],
 }

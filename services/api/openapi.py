@@ -92,7 +92,7 @@ def complete(document: dict[str, Any], *bodies: type[BaseModel], is_open: Contai
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     """A parameter's schema: it may be left out, but neither a URL nor a header can hold a null."""
-    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    kinds: list[dict[str, Any]] = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     if len(kinds) != 1:
         return schema
     return kinds[0] | {name: value for name, value in schema.items() if name != "anyOf"}

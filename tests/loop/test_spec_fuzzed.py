@@ -212,7 +212,7 @@ LOOP: list[Any] = []
 LOOP.append(LOOP)
 NOWHERE = ("\ud800", {"\ud800": 1}, b"\xff", deep(300), LOOP)
 """What not even a free form takes."""
-WRONG = (math.nan, math.inf, -(10**30), 10**400, [[[]]], {"no such field": {}})
+WRONG: tuple[Any, ...] = (math.nan, math.inf, -(10**30), 10**400, [[[]]], {"no such field": {}})
 """Values that no field takes that has a type."""
 
 

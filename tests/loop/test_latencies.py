@@ -1,0 +1,201 @@
+"""Searches under latency budgets: predicted while searching, measured before anything is called a success."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from automl_prune.errors import BudgetError, DeviceError, SpecError, UserError
+from automl_prune.evaluation.evaluator import EvaluationSetup
+from automl_prune.execution.inline import InlineExecutor
+from automl_prune.latency.cost import metric_on
+from automl_prune.latency.devices import Device
+from automl_prune.latency.stopwatch import TracedNetwork
+from automl_prune.loop.job import SearchJob, SearchState
+from automl_prune.loop.latencies import MOST_MEASURED
+from automl_prune.loop.plan import Plan, Roots, make_plan
+from automl_prune.loop.run import run_search
+from automl_prune.loop.spec import SearchSpec
+from automl_prune.storage.memory import MemoryStore
+from automl_prune.strategies.base import STRATEGIES
+from automl_prune.trial import Evaluator, Outcome, Trial, TrialState
+from tests.latency.clockwork import Clockwork
+
+ORDER: dict[str, Any] = {
+    "search_space": {"name": "digits_resnet", "round_to": 2},
+    "dataset": {"name": "digits", "select_size": 300, "batch_size": 64},
+    "strategy": {"name": "random"},
+    "budgets": [{"metric": "latency_ms", "max_ratio": 0.6, "device": "clock"}],
+    "recipe": {"inherit": "l1", "recalibrate_batches": 1, "fine_tune": {"steps": 0}, "reconstruct": "none"},
+    "base_training": {"epochs": 1},
+    "trials": {"max": 8},
+    "finish": {"top_k": 1, "recovery": "none"},
+    "execution": "inline",
+}
+
+
+@pytest.fixture(scope="module")
+def network() -> TracedNetwork:
+    return TracedNetwork.registered("digits_resnet", 10)
+
+
+def lookup(*devices: Clockwork) -> Callable[[str], Device]:
+    by_name: Mapping[str, Device] = {device.name: device for device in devices}
+
+    def find(name: str) -> Device:
+        if name not in by_name:
+            raise DeviceError(f"No device is called {name!r}; known: {', '.join(by_name)}.")
+        return by_name[name]
+
+    return find
+
+
+def plan_of(order: Mapping[str, Any], folder: Path, *devices: Clockwork, now: bool = True) -> Plan:
+    roots = Roots(folder / "data", folder / "weights", folder / "cache")
+    return make_plan(SearchSpec.parse(order), roots, devices=lookup(*devices), fetch=now)
+
+
+def run(
+    plan: Plan, folder: Path, make_evaluator: Callable[[EvaluationSetup], Evaluator] | None = None
+) -> tuple[SearchJob, list[Trial]]:
+    store = MemoryStore()
+    store.add_search(plan.spec.model_dump(mode="json"), name=None, labels={})
+    job = store.claim(lease_seconds=600)
+    assert job is not None
+    options = {"make_evaluator": make_evaluator} if make_evaluator else {}
+    ended = run_search(plan, job, store, InlineExecutor(), folder / "artifacts", **options)  # type: ignore[arg-type]
+    return ended, [stored.trial for stored in store.trials(job.id)]
+
+
+@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"metapruning"}))
+def test_every_strategy_keeps_to_a_budget_in_milliseconds(strategy: str, network: TracedNetwork, tmp_path: Path) -> None:
+    clock = Clockwork("clock", network)
+    order = ORDER | {"strategy": {"name": strategy}, "controls": ["uniform"], "trials": {"max": 40}}
+    plan = plan_of(order, tmp_path, clock)
+    assert plan.latencies is not None
+    budget = plan.latencies.budgets["clock"].max
+    whole = plan.latencies.devices["clock"].full_ms
+    assert budget == pytest.approx(0.6 * whole)
+    job, trials = run(plan, tmp_path)
+    assert job.state is SearchState.SUCCEEDED
+    assert job.result is not None
+    gauge = plan.latencies.gauges["clock"]
+    winner = next(t.candidate for t in trials if t.number == job.result["trial"])
+    really = clock.network_ms(gauge.work(winner))
+    assert really <= budget
+    assert job.result["metrics"]["latency_ms"] == {"clock": pytest.approx(really, rel=1e-6)}
+    assert job.result["base_metrics"]["latency_ms"] == {"clock": pytest.approx(whole, rel=1e-6)}
+    details = job.result["metrics"]["latency"]["clock"]
+    assert details["predicted_ms"] == pytest.approx(details["measured_ms"], rel=0.05)
+    assert job.result["budgets"] == [{"metric": "latency_ms", "device": "clock", "max": budget, "min": None}]
+    assert job.result["latency"]["clock"]["check"]["mape"] < 0.05
+    searched = [t for t in trials if t.arm == "search" and t.state is TrialState.COMPLETE]
+    assert all(metric_on("clock") in t.metrics for t in searched)
+
+
+def test_two_devices_budget_one_search(network: TracedNetwork, tmp_path: Path) -> None:
+    slow, fast = Clockwork("pi4", network, factor=5.0, overhead=0.0), Clockwork("server", network, overhead=0.3)
+    budgets = [
+        {"metric": "latency_ms", "max_ratio": 0.7, "device": "pi4"},
+        {"metric": "latency_ms", "max_ratio": 0.8, "device": "server"},
+        {"metric": "params", "max_ratio": 0.9},
+    ]
+    plan = plan_of(ORDER | {"budgets": budgets}, tmp_path, slow, fast)
+    job, _ = run(plan, tmp_path)
+    assert job.result is not None
+    assert plan.latencies is not None
+    assert set(job.result["metrics"]["latency_ms"]) == {"pi4", "server"}
+    for name, taken in job.result["metrics"]["latency_ms"].items():
+        assert taken <= plan.latencies.budgets[name].max
+    assert job.result["metrics"]["params"] <= 0.9 * job.result["base_metrics"]["params"]
+
+
+def test_where_predictions_are_not_trusted_every_candidate_is_measured(network: TracedNetwork, tmp_path: Path) -> None:
+    clock = Clockwork("clock", network, fault=(1.0, 1.6, 0.6))
+    plan = plan_of(ORDER | {"trials": {"max": 25}}, tmp_path, clock)
+    assert plan.latencies is not None
+    assert not plan.latencies.devices["clock"].trusted
+    job, trials = run(plan, tmp_path)
+    gauge, budget = plan.latencies.gauges["clock"], plan.latencies.budgets["clock"].max
+    scored = [t for t in trials if t.arm in ("search", "random")]
+    slow = [t for t in scored if clock.network_ms(gauge.work(t.candidate)) > budget]
+    assert slow, "the device was meant to surprise"
+    assert all(t.state is TrialState.INFEASIBLE and t.outcome and "measured" in str(t.outcome.reason) for t in slow)
+    assert all(t.state is TrialState.COMPLETE for t in scored if t not in slow)
+    assert job.result is not None
+    assert job.result["metrics"]["latency_ms"]["clock"] <= budget
+
+
+def test_leaders_that_turn_out_too_slow_are_passed_over(network: TracedNetwork, tmp_path: Path) -> None:
+    """A device that is as predicted on average, and slower than that for every third candidate."""
+    clock = Clockwork("clock", network, fault=(1.0, 1.0, 1.12))
+    plan = plan_of(ORDER | {"trials": {"max": 30}}, tmp_path, clock)
+    assert plan.latencies is not None
+    job, trials = run(plan, tmp_path)
+    assert job.result is not None
+    winner = next(t for t in trials if t.number == job.result["trial"])
+    assert plan.latencies.within(winner.candidate)
+    ranked = sorted((t for t in trials if t.arm == "search"), key=lambda t: -t.metrics.get("top1", 0))
+    before = ranked[: ranked.index(winner)]
+    assert len(before) < MOST_MEASURED
+    feasible = [t for t in before if plan.problem.is_feasible(t.candidate) and t.metrics["top1"] > winner.metrics["top1"]]
+    assert not any(plan.latencies.within(t.candidate) for t in feasible)
+
+
+def test_nothing_is_timed_when_an_order_is_only_checked(network: TracedNetwork, tmp_path: Path) -> None:
+    clock = Clockwork("clock", network)
+    plan = plan_of(ORDER, tmp_path, clock, now=False)
+    assert plan.awaits_latency
+    assert clock.asked == []
+    assert plan.summary()["uniform"] is None
+    plan_of(ORDER, tmp_path, clock)
+    timed = len(clock.asked)
+    assert timed > 0
+    assert not plan_of(ORDER, tmp_path, clock, now=False).awaits_latency  # what is known is used
+    assert len(clock.asked) == timed
+
+
+def test_a_search_that_goes_on_times_nothing_again(network: TracedNetwork, tmp_path: Path) -> None:
+    first, _ = run(plan_of(ORDER, tmp_path, Clockwork("clock", network)), tmp_path / "a")
+    again = Clockwork("clock", network)
+    second, _ = run(plan_of(ORDER, tmp_path, again), tmp_path / "b")
+    assert again.asked == []
+    assert first.result is not None
+    assert second.result is not None
+    assert first.result["metrics"]["latency"] == second.result["metrics"]["latency"]
+
+
+FAULTS: dict[str, tuple[list[dict[str, Any]], type[UserError], str, str]] = {
+    "unknown": ([{"metric": "latency_ms", "max": 3, "device": "pi5"}], DeviceError, "/budgets/0/device", "known: clock"),
+    "too fast": (
+        [{"metric": "macs", "max_ratio": 0.9}, {"metric": "latency_ms", "max": 1e-6, "device": "clock"}],
+        BudgetError, "/budgets/1", "fastest network",
+    ),
+    "twice": (
+        [{"metric": "latency_ms", "max": 3, "device": "clock"}, {"metric": "latency_ms", "min": 1, "device": "clock"}],
+        SpecError, "/budgets/1/device", "already",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faulty_budgets_are_named(fault: str, network: TracedNetwork, tmp_path: Path) -> None:
+    budgets, kind, pointer, words = FAULTS[fault]
+    with pytest.raises(kind, match=words) as caught:
+        plan_of(ORDER | {"budgets": budgets}, tmp_path, Clockwork("clock", network))
+    pointers = [e.pointer for e in caught.value.errors] if isinstance(caught.value, SpecError) else [caught.value.pointer]
+    assert pointers == [pointer]
+
+
+def test_a_device_that_lacks_the_runtime_is_named(network: TracedNetwork, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="no runtime 'onnxruntime'; it has torch") as caught:
+        plan_of(ORDER | {"latency": {"runtime": "onnxruntime"}}, tmp_path, Clockwork("clock", network))
+    assert caught.value.pointer == "/latency/runtime"
+
+
+def test_outcomes_that_are_not_complete_are_left_alone(network: TracedNetwork, tmp_path: Path) -> None:
+    plan = plan_of(ORDER, tmp_path, Clockwork("clock", network))
+    assert plan.latencies is not None
+    failed = Outcome.failed("no reason")
+    assert plan.latencies.judge(Trial(0, plan.problem.space.full), failed) is failed
