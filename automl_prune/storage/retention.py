@@ -46,7 +46,7 @@ class Retention:
             page = select(SearchRow.id, SearchRow.tenant).where(SearchRow.id > last, SearchRow.created_at < self._horizon)
             with self.database.read() as session:
                 found = session.execute(page.order_by(SearchRow.id).limit(_SEARCHES)).all()
-            yield from (tuple(row) for row in found)
+            yield from ((row.id, row.tenant) for row in found)
             if len(found) < _SEARCHES:
                 return
             last = found[-1].id

@@ -15,10 +15,9 @@ class Tab:
 
     def __init__(self, write: int, read: int) -> None:
         self._write, self._read, self._number, self._rest = write, read, 0, b""
+        self._session: str | None = None
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session: str | None = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-
-    _session = None
+        self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
 
     def open(self, url: str) -> None:
         """Go to an address."""
