@@ -77,6 +77,8 @@ class Settings(BaseSettings):
         (), description="Hosts that webhooks may also reach by http and at private addresses; separated by commas."
     )
     max_streams: Count = Field(250, description="Event streams that one key may have open at the same time.")
+    event_days: float = Field(7, gt=0, description="How long events are kept for those who come back to a stream.")
+    event_least: Count = Field(1000, description="Last events of each search that are kept, however old they are.")
     log_format: Literal["text", "json"] = Field("text", description="One line per event on stderr, or one JSON object.")
     plugins: Modules = Field((), description="Modules to import for what they register; separated by commas.")
 

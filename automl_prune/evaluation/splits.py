@@ -3,11 +3,12 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from automl_prune.errors import DatasetError
 from automl_prune.evaluation.datasets.base import LabelledSet
@@ -75,19 +76,51 @@ def split(
     Raises:
         DatasetError: A size is larger than what there is.
     """
-    labels = train.labels.numpy()
-    aside = np.empty(0, np.int64) if train.select is None else np.unique(train.select.numpy())
+    drawn_from = (_Indices(train.labels.numpy()), _content(train.select), _content(None if test is None else test.labels))
+    return _split(*drawn_from, select_size, fit_size, report_size, seed)
+
+
+class _Indices:
+    """An array that is known by what is in it: equal contents, equal splits."""
+
+    def __init__(self, array: IntArray) -> None:
+        self.array = array
+        self._digest = hashlib.sha256(np.ascontiguousarray(array)).digest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Indices) and self._digest == other._digest
+
+    def __hash__(self) -> int:
+        return hash(self._digest)
+
+
+def _content(indices: Tensor | None) -> _Indices | None:
+    return None if indices is None else _Indices(indices.numpy())
+
+
+@lru_cache(maxsize=8)  # a server checks many orders on few datasets
+def _split(
+    train: _Indices,
+    set_aside: _Indices | None,
+    test: _Indices | None,
+    select_size: int,
+    fit_size: int | None,
+    report_size: int | None,
+    seed: int,
+) -> Splits:
+    labels = train.array
+    aside = np.empty(0, np.int64) if set_aside is None else np.unique(set_aside.array)
     rest = np.setdiff1d(np.arange(len(labels)), aside)
     if test is not None:
-        available = len(test)
+        available = len(test.array)
         _check_size("report_size", report_size or available, available, "test images")
-        report = _stratified(test.labels.numpy(), np.arange(available), report_size or available, seed, "report")
+        report = _stratified(test.array, np.arange(available), report_size or available, seed, "report")
     else:
         report_size = report_size or max(1, round(REPORT_SHARE * len(labels)))
         _check_size("report_size", report_size, len(rest) - 2, "training images less one each to select and fit")
         report = _stratified(labels, rest, report_size, seed, "report")
         rest = np.setdiff1d(rest, report)
-    if train.select is None:
+    if set_aside is None:
         _check_size("select_size", select_size, len(rest) - 1, "training images left, less one to fit")
         select = _stratified(labels, rest, select_size, seed, "select")
         rest = np.setdiff1d(rest, select)

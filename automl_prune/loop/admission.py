@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import cast
@@ -33,10 +34,18 @@ Admit = Callable[[NetworkDefinition, int, Path], Architecture]
 
 def cached(network: NetworkDefinition, num_classes: int, cache: Path, *, seconds: float = SECONDS) -> Architecture | None:
     """What an earlier admission of an equal network learned, or None."""
+    file = _file(network, num_classes, cache, seconds)
     try:
-        return Architecture.from_json(json.loads(_file(network, num_classes, cache, seconds).read_text()))
+        found = file.stat()
+        return _read(file, found.st_ino, found.st_mtime_ns, found.st_size)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+@lru_cache(maxsize=32)
+def _read(file: Path, *version: int) -> Architecture:
+    """Kept for the next call while the file is of the same version: a server checks many orders for few networks."""
+    return Architecture.from_json(json.loads(file.read_text()))
 
 
 def admitted(
@@ -100,10 +109,21 @@ def _learn(network: NetworkDefinition, num_classes: int, seconds: float, on_stag
 def _file(network: NetworkDefinition, num_classes: int, cache: Path, seconds: float) -> Path:
     """Named after what an architecture depends on: the network and its sizes, versions, and the code that made it."""
     build = getattr(network.build, "func", network.build)
+    versions = (torch.__version__, torchvision.__version__)
+    key = [network.name, network.input_shape, num_classes, seconds, *versions, _rooms(), _source(build)]
+    return cache / f"architecture-{network.name}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
+
+
+@lru_cache(maxsize=1)
+def _rooms() -> str:
+    """A digest of the code that makes an architecture, as this process began with it."""
     rooms = [Path(str(room.__file__)).parent for room in (architecture_room, costs, surgery)]
     sources = [file.read_text() for room in rooms for file in sorted(room.rglob("*.py"))]
-    with suppress(OSError, TypeError):  # no module, or one without source
-        sources.append(inspect.getsource(cast(ModuleType, inspect.getmodule(build))))
-    versions = (torch.__version__, torchvision.__version__)
-    key = [network.name, network.input_shape, num_classes, seconds, *versions, sources]
-    return cache / f"architecture-{network.name}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
+
+
+def _source(build: Callable[..., object]) -> str | None:
+    """The source of the module that builds a network; None where there is no module, or one without source."""
+    with suppress(OSError, TypeError):
+        return inspect.getsource(cast(ModuleType, inspect.getmodule(build)))
+    return None

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from automl_prune import plugins
 from automl_prune.architecture import Architecture
-from automl_prune.costs import METRICS, CostModel
+from automl_prune.costs import METRICS, cost_model
 from automl_prune.describe import describe
 from automl_prune.errors import FieldError, MissingDataError, SpecError, UnknownNameError, WeightsError
 from automl_prune.evaluation.datasets.base import DATASETS, Dataset
@@ -78,6 +78,7 @@ class Plan:
         awaits_data: Whether the dataset is yet to be fetched, so that what depends on its size was not checked.
         latencies: The devices that budget the search, once all is timed that predictions need.
         ordered: The budgets as they were ordered; those of the problem may keep a margin to them.
+        opened: The splits as the check found them; None: they are opened when somebody asks.
     """
 
     spec: SearchSpec
@@ -94,6 +95,7 @@ class Plan:
     awaits_data: bool = False
     latencies: Latencies | None = None
     ordered: tuple[Budget, ...] = ()
+    opened: Images | None = None
 
     def make_strategy(self) -> Strategy:
         """A fresh copy of the ordered strategy."""
@@ -147,8 +149,8 @@ class Plan:
 
     @cached_property
     def images(self) -> Images:
-        """The splits; opened to check the order."""
-        return open_images(self.spec, self.network, self.dataset, self.roots)
+        """The splits."""
+        return self.opened or open_images(self.spec, self.network, self.dataset, self.roots)
 
     def summary(self) -> dict[str, Any]:
         """What ``POST /searches:validate`` answers."""
@@ -204,7 +206,7 @@ def make_plan(
     architecture = admit(network, num_classes, roots.cache)
     weights = read_weights(spec, network, num_classes, roots)
     space = ordered_space(spec.search_space, network, architecture)
-    cost: CostFunction = CostModel(architecture, space.names)
+    cost: CostFunction = cost_model(architecture, space.names)
     full = {name: float(values[0]) for name, values in cost(space.array([space.full])).items()}
     fixed = {i: absolute(b, full, i) for i, b in enumerate(spec.budgets) if b.metric != LATENCY}
     timed = Timed(network, num_classes, architecture, space, roots.cache / "latency")
@@ -231,7 +233,7 @@ def make_plan(
     if images is not None:
         check_early_stop(spec, recipe, images)
     checked = (spec, network, dataset, num_classes, architecture, problem, recipe, weights, roots, given, hypernetwork)
-    plan = Plan(*checked, awaits_data=images is None, latencies=latencies, ordered=tuple(ordered))
+    plan = Plan(*checked, awaits_data=images is None, latencies=latencies, ordered=tuple(ordered), opened=images)
     plan.make_strategy()
     return plan
 

@@ -141,8 +141,8 @@ class Store(Protocol):
         """How many searches there are."""
         ...
 
-    def ahead_of(self, search_id: str, *, tenant: str | None = None) -> int:
-        """How many queued searches, of anybody, are claimed before this queued one; 0 for one that is not queued."""
+    def ahead_of(self, search_ids: Sequence[str], *, tenant: str | None = None) -> dict[str, int]:
+        """How many queued searches, of anybody, are claimed before these, by id; only those that are queued are in it."""
         ...
 
     def attempts(self, search_id: str, *, tenant: str | None = None) -> list[SearchAttempt]:

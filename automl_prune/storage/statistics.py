@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import func, select, tuple_, union_all
 
 from automl_prune.loop.job import Event, EventKind, SearchState
 from automl_prune.storage.sql.queries import Queries
-from automl_prune.storage.tables import AttemptRow, SearchRow, TrialRow
+from automl_prune.storage.tables import AttemptRow, SearchRow, TrialCountRow, TrialRow
 from automl_prune.storage.watching import Watcher
 
 _PAGE = 1000
@@ -53,13 +53,16 @@ class Statistics:
     def figures(self) -> Figures:
         """What is there now."""
         by_state = select(SearchRow.state, func.count().label("number")).group_by(SearchRow.state)
-        trials = select(TrialRow.state, func.count().label("number")).group_by(TrialRow.state)
+        ended = select(TrialCountRow.state, TrialCountRow.number)
+        still_open = select(TrialRow.state, func.count()).where(TrialRow.ended_at.is_(None)).group_by(TrialRow.state)
+        counted = union_all(ended, still_open).subquery()
+        trials = select(counted.c.state, func.sum(counted.c.number).label("number")).group_by(counted.c.state)
         oldest = select(func.min(SearchRow.created_at)).where(SearchRow.state == SearchState.QUEUED.value)
         with self._database.read() as session:
             since, now = session.scalar(oldest), session.scalar(select(self._database.now()))
             return Figures(
                 searches={row.state: row.number for row in session.execute(by_state)},
-                trials={row.state: row.number for row in session.execute(trials)},
+                trials={row.state: int(row.number) for row in session.execute(trials)},
                 waiting_seconds=0.0 if since is None or now is None else max(0.0, (now - since).total_seconds()),
                 lost=session.scalar(select(func.count()).select_from(AttemptRow).where(AttemptRow.lost)) or 0,
             )

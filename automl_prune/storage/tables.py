@@ -4,6 +4,7 @@ searches ──┬── labels           one row per label, so that a filter is
            ├── snapshots        the strategies' states: large, and so kept off the row that every event updates
            ├── search_attempts  one row per claim
            ├── trials
+           ├── trial_counts     how many trials ended how, so that nobody counts a hundred thousand of them
            ├── artifacts
            ├── events           the outbox
            └── idempotency_keys
@@ -59,7 +60,10 @@ Serial = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only w
 
 
 class SearchRow(Base):
-    """A search; ``events`` counts what was asked and told, ``finished_at`` is set exactly when the state is terminal."""
+    """A search; ``events`` counts what was asked and told, ``finished_at`` is set exactly when the state is terminal.
+
+    Of its rows in the outbox, those up to ``events_pruned`` are not kept any more.
+    """
 
     __tablename__ = "searches"
     __table_args__ = (
@@ -93,6 +97,7 @@ class SearchRow(Base):
     owner: Mapped[str | None]
     host: Mapped[str | None]
     best: Mapped[dict[str, Any] | None]
+    events_pruned: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
     labels: Mapped[list["LabelRow"]] = relationship(lazy="selectin")
 
@@ -130,7 +135,17 @@ class TrialRow(Base):
     """A trial; ``outcome`` is set exactly when the state is terminal."""
 
     __tablename__ = "trials"
-    __table_args__ = (Index("ix_trials_arm_state", "search_id", "arm", "state", "number"),)
+    __table_args__ = (
+        Index("ix_trials_arm_state", "search_id", "arm", "state", "number"),
+        Index(
+            "ix_trials_open",
+            "search_id",
+            "arm",
+            "state",
+            sqlite_where=text("ended_at IS NULL"),
+            postgresql_where=text("ended_at IS NULL"),
+        ),
+    )
 
     search_id: Mapped[str] = mapped_column(ForeignKey("searches.id"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -147,6 +162,17 @@ class TrialRow(Base):
     asked_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+
+
+class TrialCountRow(Base):
+    """How many trials of an arm ended in a state; those that have not ended are few, and counted when somebody asks."""
+
+    __tablename__ = "trial_counts"
+
+    search_id: Mapped[str] = mapped_column(ForeignKey("searches.id"), primary_key=True)
+    arm: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int]
 
 
 class ArtifactRow(Base):
@@ -262,6 +288,7 @@ class DeliveryRow(Base):
             postgresql_where=text("delivered_at IS NULL"),
         ),
         Index("ix_webhook_deliveries_event", "webhook_id", "event_id", unique=True),
+        Index("ix_webhook_deliveries_event_id", "event_id"),
         {"sqlite_autoincrement": True},
     )
 

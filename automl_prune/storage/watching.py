@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from automl_prune.storage.database import Database
 from automl_prune.storage.sql.steps import CHANNEL
-from automl_prune.storage.tables import EventRow
+from automl_prune.storage.tables import EventRow, SearchRow
 
 if TYPE_CHECKING:
     import psycopg
@@ -42,6 +42,11 @@ class Watcher:
             query = query.where(EventRow.search_id == search_id)
         with self._database.read() as session:
             return session.scalar(query) or 0
+
+    def pruned(self, search_id: str) -> int:
+        """The number of a search's last event that is not kept any more; 0 while all are."""
+        with self._database.read() as session:
+            return session.scalar(select(SearchRow.events_pruned).where(SearchRow.id == search_id)) or 0
 
     async def changes(self) -> AsyncGenerator[Collection[str] | None]:
         """Ids of searches that have new events, again and again; None: any of them may have.

@@ -29,9 +29,11 @@ class AttemptContract:
             store.add_search(SPEC, name=None, labels={}, priority=priority).id for priority in (-1, 1, 0, 0)
         )
         store.update_search(urgent, priority=9)
-        assert [store.ahead_of(search) for search in (low, high, other, urgent)] == [3, 1, 2, 0]
+        assert store.ahead_of([low, high, other, urgent]) == {low: 3, high: 1, other: 2, urgent: 0}
         assert [claimed(store).id for _ in range(4)] == [urgent, high, other, low]
-        assert store.ahead_of(low) == 0
+        assert store.ahead_of([low, high]) == {}
+        waiting = [store.add_search(SPEC, name=None, labels={}, tenant=tenant).id for tenant in ("mine", "other")]
+        assert store.ahead_of(waiting, tenant="other") == {waiting[1]: 1}
 
     def test_a_tenant_runs_no_more_than_its_limit(self, store: Store) -> None:
         """Others go on; what is paused, given back or ended makes room."""

@@ -25,7 +25,6 @@ DRIVER_WRITES: dict[str, Callable[[Store, str, int], object]] = {
 READS: dict[str, Callable[..., object]] = {
     "get_search": lambda store, search, **of: store.get_search(search, **of),
     "attempts": lambda store, search, **of: store.attempts(search, **of),
-    "ahead_of": lambda store, search, **of: store.ahead_of(search, **of),
     "trials": lambda store, search, **of: store.trials(search, **of),
     "trial": lambda store, search, **of: store.trial(search, 0, **of),
     "progress": lambda store, search, **of: store.progress(search, **of),

@@ -1,4 +1,4 @@
-"""Events of searches as they happen, for many listeners: each event is read once per process, whoever follows it.
+"""Events of searches as they happen, for many listeners: each is read and put into words once per process, whoever follows.
 
 A listener first reads what it missed from the store, by itself, and then takes what its search's channel hands out. Events
 of one search have rising ids in the order of their commits, so that an id is a place to go on from.
@@ -10,9 +10,9 @@ import logging
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import aclosing, contextmanager
+from typing import Any, NamedTuple
 
 from anyio import to_thread
-from fastapi.sse import ServerSentEvent
 
 from automl_prune.loop.job import Event, EventKind
 from automl_prune.loop.ports import Store
@@ -26,8 +26,17 @@ PAGE = 500
 BEHIND = 5_000
 """Events that wait for a listener before it is sent away; it comes back and goes on where it was."""
 RETRY_MS = 3_000
+PING_SECONDS = 15.0
+"""A stream is never silent for longer: what stands between may take silence for the end."""
+PING = b": ping\n\n"
 
-Item = tuple[int, ServerSentEvent]
+
+class Item(NamedTuple):
+    """An event as it is sent to everybody: its number, its bytes, and whether it is a search's last."""
+
+    id: int
+    wire: bytes
+    last: bool
 
 
 class Listener:
@@ -51,10 +60,14 @@ class Listener:
         self._woken.set()
 
     async def take(self) -> list[Item]:
-        """What came in the meantime, at least one event unless the stream is over."""
+        """What came in the meantime; nothing after a while in which nothing came, or when the stream is over."""
         while not self._waiting and not self.over:
             self._woken.clear()
-            await self._woken.wait()
+            try:
+                async with asyncio.timeout(PING_SECONDS):
+                    await self._woken.wait()
+            except TimeoutError:
+                return []
         taken = list(self._waiting)
         self._waiting.clear()
         return [] if self.over else taken
@@ -104,22 +117,21 @@ class Feed:
         finally:
             self._leave(listener)
 
-    async def events(self, listener: Listener) -> AsyncIterator[ServerSentEvent]:
+    async def stream(self, listener: Listener) -> AsyncIterator[bytes]:
         """The listener's events up to the search's ``end``, or a ``shutdown``; nothing of either when it is too slow."""
-        async for number, event in self._missed(listener):
-            listener.after = number
-            yield event
-            if event.event == EventKind.END:
-                return
-        self._join(listener)
-        async for number, event in self._all(listener):
-            if number > listener.after:
-                listener.after = number
-                yield event
-            if event.event == EventKind.END:
+        yield f"retry: {RETRY_MS}\n\n".encode()
+        if pruned := await to_thread.run_sync(self._pruned, listener):
+            listener.after = pruned
+            yield wire("reset", {"id": pruned, "event": "reset", "search_id": listener.search_id}, pruned)
+        async for items in self._all(listener):
+            new = [item for item in items if item.id > listener.after]
+            if new:
+                listener.after = new[-1].id
+            yield b"".join(item.wire for item in new) or PING
+            if any(item.last for item in new):
                 return
         if self._closed:
-            yield ServerSentEvent(event="shutdown", data={"search_id": listener.search_id}, retry=RETRY_MS)
+            yield wire("shutdown", {"search_id": listener.search_id})
 
     def close(self) -> None:
         """End every stream, now and from now on; from the loop that serves them."""
@@ -127,25 +139,34 @@ class Feed:
         for listener in self._listeners:
             listener.stop()
 
-    async def _all(self, listener: Listener) -> AsyncIterator[Item]:
-        """What was missed while the listener joined, and then what happens."""
-        async for item in self._missed(listener):
-            yield item
-        while taken := await listener.take():
-            for item in taken:
-                yield item
+    def _pruned(self, listener: Listener) -> int:
+        """The last event that is not kept any more, where the listener has not had it; else 0."""
+        gone = self.watcher.pruned(listener.search_id)
+        return gone if gone > listener.after else 0
 
-    async def _missed(self, listener: Listener) -> AsyncIterator[Item]:
+    async def _all(self, listener: Listener) -> AsyncIterator[list[Item]]:
+        """What was missed, what was missed while the listener joined, and then what happens."""
+        async for items in self._missed(listener):
+            yield items
+        self._join(listener)
+        async for items in self._missed(listener):
+            yield items
+        while not listener.over:
+            taken = await listener.take()
+            if taken or not listener.over:
+                yield taken
+
+    async def _missed(self, listener: Listener) -> AsyncIterator[list[Item]]:
         while not listener.over:
             found = await self._read(listener.search_id, listener.after)
-            for item in found:
-                yield item
+            if found:
+                yield found
             if len(found) < PAGE:
                 return
 
     async def _read(self, search_id: str, after: int) -> list[Item]:
         events = await to_thread.run_sync(lambda: self._store.events(search_id, after=after, limit=PAGE))
-        return [(event.id, sent(event)) for event in events]
+        return [sent(event) for event in events]
 
     def _join(self, listener: Listener) -> None:
         if listener.over:
@@ -184,13 +205,19 @@ class Feed:
                 await asyncio.sleep(1)
                 continue
             if found:
-                channel.after = found[-1][0]
+                channel.after = found[-1].id
             for listener in channel.listeners:
                 listener.put(found)
             if len(found) < PAGE:
                 return
 
 
-def sent(event: Event) -> ServerSentEvent:
-    """An event on the wire."""
-    return ServerSentEvent(id=str(event.id), event=event.kind.value, raw_data=json.dumps(told(event)))
+def sent(event: Event) -> Item:
+    """An event for everybody who listens."""
+    return Item(event.id, wire(event.kind.value, told(event), event.id), event.kind is EventKind.END)
+
+
+def wire(kind: str, data: dict[str, Any], number: int | None = None) -> bytes:
+    """An event as bytes: in JSON there is no end of line that could end it too early."""
+    place = f"id: {number}\n" if number is not None else ""
+    return f"event: {kind}\ndata: {json.dumps(data)}\n{place}\n".encode()

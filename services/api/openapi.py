@@ -54,6 +54,21 @@ def body(model: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": schema}}}
 
 
+EVENT_STREAM: dict[str, Any] = {
+    "content": {
+        "text/event-stream": {
+            "itemSchema": {
+                "type": "object",
+                "properties": {
+                    **{name: {"type": "string"} for name in ("data", "event", "id")},
+                    "retry": {"type": "integer", "minimum": 0},
+                },
+            }
+        }
+    }
+}
+NO_MORE: dict[str, Any] = {"description": "The search has ended, and there is nothing more to tell."}
+
 PROBLEM_RESPONSE: dict[int | str, dict[str, Any]] = {
     "default": {
         "description": "Anything that went wrong.",

@@ -83,8 +83,8 @@ def list_searches(
         limit=limit + 1,
         before=read_search_token(page_token),
     )
-    progress = context.store.progress_of([job.id for job in found])
-    return page(found, limit, lambda job: context.search_json(job, progress[job.id]), lambda job: job.id)
+    shown = dict(zip([job.id for job in found], context.searches_json(found), strict=True))
+    return page(found, limit, lambda job: shown[job.id], lambda job: job.id)
 
 
 @router.post("/searches/{search_id:id}:cancel", status_code=202)

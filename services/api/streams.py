@@ -1,17 +1,18 @@
 """The route of a search's events, as server-sent events."""
 
 import re
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from anyio import BrokenResourceError, to_thread
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.responses import StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from automl_prune.errors import UserError
+from services.api import openapi
 from services.api.context import InContext, SearchId
-from services.api.feed import RETRY_MS, Feed, Listener
+from services.api.feed import Feed, Listener
 
 LATEST = "latest"
 
@@ -80,20 +81,25 @@ async def _listener(
         yield listener
 
 
-@router.get(
-    "/events",
-    response_class=EventSourceResponse,
-    responses={204: {"description": "The search has ended, and there is nothing more to tell."}},
-)
-async def stream_events(listener: Annotated[Listener, Depends(_listener)], feed: InFeed) -> AsyncIterable[ServerSentEvent]:
+class EventStream(StreamingResponse):
+    """Server-sent events, which nobody on the way may keep."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, content: AsyncIterator[bytes], status_code: int = 200) -> None:
+        super().__init__(content, status_code, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+
+
+@router.get("/events", response_class=EventStream, responses={200: openapi.EVENT_STREAM, 204: openapi.NO_MORE})
+async def stream_events(listener: Annotated[Listener, Depends(_listener)], feed: InFeed) -> EventStream:
     """What happens to a search, as server-sent events: search.state, trial.started, trial.completed, best.updated, end.
 
     From the search's beginning, or from behind Last-Event-ID; the stream closes after ``end``, and with ``shutdown`` when
-    the server stops: come back then. 204 to one who knows of the end.
+    the server stops: come back then. Old events are not kept for ever: where some that should follow are gone, the first
+    event is a ``reset``, which says so. Read the search anew then; what follows is complete again. 204 to one who knows of
+    the end.
     """
-    yield ServerSentEvent(retry=RETRY_MS)
-    async for event in feed.events(listener):
-        yield event
+    return EventStream(feed.stream(listener))
 
 
 def _number(place: str | None) -> int:

@@ -5,7 +5,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -114,10 +114,14 @@ class Client:
         """Let a paused search go on."""
         return self._json("POST", f"{_path(search_id)}:resume")
 
-    def events(self, search_id: str, after: str | None) -> Iterator[Json]:
-        """What happens to a search after an event, or from its beginning, to its end or the server's."""
+    def events(self, search_id: str, after: str | None, opened: Callable[[], None] = lambda: None) -> Iterator[Json]:
+        """What happens to a search after an event, or from its beginning, to its end or the server's.
+
+        ``opened`` is called once the server has begun to tell.
+        """
         place = {"Last-Event-ID": after} if after else {}
         with self._stream(f"{_path(search_id)}/events", place, _STREAM_TIMEOUT) as response:
+            opened()
             for line in response.iter_lines():
                 if line.startswith("data: "):
                     yield json.loads(line.removeprefix("data: "))

@@ -9,6 +9,7 @@ from rich.console import Console
 from services.cli import spaces, text
 from services.cli.client import Client
 from services.cli.failures import FAILED
+from services.cli.news import News
 from services.cli.options import SERVER, AsJson, Key, SearchId, Server, SpecFile
 from services.cli.progress import follow, shown, stage
 from services.cli.spaces import All
@@ -98,8 +99,8 @@ def _say(search: Json, as_json: bool, note: str) -> None:
 def follow_to_end(client: Client, search_id: str, as_json: bool) -> None:
     """Show a search's progress and how it ended; exits with 1 unless it succeeded."""
     screen = text.console(stderr=as_json)
-    with shown(screen) as display:
-        search = follow(lambda: client.search(search_id), display)
+    with shown(screen) as display, News(client, search_id) as news:
+        search = follow(lambda: client.search(search_id), display, wait=news.wait)
     if as_json:
         echo_json(search)
     conclude(search, client.best(search_id) if search["result_ready"] else None, screen)

@@ -27,8 +27,18 @@ class Display(Protocol):
         ...
 
 
-def follow(fetch: Callable[[], Json], display: Display, *, pause: float = 1.0, patience: float = PATIENCE_SECONDS) -> Json:
-    """Ask for a search until it ended, and return it; UnreachableError when the server stays away."""
+def follow(
+    fetch: Callable[[], Json],
+    display: Display,
+    *,
+    pause: float = 1.0,
+    patience: float = PATIENCE_SECONDS,
+    wait: Callable[[float], object] = time.sleep,
+) -> Json:
+    """Ask for a search until it ended, and return it; UnreachableError when the server stays away.
+
+    Before it asks again it calls ``wait`` with ``pause``, the seconds to wait where nobody says that there is news.
+    """
     answered = time.monotonic()
     while True:
         try:
@@ -41,7 +51,7 @@ def follow(fetch: Callable[[], Json], display: Display, *, pause: float = 1.0, p
             display.update(search)
             if search["state"] in ENDED:
                 return search
-        time.sleep(pause)
+        wait(pause)
 
 
 @contextmanager

@@ -37,19 +37,30 @@ export function trialReader(path) {
   };
 }
 
-// Calls `refresh` now and every two seconds while the page is visible, until it says that nothing more will change.
-export async function keepFresh(refresh) {
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+export async function visible() {
+  while (document.hidden) await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+}
+
+const SOON_MS = 300; // for what comes in a burst
+
+// Calls `refresh` now and whenever `news` has some, while the page is visible, until it says that nothing more will change.
+export async function keepFresh(refresh, news = () => pause(2000)) {
   const trouble = document.getElementById("trouble");
   for (;;) {
+    await visible();
     try {
-      const done = document.hidden ? false : await refresh();
+      const done = await refresh();
       trouble.hidden = true;
       if (done) return;
     } catch (error) {
       if (error instanceof Problem && [401, 403, 404].includes(error.status)) throw error;
       trouble.textContent = error instanceof Problem ? error.message : "The service does not answer; trying again.";
       trouble.hidden = false;
+      await pause(2000);
+      continue;
     }
-    await new Promise((resolve) => setTimeout(resolve, 2000));
+    await Promise.all([news(), pause(SOON_MS)]);
   }
 }

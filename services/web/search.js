@@ -3,6 +3,7 @@
 import { call, keepFresh, trialReader } from "./api.js";
 import { facts, history, scatter, widthBars } from "./charts.js";
 import { h, safeLink, update } from "./dom.js";
+import { newsOf } from "./events.js";
 import * as format from "./format.js";
 import { pill, progress } from "./list.js";
 import { trialTable } from "./table.js";
@@ -27,6 +28,7 @@ export async function showSearch(main, id) {
     drawCharts(view, search, trials);
     table.show(search, trials);
   };
+  setInterval(format.refreshAges, 10_000);
   addEventListener("resize", () => requestAnimationFrame(draw));
   await keepFresh(async () => {
     search = await call(path);
@@ -37,7 +39,7 @@ export async function showSearch(main, id) {
     format.refreshAges();
     update(view.files, files.items, fileList);
     return ENDED.includes(search.state);
-  });
+  }, ENDED.includes(search.state) ? undefined : newsOf(`${path}/events`));
 }
 
 function skeleton(main) {

@@ -15,6 +15,7 @@ from automl_prune.space import Candidate
 from automl_prune.storage.ids import new_search_id
 from automl_prune.storage.rules import outcome_to_json
 from automl_prune.storage.sql import SqlStore
+from automl_prune.storage.sql.steps import recount
 from automl_prune.storage.tables import EventRow, LabelRow, SearchRow, SnapshotRow, TrialRow
 from automl_prune.strategies.base import Strategy
 from automl_prune.trial import Outcome, Trial, TrialState
@@ -45,6 +46,7 @@ def fill(store: SqlStore, searches: int, trials: int) -> list[str]:
     for number, count in zip(ids, shares, strict=True):
         _load(store.database.engine, TrialRow, (_trial(number, n) for n in range(count)))
         _load(store.database.engine, EventRow, (_event(number, n) for n in range(count)))
+        _count(store, number)
     analyse(store)
     return ids
 
@@ -62,6 +64,7 @@ def converse(store: SqlStore, search_id: str, problem: Problem, strategy: Strate
         asked.tell(ended)
         rows.append(_row(search_id, ended))
     _load(store.database.engine, TrialRow, iter(rows))
+    _count(store, search_id)
     sequence = 2 * (told + 1)
     states = {"base": base.state_dict(), "search": strategy.state_dict()}
     with store.database.engine.begin() as connection:
@@ -81,6 +84,11 @@ def analyse(store: SqlStore) -> None:
     """Let the database count, as it does by itself after a while."""
     with store.database.engine.begin() as connection:
         connection.execute(text("ANALYZE"))
+
+
+def _count(store: SqlStore, search_id: str) -> None:
+    with store.database.write() as session:
+        recount(session, search_id)
 
 
 def _load(engine: Engine, table: Any, rows: Iterator[dict[str, Any]]) -> None:

@@ -69,6 +69,21 @@ def test_the_seed_alone_decides() -> None:
     assert drawn(6).ids != first.ids
 
 
+def test_equal_labels_are_drawn_from_once_and_others_anew() -> None:
+    def drawn(train: ImageSet, test: ImageSet | None, seed: int = 0) -> Splits:
+        return split(train, test, select_size=5, seed=seed)
+
+    train, test = labelled([9, 9, 9]), labelled([5, 5, 5], 1)
+    first = drawn(train, test)
+    assert drawn(labelled([9, 9, 9]), labelled([5, 5, 5], 1)) is first
+    changed = labelled([9, 9, 9])
+    changed.labels[0] = (changed.labels[0] + 1) % 3
+    aside = ImageSet(train.images, train.labels, torch.arange(6))
+    others = [drawn(changed, test), drawn(train, None), drawn(train, changed), drawn(train, test, 1), drawn(aside, test)]
+    assert len({id(found) for found in [first, *others]}) == 6
+    assert set(others[-1].select) <= set(range(6))
+
+
 def test_other_sizes_do_not_move_the_select_split_when_there_is_a_test_set() -> None:
     train, test = labelled([50] * 4), labelled([20] * 4)
     whole = split(train, test, select_size=40, seed=0)

@@ -1,21 +1,26 @@
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 
-from automl_prune.loop.job import SearchJob, SearchState
+from automl_prune.loop.job import Event, SearchJob, SearchState
 from automl_prune.loop.ports import Store
+from automl_prune.storage.retention import Retention
 from automl_prune.storage.sql import SqlStore
+from automl_prune.storage.tables import EventRow, SearchRow
 from automl_prune.trial import Outcome, Trial, TrialState
 from services.api.app import create_app
 from services.api.context import Review
+from services.api.feed import sent
 from services.settings import Settings
 from tests.services.conftest import SPACE
 from tests.services.sse import Received, received
@@ -106,6 +111,64 @@ def test_nobody_misses_or_repeats_anything_while_events_pour_in(
             each.result(20)
     expected = [str(event.id) for event in store.events(job.id, limit=1000)]
     assert heard == [expected] * 8
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"], indirect=True)
+def test_who_missed_what_is_not_kept_any_more_is_told_so(app: FastAPI, store: SqlStore, fill: Fill, serve: Serve) -> None:
+    job = store.get_search(fill(store))
+    finish(store, job)
+    ids = [event.id for event in store.events(job.id, limit=1000)]
+    with store.database.write() as session:
+        long_ago = store.database.now(-8 * 86_400)
+        session.execute(update(SearchRow).values(created_at=long_ago))
+        session.execute(update(EventRow).values(created_at=long_ago))
+    assert Retention(store.database, days=7, least=5).prune() == len(ids) - 5
+    url = f"{serve(app)}/v1/searches/{job.id}/events"
+    for place in ({}, {"Last-Event-ID": str(ids[0])}, {"Last-Event-ID": str(ids[-7])}):
+        with following(url, **place) as events:
+            first, *rest = events
+        assert (first.event, first.id, first.data["search_id"]) == ("reset", str(ids[-6]), job.id)
+        assert [event.id for event in rest] == [str(number) for number in ids[-5:]]
+        assert rest[-1].event == "end"
+    for place in (ids[-6], ids[-5], ids[-2]):
+        with following(url, **{"Last-Event-ID": str(place)}) as events:
+            assert [int(event.id or -1) for event in events] == [number for number in ids if number > place]
+
+
+def test_a_silent_stream_says_that_it_is_there(
+    app: FastAPI, store: SqlStore, fill: Fill, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.api.feed.PING_SECONDS", 0.1)
+    url = f"{serve(app)}/v1/searches/{fill(store)}/events?last_event_id=latest"
+    with httpx.Client(timeout=20, trust_env=False) as client, client.stream("GET", url) as response:
+        lines = response.iter_lines()
+        assert [next(lines) for _ in range(6)] == ["retry: 3000", "", ": ping", "", ": ping", ""]
+
+
+def test_an_event_is_put_into_words_once_for_everybody(
+    app: FastAPI, store: SqlStore, fill: Fill, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = store.get_search(fill(store))
+    url = f"{serve(app)}/v1/searches/{job.id}/events?last_event_id=latest"
+    worded = Counter[int]()
+
+    def counted(event: Event) -> Any:
+        worded[event.id] += 1
+        return sent(event)
+
+    monkeypatch.setattr("services.api.feed.sent", counted)
+    with ExitStack() as open_streams:
+        streams = [open_streams.enter_context(following(url)) for _ in range(8)]
+        deadline = time.monotonic() + 10
+        while sum(len(channel.listeners) for channel in app.state.feed._channels.values()) < 8:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(0.3)  # each has a last look at what it missed while it joined
+        evaluate(store, job, 20, 0.1)
+        finish(store, job)
+        heard = [[event.id for event in events] for events in streams]
+    assert heard == [heard[0]] * 8
+    assert [worded[int(number or -1)] for number in heard[0]] == [1] * len(heard[0])
 
 
 def test_refusals_are_problems(client: TestClient, store: SqlStore, fill: Fill) -> None:

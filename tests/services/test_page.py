@@ -3,18 +3,24 @@
 import re
 import shutil
 import subprocess
+import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from PIL import Image
+from starlette.middleware.base import RequestResponseEndpoint
 
 from automl_prune.loop.job import SearchState
 from automl_prune.loop.ports import Store
 from automl_prune.storage.keys import ApiKeys
 from automl_prune.storage.sql import SqlStore
+from automl_prune.trial import Outcome, Trial, TrialState
+from tests.services.browser import opened
+from tests.services.conftest import SPACE
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = [
@@ -28,8 +34,8 @@ QUIET = [
     "--disable-sync",
     "--hide-scrollbars",
     "--enable-logging=stderr",
-    "--virtual-time-budget=4500",
 ]
+AT_ONCE = "--virtual-time-budget=4500"
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
 
@@ -40,12 +46,13 @@ Browse = Callable[..., str]
 @pytest.fixture
 def browse(app: FastAPI, serve: Callable[[FastAPI], str], tmp_path: Path) -> Browse:
     """Opens a path of the app in a browser, checks that nothing was refused or raised, and returns the document."""
+    app.state.feed.close()  # the browser's virtual time stands still while a stream is open: without one, the page polls
     address = serve(app)
 
     def run(path: str, *flags: str, refused: bool = False) -> str:
         assert BROWSER is not None
         profile = f"--user-data-dir={tmp_path / 'profile'}"
-        command = [BROWSER, *QUIET, profile, *(flags or ["--dump-dom"]), address + path]
+        command = [BROWSER, *QUIET, AT_ONCE, profile, *(flags or ["--dump-dom"]), address + path]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         said = [line for line in done.stderr.splitlines() if "CONSOLE" in line and not (refused and "status of 401" in line)]
         assert not said, said
@@ -165,3 +172,47 @@ def test_the_page_asks_for_a_key_where_one_is_needed(browse: Browse, store: SqlS
         assert "This service asks for an API key" in document
         assert '<input type="password" id="key"' in document
         assert "toy search" not in document
+
+
+def evaluate(store: SqlStore, job_id: str, number: int) -> None:
+    store.record_ask(job_id, 1, Trial(number, SPACE.narrowest))
+    store.record_start(job_id, 1, number)
+    store.record_outcome(job_id, 1, number, Outcome(TrialState.COMPLETE, {"top1": 0.5, "macs": 1.0}))
+
+
+def test_a_trial_appears_without_asking_again_and_again(
+    app: FastAPI, serve: Callable[[FastAPI], str], store: SqlStore, fill: Fill, tmp_path: Path
+) -> None:
+    """Also after the server was gone: the page polls, finds the stream again, and goes on from its last event."""
+    assert BROWSER is not None
+    job_id, asked = fill(store), Counter[str]()
+
+    @app.middleware("http")
+    async def count(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        asked[request.url.path.rpartition("/")[2]] += 1
+        return await call_next(request)
+
+    rows = "document.querySelectorAll('table.trials tbody tr').length"
+    with opened(BROWSER, QUIET, tmp_path / "profile") as tab:
+        tab.open(f"{serve(app)}/searches/{job_id}")
+        tab.wait(f"{rows} === 14")
+        deadline = time.monotonic() + 10
+        while app.state.feed.streams < 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1)  # it reads everything once more when the stream is open
+        before = asked.copy()
+        time.sleep(4)
+        assert asked == before, "nothing happened, and yet it asked"
+        for number in (20, 21):
+            evaluate(store, job_id, number)
+            tab.wait(f"{rows} === {number - 5}", seconds=5)
+        assert asked["events"] == 1
+        assert 1 <= asked["trials"] - before["trials"] <= 8
+
+        for listener in app.state.feed._listeners:
+            listener.stop()
+        evaluate(store, job_id, 22)
+        tab.wait(f"{rows} === 17")
+        store.set_state(job_id, 1, SearchState.SUCCEEDED, reason="finished")
+        tab.wait("document.querySelector('.pill').textContent === 'succeeded'")
+        assert asked["events"] == 2

@@ -45,7 +45,8 @@ def on_postgresql(dump: Path, url: str) -> None:
         for table in tables.sorted_tables:
             if table.name != "alembic_version":
                 rows = [values(table, row) for row in source.execute(f"SELECT * FROM {table.name}")]
-                target.execute(table.insert(), rows)
+                if rows:
+                    target.execute(table.insert(), rows)
     engine.dispose()
 
 

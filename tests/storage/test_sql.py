@@ -121,7 +121,7 @@ def every_call(store: SqlStore) -> None:
     store.release(search, taken.attempt, reason="")
     store.request_resume(search)
     store.update_search(search, labels={"a": "b"}, priority=1)
-    store.ahead_of(search)
+    store.ahead_of([search])
     store.add_search_once({}, name=None, labels={}, idempotency=Idempotency("k", "f"))
     store.add_search_once({}, name=None, labels={}, idempotency=Idempotency("k", "f"))
     store.ordered_before(Idempotency("k", "f"))

@@ -40,12 +40,10 @@ class Queries(Steps):
         """How many searches there are."""
         return len(self._jobs(states, tenant))
 
-    def ahead_of(self, search_id: str, *, tenant: str | None = None) -> int:
-        """How many queued searches, of anybody, are claimed before this queued one; 0 for one that is not queued."""
-        mine = self.get_search(search_id, tenant=tenant)
-        if mine.state is not SearchState.QUEUED:
-            return 0
-        return sum((-job.priority, job.id) < (-mine.priority, mine.id) for job in self._jobs([SearchState.QUEUED], None))
+    def ahead_of(self, search_ids: Sequence[str], *, tenant: str | None = None) -> dict[str, int]:
+        """How many queued searches, of anybody, are claimed before these, by id; only those that are queued are in it."""
+        queue = sorted(self._jobs([SearchState.QUEUED], None), key=lambda job: (-job.priority, job.id))
+        return {job.id: before for before, job in enumerate(queue) if job.id in search_ids and tenant in (None, job.tenant)}
 
     def _jobs(self, states: Sequence[SearchState], tenant: str | None) -> list[SearchJob]:
         with self._lock:

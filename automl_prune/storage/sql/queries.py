@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_, union_all
+from sqlalchemy.orm import Session, aliased
 
 from automl_prune.loop.job import Artifact, Event, SearchAttempt, SearchJob, SearchState, StoredTrial
 from automl_prune.storage import rows, rules
 from automl_prune.storage.sql.steps import Steps, find, known, snapshot
-from automl_prune.storage.tables import ArtifactRow, AttemptRow, EventRow, LabelRow, SearchRow, TrialRow
+from automl_prune.storage.tables import ArtifactRow, AttemptRow, EventRow, LabelRow, SearchRow, TrialCountRow, TrialRow
 
 
 class Queries(Steps):
@@ -48,16 +48,20 @@ class Queries(Steps):
         with self.database.read() as session:
             return session.scalar(select(func.count()).select_from(SearchRow).where(*_of(states, tenant))) or 0
 
-    def ahead_of(self, search_id: str, *, tenant: str | None = None) -> int:
-        """How many queued searches, of anybody, are claimed before this queued one; 0 for one that is not queued."""
+    def ahead_of(self, search_ids: Sequence[str], *, tenant: str | None = None) -> dict[str, int]:
+        """How many queued searches, of anybody, are claimed before these, by id; only those that are queued are in it."""
+        queued, earlier = SearchState.QUEUED.value, aliased(SearchRow)
+        before = and_(earlier.priority == SearchRow.priority, earlier.id < SearchRow.id)
+        goes_first = (
+            earlier.finished_at.is_(None),
+            earlier.state == queued,
+            or_(earlier.priority > SearchRow.priority, before),
+        )
+        count = select(func.count()).select_from(earlier).where(*goes_first).correlate(SearchRow).scalar_subquery()
+        mine = (SearchRow.id.in_(search_ids), SearchRow.state == queued)
         with self.database.read() as session:
-            row = find(session, search_id, tenant=tenant)
-            if row.state != SearchState.QUEUED:
-                return 0
-            queued = (SearchRow.finished_at.is_(None), SearchRow.state == SearchState.QUEUED.value)
-            before = and_(SearchRow.priority == row.priority, SearchRow.id < row.id)
-            earlier = or_(SearchRow.priority > row.priority, before)
-            return session.scalar(select(func.count()).select_from(SearchRow).where(*queued, earlier)) or 0
+            found = session.execute(select(SearchRow.id, count).where(*mine, *_of((), tenant)))
+            return {row.id: row[1] for row in found}
 
     def attempts(self, search_id: str, *, tenant: str | None = None) -> list[SearchAttempt]:
         """Every claim of the search, oldest first."""
@@ -106,7 +110,10 @@ class Queries(Steps):
         """Number of trials by arm and state, by search; searches that are not found are left out."""
         searches = select(SearchRow.id).where(SearchRow.id.in_(search_ids), *_of((), tenant))
         key = (TrialRow.search_id, TrialRow.arm, TrialRow.state)
-        trials = select(*key, func.count()).where(TrialRow.search_id.in_(search_ids)).group_by(*key)
+        still_open = select(*key, func.count()).where(TrialRow.search_id.in_(search_ids), TrialRow.ended_at.is_(None))
+        count = TrialCountRow
+        ended = select(count.search_id, count.arm, count.state, count.number).where(count.search_id.in_(search_ids))
+        trials = union_all(ended, still_open.group_by(*key))
         with self.database.read() as session:
             counts: dict[str, dict[str, dict[str, int]]] = {found: {} for found in session.scalars(searches)}
             for search_id, arm, state, count in session.execute(trials):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Insert, Row, String, bindparam, event, func, insert, select, update
+from sqlalchemy import Insert, Row, String, bindparam, delete, event, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from automl_prune.loop.job import EventKind, SearchJob, SearchState
@@ -20,7 +20,7 @@ CHANNEL = "automl_prune_events"
 """Where PostgreSQL tells listeners of new events; the payload is the search's id."""
 
 # What is written for each trial goes to the tables themselves, past the objects: that takes half of the time
-SEARCHES, TRIALS, EVENTS = (Base.metadata.tables[name] for name in ("searches", "trials", "events"))
+SEARCHES, TRIALS, EVENTS, COUNTS = (Base.metadata.tables[name] for name in ("searches", "trials", "events", "trial_counts"))
 
 _OWNED = [state.value for state in rules.OWNED]
 _LEFT_OVER = {"state": rules.LEFT_OVER.state.value, "outcome": rules.outcome_to_json(rules.LEFT_OVER)}
@@ -82,6 +82,7 @@ class Steps:
         self._changed(row)
         left_over = update(TrialRow).where(TrialRow.search_id == row.id, TrialRow.ended_at.is_(None))
         session.execute(left_over.values(**_LEFT_OVER, ended_at=self.database.now()))
+        recount(session, row.id)
         self._close_attempt(session, row, rules.ending(state, reason))
         self._tell_state(session, row)
         self._emit(session, row.id, row.tenant, EventKind.END, {"state": row.state, "reason": reason})
@@ -153,6 +154,14 @@ def known(session: Session, search_id: str, tenant: str | None) -> None:
 def snapshot(session: Session, search_id: str) -> dict[str, Any] | None:
     """The search's snapshot."""
     return session.scalar(select(SnapshotRow.body).where(SnapshotRow.search_id == search_id))
+
+
+def recount(session: Session, search_id: str) -> None:
+    """Count how a search's trials ended, all of them."""
+    session.execute(delete(COUNTS).where(COUNTS.c.search_id == search_id))
+    key = (TRIALS.c.search_id, TRIALS.c.arm, TRIALS.c.state)
+    ended = select(*key, func.count()).where(TRIALS.c.search_id == search_id, TRIALS.c.ended_at.is_not(None)).group_by(*key)
+    session.execute(insert(COUNTS).from_select(["search_id", "arm", "state", "number"], ended))
 
 
 def put_back_running_trials(session: Session, search_id: str) -> None:

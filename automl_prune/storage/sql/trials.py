@@ -2,16 +2,28 @@
 
 from typing import Any
 
-from sqlalchemy import Row, case, insert, update
+from sqlalchemy import Executable, Row, bindparam, case, insert, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from automl_prune.loop.job import EventKind
 from automl_prune.loop.standing import SEARCH, best_after
 from automl_prune.storage import rows, rules
-from automl_prune.storage.sql.steps import SEARCHES, TRIALS, Steps
+from automl_prune.storage.sql.steps import COUNTS, SEARCHES, TRIALS, Steps
 from automl_prune.storage.tables import TrialRow
 from automl_prune.trial import Outcome, Trial, TrialState
+
+
+def _count(insert: Any) -> Executable:
+    """One more trial of an arm that ended in a state."""
+    one = insert(COUNTS).values(search_id=bindparam("of"), arm=bindparam("in_arm"), state=bindparam("as_state"), number=1)
+    key = [COUNTS.c.search_id, COUNTS.c.arm, COUNTS.c.state]
+    counted: Executable = one.on_conflict_do_update(index_elements=key, set_={"number": COUNTS.c.number + 1})
+    return counted
+
+
+_COUNT_ON_POSTGRESQL, _COUNT_ON_SQLITE = _count(postgresql.insert), _count(sqlite.insert)
 
 
 class Trials(Steps):
@@ -58,12 +70,16 @@ class Trials(Steps):
             ended = self._change_open(session, search_id, number, ended_at=self.database.now(), **values)
             if trial_attempt is not None and trial_attempt < ended.attempt:
                 raise rules.late(search_id, number, trial_attempt, ended.attempt)
+            session.execute(self._count(), {"of": search_id, "in_arm": ended.arm, "as_state": body["state"]})
             news = rules.trial_news(number, ended.arm, ended.attempt, body)
             self._emit(session, search_id, search.tenant, EventKind.COMPLETED, news)
             if standing:
                 self._compare(session, search_id, search, number, ended.arm, outcome)
             seq: int = search.events
             return seq
+
+    def _count(self) -> Executable:
+        return _COUNT_ON_POSTGRESQL if self.database.on_postgresql else _COUNT_ON_SQLITE
 
     def _compare(self, session: Session, search_id: str, search: Row[Any], number: int, arm: str, outcome: Outcome) -> None:
         """Keep the trial as the best of its arm, if it is."""
