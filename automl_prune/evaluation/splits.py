@@ -85,7 +85,7 @@ class _Indices:
 
     def __init__(self, array: IntArray) -> None:
         self.array = array
-        self._digest = hashlib.sha256(np.ascontiguousarray(array)).digest()
+        self._digest = hashlib.sha256(array.tobytes()).digest()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Indices) and self._digest == other._digest

@@ -1,6 +1,6 @@
 """Latency budgets of one search: predicted for every candidate, measured for the leaders and for what is handed out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -166,12 +166,11 @@ def find_latencies(
     return Latencies(budgets, gauges, found)
 
 
-def tightened(latencies: Latencies) -> list[Budget]:
-    """The budgets that predictions must meet: below the ordered maxima by what predictions miss on average."""
-    return [
-        replace(budget, max=budget.max / (1 + latencies.devices[name].check.mape))
-        for name, budget in latencies.budgets.items()
-    ]
+def tightened(latencies: Latencies, places: Iterable[int]) -> dict[int, Budget]:
+    """The budgets that predictions must meet, by place: below the ordered maxima by what predictions miss on average."""
+    missed = {name: found.check.mape for name, found in latencies.devices.items()}
+    kept = [replace(budget, max=budget.max / (1 + missed[name])) for name, budget in latencies.budgets.items()]
+    return dict(zip(places, kept, strict=True))
 
 
 def _absolute(budget: BudgetSpec, found: DeviceLatency, index: int) -> Budget:

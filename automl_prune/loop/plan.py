@@ -15,9 +15,8 @@ from pydantic import ValidationError
 
 from automl_prune import plugins
 from automl_prune.architecture import Architecture
-from automl_prune.costs import METRICS, cost_model
 from automl_prune.describe import describe
-from automl_prune.errors import FieldError, MissingDataError, SpecError, UnknownNameError, WeightsError
+from automl_prune.errors import FieldError, MissingDataError, SpecError, WeightsError
 from automl_prune.evaluation.datasets.base import DATASETS, Dataset
 from automl_prune.evaluation.evaluator import HYPERNETWORK, EvaluationSetup, Given, Recovery
 from automl_prune.evaluation.hypernetwork_files import POINTER as HYPERNETWORK_POINTER
@@ -26,24 +25,14 @@ from automl_prune.evaluation.images import Images, load_images
 from automl_prune.evaluation.loading import check_classes
 from automl_prune.evaluation.recipe import WITHOUT_CRITERION, FineTune, Recipe
 from automl_prune.evaluation.weights import fit_file, resolve_weights
-from automl_prune.latency.cost import LATENCY, WithLatency
 from automl_prune.loop.admission import Admit, admitted
+from automl_prune.loop.budgets import budget_json, priced
 from automl_prune.loop.confirmation import rounds
-from automl_prune.loop.latencies import (
-    DeviceLookup,
-    Latencies,
-    Progress,
-    Timed,
-    find_latencies,
-    latency_budgets,
-    only_local,
-    quietly,
-    tightened,
-)
-from automl_prune.loop.spec import BudgetSpec, SearchSpaceSpec, SearchSpec, field_errors
+from automl_prune.loop.latencies import DeviceLookup, Latencies, Progress, Timed, latency_budgets, only_local, quietly
+from automl_prune.loop.spec import SearchSpaceSpec, SearchSpec, field_errors
 from automl_prune.loop.stopping import check_early_stop
 from automl_prune.networks import NETWORKS, NetworkDefinition
-from automl_prune.problem import Budget, CostFunction, Objective, Problem
+from automl_prune.problem import Budget, Objective, Problem
 from automl_prune.space import ChannelSpace
 from automl_prune.strategies.base import STRATEGIES, Strategy
 from automl_prune.strict import read
@@ -206,24 +195,13 @@ def make_plan(
     architecture = admit(network, num_classes, roots.cache)
     weights = read_weights(spec, network, num_classes, roots)
     space = ordered_space(spec.search_space, network, architecture)
-    cost: CostFunction = cost_model(architecture, space.names)
-    full = {name: float(values[0]) for name, values in cost(space.array([space.full])).items()}
-    fixed = {i: absolute(b, full, i) for i, b in enumerate(spec.budgets) if b.metric != LATENCY}
     timed = Timed(network, num_classes, architecture, space, roots.cache / "latency")
-    latencies = None
-    if waiting := latency_budgets(spec):
-        latencies = find_latencies(spec, timed, devices, now=fetch, progress=progress)
-    if latencies is not None:
-        cost = WithLatency(cost, {name: found.model for name, found in latencies.devices.items()})
-        kept = [*fixed.values(), *tightened(latencies)]
-        ordered = [*fixed.values(), *latencies.budgets.values()]
-    else:
-        ordered = kept = [*fixed.values(), *(stand_in(b, full) for b in waiting.values())]
+    budgeted = priced(spec, timed, devices, now=fetch, progress=progress)
     problem = Problem(
         space=space,
-        cost=cost,
+        cost=budgeted.cost,
         objectives=(Objective(spec.objective, maximize=spec.objective != "loss"),),
-        budgets=tuple(kept),
+        budgets=budgeted.kept,
     )
     problem.check_reachable()
     hypernetwork = None
@@ -233,7 +211,7 @@ def make_plan(
     if images is not None:
         check_early_stop(spec, recipe, images)
     checked = (spec, network, dataset, num_classes, architecture, problem, recipe, weights, roots, given, hypernetwork)
-    plan = Plan(*checked, awaits_data=images is None, latencies=latencies, ordered=tuple(ordered), opened=images)
+    plan = Plan(*checked, awaits_data=images is None, latencies=budgeted.latencies, ordered=budgeted.ordered, opened=images)
     plan.make_strategy()
     return plan
 
@@ -258,37 +236,6 @@ def evaluations(spec: SearchSpec) -> int:
     """Candidate evaluations an order leads to at most, controls included, recovery and report not."""
     alone = ("uniform" in spec.controls) + ("global" in spec.controls)
     return spec.trials.max * (1 + ("random" in spec.controls)) + alone
-
-
-def absolute(budget: BudgetSpec, full: Mapping[str, float], index: int) -> Budget:
-    """A budget in absolute terms; raises UnknownNameError for a metric that has no cost model."""
-    if budget.metric not in full:
-        raise UnknownNameError("budget metric", budget.metric, [*METRICS, LATENCY], pointer=f"/budgets/{index}/metric")
-    if budget.device is not None:
-        raise SpecError(
-            [FieldError(f"/budgets/{index}/device", f"{budget.metric} does not depend on a device; leave device out.")]
-        )
-    whole = full[budget.metric]
-    most = budget.max if budget.max is not None else None if budget.max_ratio is None else budget.max_ratio * whole
-    least = budget.min if budget.min is not None else (budget.min_ratio or 0.0) * whole
-    return Budget(budget.metric, max=float("inf") if most is None else most, min=least)
-
-
-def stand_in(budget: BudgetSpec, full: Mapping[str, float]) -> Budget:
-    """MACs in place of a latency that no device has measured yet, for what can be checked of an order before."""
-    ratio = budget.max_ratio or (0.5 if budget.max is not None else None)
-    return Budget("macs", max=float("inf") if ratio is None else ratio * full["macs"])
-
-
-def budget_json(budget: Budget) -> dict[str, Any]:
-    """A budget as JSON data; an open side is null."""
-    metric, _, device = budget.metric.partition("@")
-    return {
-        "metric": metric,
-        **({"device": device} if device else {}),
-        "max": None if budget.max == float("inf") else budget.max,
-        "min": budget.min or None,
-    }
 
 
 def read_recipe(strategy: type[Strategy], spec: SearchSpec) -> Recipe:

@@ -12,8 +12,9 @@ from automl_prune.architecture import Architecture
 from automl_prune.costs import CONVENTION
 from automl_prune.errors import EvaluationError
 from automl_prune.loop.arms import CONTROLS, FINAL, REPORT
+from automl_prune.loop.budgets import budget_json
 from automl_prune.loop.latencies import Latencies, drop_flat
-from automl_prune.loop.plan import Plan, budget_json
+from automl_prune.loop.plan import Plan
 from automl_prune.loop.standing import BASE, SEARCH
 from automl_prune.surgery.slicing import kept_channels
 from automl_prune.trial import Trial, TrialState

@@ -13,10 +13,11 @@ from typing import Any
 
 from automl_prune.evaluation.evaluator import CandidateEvaluator, EvaluationSetup
 from automl_prune.loop.arms import FINAL, PREPARATION, REPORT, History, plan_arms
+from automl_prune.loop.budgets import budget_json
 from automl_prune.loop.controller import Controller
 from automl_prune.loop.family import FamilyKeeper, family_json
 from automl_prune.loop.job import Artifact, SearchJob, SearchState
-from automl_prune.loop.plan import Plan, budget_json, evaluations
+from automl_prune.loop.plan import Plan, evaluations
 from automl_prune.loop.ports import Executor, Store
 from automl_prune.loop.result import build_result
 from automl_prune.loop.standing import BASE, SEARCH

@@ -2,6 +2,7 @@
 
 import { h, s } from "./dom.js";
 import * as format from "./format.js";
+import { keyOf } from "./latency.js";
 import { extent, frame, legend, mark } from "./plot.js";
 
 const LONGEST_NAME = 18;
@@ -11,8 +12,8 @@ const NAMES = { search: "search", random: "random control", uniform: "uniform co
 // What all drawings need to know of a search: its metrics, base, budgets, and the trials that have a score.
 export function facts(search, trials) {
   const metric = search.spec.objective;
-  const budgets = search.info.budgets ?? [];
-  const cost = budgets[0]?.metric ?? search.spec.budgets[0].metric;
+  const budgets = (search.info.budgets ?? []).map((budget) => ({ ...budget, metric: keyOf(budget) }));
+  const cost = budgets[0]?.metric ?? keyOf(search.spec.budgets[0]);
   const known = trials.some((trial) => cost in trial.metrics) || cost in search.base;
   const axis = known ? cost : "macs";
   const scored = trials.filter((trial) => ARMS.includes(trial.arm) && trial.state === "complete" && metric in trial.metrics);

@@ -10,7 +10,10 @@ const NAMES = {
   memory_mb: "memory (MB)", latency_ms: "latency (ms)",
 };
 
-export const metricName = (metric) => NAMES[metric] ?? metric;
+export function metricName(metric) {
+  const [name, device] = metric.split("@");
+  return device ? `latency on ${device} (ms)` : NAMES[name] ?? metric;
+}
 export const isShare = (metric) => metric === "top1" || metric === "top5";
 export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
@@ -58,7 +61,7 @@ export const bytes = (size) => (size < 1000 ? `${size}${GAP}B` : `${count(size)}
 const share = (ratio) => `${Number((100 * ratio).toFixed(1))}${GAP}%`;
 
 export function budgetText(budget) {
-  const name = metricName(budget.metric);
+  const name = metricName(budget.device ? `${budget.metric}@${budget.device}` : budget.metric);
   const parts = [];
   if (budget.max !== null && budget.max !== undefined) parts.push(`${name} ≤ ${count(budget.max)}`);
   if (budget.max_ratio) parts.push(`${name} ≤ ${share(budget.max_ratio)} of full`);

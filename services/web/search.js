@@ -5,6 +5,7 @@ import { facts, history, scatter, widthBars } from "./charts.js";
 import { h, safeLink, update } from "./dom.js";
 import { newsOf } from "./events.js";
 import * as format from "./format.js";
+import { flat, keyOf, latencyCharts } from "./latency.js";
 import { pill, progress } from "./list.js";
 import { trialTable } from "./table.js";
 
@@ -57,13 +58,15 @@ function skeleton(main) {
     h("div", { class: "scroll", tabindex: "0" }, h("table", null,
       h("thead", null, h("tr", null, ["Group", "Kept", "Full", "Part"].map((name) => h("th", { scope: "col" }, name)))), widths)));
   const bars = part("Best architecture", "Channels kept in each coupled group; the outline is the full network.", widthTable);
+  const latency = part("Latency", "Milliseconds on the devices that budget this search.");
   const trialPart = part("All trials");
   const files = part("Files");
   main.replaceChildren(head, tileRow,
-    h("div", { class: "charts" }, scatterPart.section, historyPart.section), bars.section, trialPart.section, files.section);
+    h("div", { class: "charts" }, scatterPart.section, historyPart.section), bars.section, latency.section, trialPart.section,
+    files.section);
   return {
     head, tiles: tileRow, scatter: scatterPart.body, history: historyPart.body, bars: bars.body, widthTable, widths,
-    trials: trialPart.body, files: files.body, result: null,
+    latency: latency.body, latencySection: latency.section, trials: trialPart.body, files: files.body, result: null,
   };
 }
 
@@ -97,9 +100,9 @@ function cancelButton(search, cancel) {
 // Once there is a result, everything compared here was measured on the report split; until then, on the select split.
 function tiles(search, result) {
   const metric = search.spec.objective;
-  const cost = (search.info.budgets ?? search.spec.budgets)[0].metric;
-  const best = result?.metrics ?? search.best?.metrics ?? {};
-  const base = result?.base_metrics ?? search.base;
+  const cost = keyOf((search.info.budgets ?? search.spec.budgets)[0]);
+  const best = flat(result?.metrics ?? search.best?.metrics ?? {});
+  const base = flat(result?.base_metrics ?? search.base);
   const control = (arm) => (result ? result.controls?.[arm] : search.controls[arm]?.metrics)?.[metric];
   const name = format.metricName(metric);
   const versus = (arm) => tile(`Against ${arm}`, format.difference(metric, best[metric] - control(arm)), `${arm} control ${format.score(metric, control(arm))}`,
@@ -126,6 +129,10 @@ function drawCharts(view, search, trials) {
   const wide = (element) => Math.max(260, Math.floor(element.clientWidth));
   update(view.scatter, [shown, wide(view.scatter)], () => scatter(data, wide(view.scatter)));
   update(view.history, [shown, wide(view.history)], () => history(data, wide(view.history)));
+  const devices = search.info.latency ?? {};
+  view.latencySection.hidden = !Object.keys(devices).length;
+  const half = Math.max(260, Math.floor((wide(view.latency) - 16) / 2));
+  update(view.latency, [shown, devices, half], () => latencyCharts(devices, data, half));
   const groups = bestGroups(search, view.result);
   view.widthTable.hidden = !groups.length;
   update(view.bars, [groups, wide(view.bars)], () =>

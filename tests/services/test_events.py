@@ -130,9 +130,9 @@ def test_who_missed_what_is_not_kept_any_more_is_told_so(app: FastAPI, store: Sq
         assert (first.event, first.id, first.data["search_id"]) == ("reset", str(ids[-6]), job.id)
         assert [event.id for event in rest] == [str(number) for number in ids[-5:]]
         assert rest[-1].event == "end"
-    for place in (ids[-6], ids[-5], ids[-2]):
-        with following(url, **{"Last-Event-ID": str(place)}) as events:
-            assert [int(event.id or -1) for event in events] == [number for number in ids if number > place]
+    for number in (ids[-6], ids[-5], ids[-2]):
+        with following(url, **{"Last-Event-ID": str(number)}) as events:
+            assert [int(event.id or -1) for event in events] == [later for later in ids if later > number]
 
 
 def test_a_silent_stream_says_that_it_is_there(

@@ -14,11 +14,17 @@ from fastapi import FastAPI, Request, Response
 from PIL import Image
 from starlette.middleware.base import RequestResponseEndpoint
 
+from automl_prune.execution.inline import InlineExecutor
+from automl_prune.latency.stopwatch import TracedNetwork
 from automl_prune.loop.job import SearchState
 from automl_prune.loop.ports import Store
+from automl_prune.loop.run import run_search
 from automl_prune.storage.keys import ApiKeys
 from automl_prune.storage.sql import SqlStore
 from automl_prune.trial import Outcome, Trial, TrialState
+from tests.latency.clockwork import Clockwork
+from tests.loop.test_latencies import ORDER as UNDER_LATENCY
+from tests.loop.test_latencies import plan_of
 from tests.services.browser import opened
 from tests.services.conftest import SPACE
 
@@ -216,3 +222,20 @@ def test_a_trial_appears_without_asking_again_and_again(
         store.set_state(job_id, 1, SearchState.SUCCEEDED, reason="finished")
         tab.wait("document.querySelector('.pill').textContent === 'succeeded'")
         assert asked["events"] == 2
+
+
+def test_a_latency_budget_is_drawn_with_what_was_measured(browse: Browse, store: SqlStore, tmp_path: Path) -> None:
+    clock = Clockwork("pi4", TracedNetwork.registered("digits_resnet", 10))
+    budgets = [{"metric": "latency_ms", "max_ratio": 0.6, "device": "pi4"}]
+    plan = plan_of(UNDER_LATENCY | {"budgets": budgets}, tmp_path / "search", clock)
+    store.add_search(plan.spec.model_dump(mode="json"), name=None, labels={})
+    job = store.claim(lease_seconds=600)
+    assert job is not None
+    run_search(plan, job, store, InlineExecutor(), tmp_path / "artifacts")
+    document = browse(f"/searches/{job.id}").replace("\N{NO-BREAK SPACE}", " ").replace("&nbsp;", " ")
+    for shown in ("latency on pi4 (ms)", "pi4: torch 1, batch 1, 1 thread, float32", "of 12 other networks", "R² "):
+        assert shown in document
+    labels = re.findall('role="img" aria-label="([^"]+)"', document)
+    assert "Scatter plot of measured against predicted latency of 12 networks on pi4." in labels
+    assert any(label.startswith("Scatter plot of latency on pi4 against MACs of ") for label in labels)
+    assert "budget ≤ " in document

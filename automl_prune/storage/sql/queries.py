@@ -116,9 +116,9 @@ class Queries(Steps):
         trials = union_all(ended, still_open.group_by(*key))
         with self.database.read() as session:
             counts: dict[str, dict[str, dict[str, int]]] = {found: {} for found in session.scalars(searches)}
-            for search_id, arm, state, count in session.execute(trials):
+            for search_id, arm, state, number in session.execute(trials):
                 if search_id in counts:
-                    counts[search_id].setdefault(arm, {})[state] = count
+                    counts[search_id].setdefault(arm, {})[state] = number
         return counts
 
     def artifacts(self, search_id: str, *, tenant: str | None = None) -> list[Artifact]:

@@ -1,0 +1,80 @@
+"""Budgets as they are ordered, as a search keeps to them, and as JSON."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from automl_prune.costs import METRICS
+from automl_prune.costs.kept import cost_model
+from automl_prune.errors import FieldError, SpecError, UnknownNameError
+from automl_prune.latency.cost import LATENCY, WithLatency
+from automl_prune.loop.latencies import DeviceLookup, Latencies, Progress, Timed, find_latencies, latency_budgets, tightened
+from automl_prune.loop.spec import BudgetSpec, SearchSpec
+from automl_prune.problem import Budget, CostFunction
+
+
+@dataclass(frozen=True)
+class Priced:
+    """What candidates cost, and what they may.
+
+    Attributes:
+        cost: Of candidates, latencies included once devices were asked.
+        ordered: The budgets as they were ordered, in absolute terms.
+        kept: The same as the search keeps to them: with a margin where they are met by prediction.
+        latencies: The devices; None without latency budgets, and as long as something has to be timed.
+    """
+
+    cost: CostFunction
+    ordered: tuple[Budget, ...]
+    kept: tuple[Budget, ...]
+    latencies: Latencies | None = None
+
+
+def priced(spec: SearchSpec, timed: Timed, devices: DeviceLookup, *, now: bool, progress: Progress) -> Priced:
+    """The budgets of an order (see :func:`~automl_prune.loop.latencies.find_latencies` for arguments and errors)."""
+    cost: CostFunction = cost_model(timed.architecture, timed.space.names)
+    full = {name: float(values[0]) for name, values in cost(timed.space.array([timed.space.full])).items()}
+    waiting = latency_budgets(spec)
+    fixed = {i: absolute(b, full, i) for i, b in enumerate(spec.budgets) if i not in waiting}
+    latencies = find_latencies(spec, timed, devices, now=now, progress=progress) if waiting else None
+    if latencies is None:
+        stand_ins = tuple((fixed | {i: stand_in(b, full) for i, b in waiting.items()})[i] for i in range(len(spec.budgets)))
+        return Priced(cost, stand_ins, stand_ins)
+    cost = WithLatency(cost, {name: found.model for name, found in latencies.devices.items()})
+    ordered, kept = (
+        fixed | dict(zip(waiting, latencies.budgets.values(), strict=True)),
+        fixed | tightened(latencies, waiting),
+    )
+    places = range(len(spec.budgets))
+    return Priced(cost, tuple(ordered[i] for i in places), tuple(kept[i] for i in places), latencies)
+
+
+def absolute(budget: BudgetSpec, full: Mapping[str, float], index: int) -> Budget:
+    """A budget in absolute terms; raises UnknownNameError for a metric that has no cost model."""
+    if budget.metric not in full:
+        raise UnknownNameError("budget metric", budget.metric, [*METRICS, LATENCY], pointer=f"/budgets/{index}/metric")
+    if budget.device is not None:
+        raise SpecError(
+            [FieldError(f"/budgets/{index}/device", f"{budget.metric} does not depend on a device; leave device out.")]
+        )
+    whole = full[budget.metric]
+    most = budget.max if budget.max is not None else None if budget.max_ratio is None else budget.max_ratio * whole
+    least = budget.min if budget.min is not None else (budget.min_ratio or 0.0) * whole
+    return Budget(budget.metric, max=float("inf") if most is None else most, min=least)
+
+
+def stand_in(budget: BudgetSpec, full: Mapping[str, float]) -> Budget:
+    """MACs in place of a latency that no device has measured yet, for what can be checked of an order before."""
+    ratio = budget.max_ratio or (0.5 if budget.max is not None else None)
+    return Budget("macs", max=float("inf") if ratio is None else ratio * full["macs"])
+
+
+def budget_json(budget: Budget) -> dict[str, Any]:
+    """A budget as JSON data; an open side is null."""
+    metric, _, device = budget.metric.partition("@")
+    return {
+        "metric": metric,
+        **({"device": device} if device else {}),
+        "max": None if budget.max == float("inf") else budget.max,
+        "min": budget.min or None,
+    }

@@ -1,0 +1,62 @@
+// Latency on devices: how well predictions meet measurements, and what milliseconds have to do with MACs.
+
+import { h, s } from "./dom.js";
+import * as format from "./format.js";
+import { extent, frame, legend, mark } from "./plot.js";
+
+const METRIC = "latency_ms";
+
+// The name under which trials report what a budget bounds.
+export const keyOf = ({ metric, device }) => (metric === METRIC ? `${METRIC}@${device ?? "local"}` : metric);
+
+// A result tells latencies by device; trials and drawings know them by name.
+export function flat(metrics) {
+  const byDevice = Object.entries(metrics?.[METRIC] ?? {}).map(([device, ms]) => [`${METRIC}@${device}`, ms]);
+  return { ...metrics, ...Object.fromEntries(byDevice) };
+}
+
+export function latencyCharts(devices, data, width) {
+  return Object.entries(devices).map(([name, about]) => h("div", { class: "device" },
+    h("h3", null, `${name}: ${conditions(about)}`), h("p", { class: "muted small" }, verdict(about)),
+    h("div", { class: "pair" }, checkPlot(name, about, width), againstMacs(name, data, width))));
+}
+
+const conditions = ({ conditions: { runtime, threads, batch, dtype }, version, full_ms: full }) =>
+  `${runtime} ${version}, batch ${batch}, ${threads} thread${threads > 1 ? "s" : ""}, ${dtype}; full network ${format.count(full)} ms`;
+
+function verdict({ check, trusted, tolerance, timed, noise }) {
+  const found = `Predictions miss measurements of ${check.measured.length} other networks by ${format.percent(check.mape, 1)} on average, ` +
+    `${format.percent(check.worst, 1)} at most (R² ${check.r2.toFixed(3)}, rank correlation ${check.rank_correlation.toFixed(3)}); ` +
+    `${timed} measurements, each to ${format.percent(noise, 1)}.`;
+  return trusted ? found : `${found} That is more than ${format.percent(tolerance, 1)}, so every candidate is measured.`;
+}
+
+function checkPlot(name, { check: { predicted, measured } }, width) {
+  const both = extent([...predicted, ...measured], 0.08);
+  const area = frame({
+    width, height: 300, x: both, y: both, xText: format.tick, yText: format.tick, xLabel: "predicted, ms →", yLabel: "↑ measured, ms",
+    label: `Scatter plot of measured against predicted latency of ${measured.length} networks on ${name}.`,
+  });
+  area.plot.append(
+    s("line", { class: "base", x1: area.px(both[0]), y1: area.py(both[0]), x2: area.px(both[1]), y2: area.py(both[1]) }),
+    ...measured.map((ms, i) => mark("search", area.px(predicted[i]), area.py(ms), `predicted ${format.count(predicted[i])} ms, measured ${format.count(ms)} ms`)));
+  return h("div", null, area.plot, legend([["search", "a network that nothing was fitted to"], ["line-base", "equal"]]));
+}
+
+function againstMacs(name, { scored, base }, width) {
+  const key = `${METRIC}@${name}`;
+  const points = scored.filter(({ metrics }) => key in metrics && "macs" in metrics);
+  if (!points.length) return h("p", { class: "muted" }, "The first trial has not been scored yet.");
+  const all = key in base ? [...points.map(({ metrics }) => metrics), base] : points.map(({ metrics }) => metrics);
+  const area = frame({
+    width, height: 300, x: extent(all.map(({ macs }) => macs), 0.08), y: extent(all.map((metrics) => metrics[key]), 0.08),
+    xText: format.tick, yText: format.tick, xLabel: "MACs →", yLabel: "↑ latency, ms",
+    label: `Scatter plot of latency on ${name} against MACs of ${points.length} trials.`,
+  });
+  area.plot.append(
+    ...points.map(({ arm, name: trial, metrics }) => mark(arm, area.px(metrics.macs), area.py(metrics[key]),
+      `${trial}: ${format.count(metrics.macs)} MACs, ${format.count(metrics[key])} ms`)),
+    ...(key in base ? [mark("base", area.px(base.macs), area.py(base[key]), "full network")] : []));
+  const arms = ["search", "random", "uniform", "global"].filter((arm) => points.some((point) => point.arm === arm));
+  return h("div", null, area.plot, legend([...arms.map((arm) => [arm, arm === "search" ? arm : `${arm} control`]), ["base", "full network"]]));
+}

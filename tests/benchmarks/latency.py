@@ -1,0 +1,159 @@
+"""Predicted against measured latency: errors of tables, their making, repeatability, and what a budget in ms is worth.
+
+    python tests/benchmarks/latency.py --out DIR check   [--networks resnet56 …] [--runtimes torch onnxruntime]
+    python tests/benchmarks/latency.py --out DIR repeat  [--times 20] [--minutes 10]
+    python tests/benchmarks/latency.py --out DIR budgets --data DIR --weights DIR [--max-ratio 0.6] [--evaluations 40]
+
+``check`` builds the tables of a network on this machine with one thread, and compares predictions with measurements of 30
+random networks that nothing was fitted to. ``repeat`` measures one candidate again and again. ``budgets`` searches
+ResNet-56 once under a latency budget and once under a MAC budget of the same relative size, and measures both winners. What
+was timed is kept below ``--out`` and not timed again; ratios are to the full network, in the same run.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from automl_prune.latency.building import Gauge, build, full_network, random_candidates
+from automl_prune.latency.conditions import Conditions
+from automl_prune.latency.devices import LocalDevice
+from automl_prune.latency.model import Check
+from automl_prune.latency.stopwatch import Stopwatch, TracedNetwork
+from automl_prune.networks import NETWORKS
+from automl_prune.space import ChannelSpace
+
+CHECKS = 30
+QUERIES = 10_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("part", choices=["check", "repeat", "budgets"])
+    add("--out", type=Path, required=True)
+    add("--networks", nargs="+", default=["resnet56", "mobilenet_v2", "resnet18"])
+    add("--runtimes", nargs="+", default=["torch", "onnxruntime"])
+    add("--round-to", type=int, default=1)
+    add("--times", type=int, default=20)
+    add("--minutes", type=float, default=10)
+    add("--data", type=Path)
+    add("--weights", type=Path)
+    add("--max-ratio", type=float, default=0.6)
+    add("--evaluations", type=int, default=40)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    {"check": check, "repeat": repeat, "budgets": budgets}[options.part](options)
+
+
+def gauge_of(name: str, runtime: str, options: argparse.Namespace) -> tuple[Gauge, TracedNetwork]:
+    """A network of the default number of classes on this machine."""
+    classes = NETWORKS.get(name).num_classes
+    network = TracedNetwork.registered(name, classes)
+    space = ChannelSpace.of(network.architecture, round_to=options.round_to, min_ratio=0.1)
+    whole = full_network(name, classes, network.architecture)
+    device = LocalDevice({name: network}, lock=options.out / "local.lock")
+    return Gauge(device, Conditions(runtime), whole, space, options.out / "times"), network
+
+
+def check(options: argparse.Namespace) -> None:
+    """Parts (a) and (c)."""
+    print("| network, runtime | full, ms | MAPE | worst | R² | Spearman | timed | building, s | predictions/s |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|", flush=True)
+    for name in options.networks:
+        for runtime in options.runtimes:
+            gauge, network = gauge_of(name, runtime, options)
+            started, new = time.perf_counter(), [0]
+            found = build(gauge, network.architecture, progress=lambda done, of, new=new: new.__setitem__(0, done))  # type: ignore[misc]
+            seconds = time.perf_counter() - started
+            fresh = random_candidates(gauge.space, CHECKS, seed=1)
+            checked = Check.of(found.model(gauge.space.array(fresh)), gauge.measure(fresh))
+            widths = gauge.space.array(random_candidates(gauge.space, QUERIES, seed=2))
+            found.model(widths[:10])  # tables are spread out once
+            asked = time.perf_counter()
+            found.model(widths)
+            rate = len(widths) / (time.perf_counter() - asked)
+            took = f"{seconds:.0f}" if new[0] == found.about["timed"] else f"({seconds:.0f} for {new[0]})"
+            print(
+                f"| {name}, {runtime} | {found.full_ms:.2f} | {checked.mape:.1%} | {checked.worst:.1%} | {checked.r2:.3f} | "
+                f"{checked.rank_correlation:.3f} | {found.about['timed']} | {took} | {rate:,.0f} |",
+                flush=True,
+            )
+
+
+def repeat(options: argparse.Namespace) -> None:
+    """Part (d)."""
+    for runtime in options.runtimes:
+        gauge, network = gauge_of(options.networks[0], runtime, options)
+        work = gauge.work(random_candidates(gauge.space, 1, seed=3)[0])
+        watch = Stopwatch(gauge.conditions, {options.networks[0]: network})
+        timings = []
+        for _ in range(options.times):
+            timings.append(watch.time(work))
+            time.sleep(options.minutes * 60 / options.times)
+        ratios, ms = [t.ratio for t in timings], [t.ms for t in timings]
+        print(
+            f"{options.networks[0]}, {runtime}: ratio {statistics.mean(ratios):.4f}, coefficient of variation "
+            f"{statistics.stdev(ratios) / statistics.mean(ratios):.2%} of the ratio, "
+            f"{statistics.stdev(ms) / statistics.mean(ms):.2%} of the milliseconds; n = {options.times}",
+            flush=True,
+        )
+
+
+def budgets(options: argparse.Namespace) -> None:
+    """Part (b)."""
+    for runtime in options.runtimes:
+        for metric in ("latency_ms", "macs"):
+            result = searched(metric, runtime, options)
+            gauge, network = gauge_of("resnet56", runtime, options)
+            groups = {g["name"]: g["width"] for g in result["groups"] if g["frozen"] is None}
+            full = {g.name: g.width for g in network.architecture.free_groups}
+            work = replace(gauge.network, widths=tuple(sorted((n, w) for n, w in groups.items() if w != full[n])))
+            timing = Stopwatch(gauge.conditions, {"resnet56": network}).time(work)
+            row, base = result["metrics"], result["base_metrics"]
+            print(
+                f"{runtime}, budget {metric} ≤ {options.max_ratio:.0%}: latency {timing.ratio:.1%} of the full network "
+                f"(± {timing.error:.1%}), MACs {row['macs'] / base['macs']:.1%}, report top-1 {row['top1']:.2%}",
+                flush=True,
+            )
+
+
+def searched(metric: str, runtime: str, options: argparse.Namespace) -> Any:
+    """The result of one search."""
+    from automl_prune.execution.inline import InlineExecutor
+    from automl_prune.loop.plan import Roots, make_plan
+    from automl_prune.loop.run import run_search
+    from automl_prune.loop.spec import SearchSpec
+    from automl_prune.storage.memory import MemoryStore
+
+    spec = SearchSpec.parse(
+        {
+            "search_space": {"name": "resnet56", "preset": "published"},
+            "weights": "resnet56-4bfd9763.th",
+            "dataset": {"name": "cifar10", "select_size": 3000, "report_size": 5000},
+            "strategy": {"name": "auto"},
+            "budgets": [{"metric": metric, "max_ratio": options.max_ratio}],
+            "latency": {"runtime": runtime},
+            "recipe": {"inherit": "l1", "recalibrate_batches": 3, "select_images": 750, "fine_tune": {"steps": 0}},
+            "controls": [],
+            "finish": {"top_k": 1, "recovery": "fine_tune", "epochs": 0.15, "lr": 0.01},
+            "trials": {"max": options.evaluations},
+            "execution": "inline",
+        }
+    )
+    store = MemoryStore()
+    with tempfile.TemporaryDirectory(prefix="latency-") as folder:
+        plan = make_plan(spec, Roots(data=options.data, weights=options.weights, cache=options.out / "cache"))
+        store.add_search(spec.model_dump(mode="json"), name=None, labels={})
+        job = store.claim(lease_seconds=1e9)
+        assert job is not None
+        return run_search(plan, job, store, InlineExecutor(), Path(folder)).result
+
+
+if __name__ == "__main__":
+    main()
