@@ -12,7 +12,7 @@ from automl_prune.architecture import Architecture
 from automl_prune.latency.blocks import Block
 from automl_prune.latency.conditions import Conditions
 from automl_prune.latency.devices import Device
-from automl_prune.latency.model import Check, LatencyModel
+from automl_prune.latency.model import REST, Check, LatencyModel
 from automl_prune.latency.runtimes.base import check_runs
 from automl_prune.latency.signatures import LayersAlike, layers_alike
 from automl_prune.latency.table import LatencyTable, grid
@@ -60,7 +60,7 @@ class DeviceLatency:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data, for results and pages."""
-        factors = dict(zip([*self.model.kinds, "activations", "constant"], self.model.factors.tolist(), strict=True))
+        factors = dict(zip([*self.model.kinds, *REST], self.model.factors.tolist(), strict=True))
         return {
             "device": self.device, "conditions": self.conditions.to_json(), "full_ms": self.full_ms,
             "check": self.check.to_json(), "tolerance": TOLERANCE, "trusted": self.trusted, "factors": factors, **self.about,

@@ -1,6 +1,9 @@
 """Milliseconds of whole networks from their widths: the sum over their layers' tables, and what the rest of them takes.
 
-    ms = Σ_kind a_kind · Σ_layers table(inputs, outputs) + b · activation entries + c
+    ms = Σ_kind a_kind · Σ_layers table(inputs, outputs) + b · activation entries + c · unaligned entries + d
+
+Unaligned entries are those of activations whose channels are no multiple of 16: ONNX Runtime turns them between two layouts,
+as it always does around a layer that is timed by itself.
 
 The tables say how a layer's time depends on its widths; the factors, fitted to whole networks that were timed, say how much
 of it is left inside a network, where layers share caches and a runtime's overhead, and what all without weights takes.
@@ -19,12 +22,14 @@ from automl_prune.architecture import Architecture
 from automl_prune.costs.forms import Sizes
 from automl_prune.latency.blocks import Signature
 from automl_prune.latency.signatures import LayersAlike, layers_alike
-from automl_prune.latency.table import LatencyTable
+from automl_prune.latency.table import STEPS, LatencyTable
 from automl_prune.space import ChannelSpace
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
+REST = ("activations", "unaligned", "constant")
+"""What a network takes besides its tables: parts of the full network's activation entries, and a constant."""
 _TRUST = 0.02
 """How strongly the factors of tables are drawn to 1: as one more network, missed by this part of the full one's time."""
 
@@ -88,10 +93,13 @@ class LatencyModel:
         self.kinds = tuple(sorted({_kind(alike.signature) for alike in self._alike}))
         sizes = Sizes(architecture, {name: i for i, name in enumerate(space.names)})
         made = architecture.activations
-        entries = sizes.of([a.channels for a in made]) * np.array([a.positions for a in made]).reshape(-1, 1)
-        self._entries: FloatArray = entries.sum(axis=0)
-        self._full_entries = float(self._row(space.full.widths) @ self._entries) or 1.0
-        self.factors = np.array(factors if factors is not None else [1.0] * len(self.kinds) + [0.0, 0.0])
+        channels, positions = sizes.of([a.channels for a in made]), np.array([a.positions for a in made], dtype=np.float64)
+        varying = channels[:, 1:].any(axis=1)
+        rest = channels[~varying, 0]
+        self._channels, self._positions = channels[varying], positions[varying]
+        self._fixed = float(rest @ positions[~varying])
+        self._whole = float(self._entries(self._rows(space.array([space.full])))[0].sum()) or 1.0
+        self.factors = np.array(factors if factors is not None else [1.0] * len(self.kinds) + [0.0] * len(REST))
 
     def __call__(self, widths: IntArray) -> FloatArray:
         """Milliseconds, ``[candidates]``, of ``widths`` ``[candidates, groups]``."""
@@ -99,13 +107,13 @@ class LatencyModel:
         return ms
 
     def features(self, widths: IntArray) -> FloatArray:
-        """Milliseconds by kind of table, part of the full network's activation entries, 1: ``[candidates, features]``."""
-        rows = np.concatenate([np.ones((len(widths), 1)), np.asarray(widths, dtype=np.float64)], axis=1)
-        columns = {kind: np.zeros(len(rows)) for kind in self.kinds}
+        """Milliseconds by kind of table, then ``REST``: ``[candidates, features]``."""
+        columns = {kind: np.zeros(len(widths)) for kind in self.kinds}
         for alike in self._alike:
             inputs, outputs = alike.widths_of(widths)
             columns[_kind(alike.signature)] += self._tables[alike.signature](inputs, outputs).sum(axis=1)
-        return np.stack([*columns.values(), rows @ self._entries / self._full_entries, np.ones(len(rows))], axis=1)
+        entries, unaligned = self._entries(self._rows(widths))
+        return np.stack([*columns.values(), entries / self._whole, unaligned / self._whole, np.ones(len(widths))], axis=1)
 
     def fit(self, widths: IntArray, measured: FloatArray) -> None:
         """Fit the factors to networks that were timed; relative errors count, and no factor is negative.
@@ -122,8 +130,13 @@ class LatencyModel:
         right = np.concatenate([np.ones(len(measured)), np.full(len(self.kinds), trust)])
         self.factors = nnls(left, right)[0]
 
-    def _row(self, widths: Sequence[int]) -> FloatArray:
-        return np.array([1.0, *widths])
+    def _entries(self, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Entries of all activations, and of those whose channels are no multiple of 16, ``[candidates]`` each."""
+        channels = np.rint(rows @ self._channels.T)
+        return channels @ self._positions + self._fixed, np.where(channels % STEPS[0], channels, 0) @ self._positions
+
+    def _rows(self, widths: IntArray) -> FloatArray:
+        return np.concatenate([np.ones((len(widths), 1)), np.asarray(widths, dtype=np.float64)], axis=1)
 
 
 def _kind(signature: Signature) -> str:
