@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
-from scipy.stats import spearmanr
 
 from automl_prune.architecture import Architecture
 from automl_prune.costs.forms import Sizes
@@ -64,7 +62,7 @@ class Check:
             r2=1 - float(np.square(measured - predicted).sum()) / max(spread, 1e-300),
             mape=float(errors.mean()),
             worst=float(errors.max()),
-            rank_correlation=float(spearmanr(predicted, measured).statistic) if len(measured) > 2 else float("nan"),
+            rank_correlation=_correlation(_ranks(predicted), _ranks(measured)),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -122,6 +120,8 @@ class LatencyModel:
             widths: ``[networks, groups]``.
             measured: Milliseconds, ``[networks]``.
         """
+        from scipy.optimize import nnls  # takes half a second, and only who fits needs it
+
         features = self.features(widths)
         trust = _TRUST * np.sqrt(len(measured))
         drawn = np.zeros((len(self.kinds), features.shape[1]))
@@ -137,6 +137,19 @@ class LatencyModel:
 
     def _rows(self, widths: IntArray) -> FloatArray:
         return np.concatenate([np.ones((len(widths), 1)), np.asarray(widths, dtype=np.float64)], axis=1)
+
+
+def _ranks(values: FloatArray) -> FloatArray:
+    """Ranks from 0; equal values share the mean of theirs."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    mean: FloatArray = (np.cumsum(count) - (count + 1) / 2)[place]
+    return mean
+
+
+def _correlation(a: FloatArray, b: FloatArray) -> float:
+    """Pearson's; 0 where one of the two does not vary."""
+    a, b = a - a.mean(), b - b.mean()
+    return float((a * b).sum() / max(np.sqrt(np.square(a).sum() * np.square(b).sum()), 1e-300))
 
 
 def _kind(signature: Signature) -> str:

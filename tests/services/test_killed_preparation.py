@@ -46,7 +46,7 @@ def launcher(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     assert process.wait(30) == 0
 
 
-def until(what: Callable[[], bool], seconds: float = 90) -> None:
+def until(what: Callable[[], bool], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "it did not happen in time"
