@@ -43,7 +43,7 @@ class Check:
         r2: Of measured by predicted.
         mape: Mean absolute error relative to the measurement.
         worst: The largest of these.
-        rank_correlation: Spearman's.
+        rank_correlation: Spearman's; this and ``r2`` are 0 where there is nothing to tell apart.
     """
 
     predicted: tuple[float, ...]
@@ -58,13 +58,14 @@ class Check:
         """Compare two arrays, ``[networks]``."""
         errors = np.abs(predicted / measured - 1)
         spread = float(np.square(measured - measured.mean()).sum())
+        alike = len(measured) < 3 or not np.ptp(measured) or not np.ptp(predicted)
         return cls(
             predicted=tuple(predicted.tolist()),
             measured=tuple(measured.tolist()),
-            r2=1 - float(np.square(measured - predicted).sum()) / max(spread, 1e-300),
+            r2=0.0 if alike else 1 - float(np.square(measured - predicted).sum()) / spread,
             mape=float(errors.mean()),
             worst=float(errors.max()),
-            rank_correlation=float(spearmanr(predicted, measured).statistic) if len(measured) > 2 else float("nan"),
+            rank_correlation=0.0 if alike else float(spearmanr(predicted, measured).statistic),
         )
 
     def to_json(self) -> dict[str, Any]:

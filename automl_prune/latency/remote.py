@@ -49,13 +49,18 @@ class RemoteDevice:
         self._check, self._waits = check, waits
 
     def describe(self) -> DeviceDescription:
-        """What it is; waits for it where it is gone. Raises DeviceError for one that is unknown or stays away."""
+        """What it is, and whose; waits for it where it is gone. Raises DeviceError for one that is unknown or stays away.
+
+        What is measured is kept by description and read by all searches. Anybody's agent may claim to be any machine, so
+        that nobody's but its own tenant's searches may ever read what it brought.
+        """
         give_up = time.monotonic() + self._patience
         while True:
             self._check()
             found = self._registered()
             if found.silent_seconds <= self._silent:
-                return found.description
+                facts = {**found.description.fingerprint, "agent": f"{self._tenant}/{self.name}"}
+                return DeviceDescription(facts, found.description.runtimes)
             if time.monotonic() >= give_up:
                 raise DeviceError(self._away(found))
             self._wait_for(found)

@@ -167,14 +167,14 @@ async def claim_measurements(request: Request, device: DeviceName, context: InCo
     tenant = context.principal.tenant
     await to_thread.run_sync(devices.device, tenant, device)
     wanted = await _read(request, context, DeviceClaim)
-    give_up = time.monotonic() + wanted.wait_seconds
+    give_up, feed = time.monotonic() + wanted.wait_seconds, request.app.state.feed
     lease = context.settings.device_lease_seconds
 
     def claim() -> list[Measurement]:
         return devices.claim(tenant, device, most=wanted.most, lease_seconds=lease)
 
     found = await to_thread.run_sync(claim)
-    while not found and time.monotonic() < give_up and not await request.is_disconnected():
+    while not (found or feed.closed) and time.monotonic() < give_up and not await request.is_disconnected():
         await asyncio.sleep(LOOK_SECONDS)
         if await to_thread.run_sync(devices.has_work, tenant, device):
             found = await to_thread.run_sync(claim)

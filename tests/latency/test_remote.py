@@ -19,6 +19,7 @@ from automl_prune.testing.store_devices import GOOD, HOW, PI
 
 WORKS: list[Work] = [REFERENCE.signature.at(8, width) for width in range(1, 131)]
 Found = dict[Work, Timing]
+OURS = DeviceDescription({**PI.fingerprint, "agent": "t/pi"}, PI.runtimes)
 
 
 def device(store: MemoryDevices, name: str = "pi", **options: Any) -> RemoteDevice:
@@ -68,8 +69,15 @@ def test_unknown_devices_are_refused_with_those_that_are_known(store: MemoryDevi
         RemoteDevice(store, "another", "pi", silent_seconds=5).describe()
 
 
+def test_what_is_kept_of_a_device_is_read_by_its_own_tenants_searches_alone(store: MemoryDevices) -> None:
+    store.register("u", "pi", PI)
+    keys = {device(store, name).describe().key(HOW) for name in ("pi", "nano")}
+    keys |= {RemoteDevice(store, "u", "pi", silent_seconds=5).describe().key(HOW), PI.key(HOW)}
+    assert len(keys) == 4
+
+
 def test_a_silent_device_is_refused_with_what_to_do(store: MemoryDevices) -> None:
-    assert device(store).describe() == PI
+    assert device(store).describe() == OURS
     time.sleep(0.02)
     with pytest.raises(DeviceError, match=r"'pi' was last heard of 0 s ago; start 'automl-prune agent --name pi' there"):
         device(store, silent_seconds=0.01).describe()
@@ -84,7 +92,7 @@ def test_a_search_waits_for_a_silent_device_and_says_so(store: MemoryDevices) ->
             store.register("t", "pi", PI)
 
     time.sleep(0.1)
-    assert device(store, silent_seconds=0.09, patience_seconds=30, waits=waits).describe() == PI
+    assert device(store, silent_seconds=0.09, patience_seconds=30, waits=waits).describe() == OURS
     assert said[0] == "waiting for 'pi', last heard of 0 s ago"
 
 

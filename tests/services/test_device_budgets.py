@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from tests.latency.clockwork import Clockwork
 
 from automl_prune.latency.conditions import Conditions, DeviceDescription
 from automl_prune.latency.stopwatch import TracedNetwork
@@ -28,6 +27,7 @@ from services.api.app import create_app
 from services.driver import Requests, drive
 from services.settings import Settings, load_settings
 from services.wiring import reviewer
+from tests.latency.clockwork import Clockwork
 
 ORDER: dict[str, Any] = {
     "search_space": {"name": "digits_resnet", "round_to": 16},
