@@ -114,7 +114,7 @@ class RemoteDevice:
             time.sleep(self._poll)
 
     def _wait_for(self, found: RegisteredDevice) -> None:
-        self._waits(f"waiting for {self.name!r}, last heard of {ago(found.silent_seconds)}")
+        self._waits(f"waiting for {self.name!r}, last heard of at {found.last_seen_at:%H:%M:%S} UTC")
         time.sleep(self._poll)
 
     def _registered(self) -> RegisteredDevice:

@@ -131,10 +131,6 @@ def test_a_search_is_budgeted_on_two_devices(
     assert {device.failed for device in devices.devices("default")} == {0}
     told = [e.data["reason"] or "" for e in store.events(ended.id, limit=1000) if e.kind is EventKind.STATE]
     assert any(reason.startswith("timing blocks on 'pi4': ") for reason in told)
-    again = drive(claimed(seed=ORDER.get("seed", 0)), store, settings, devices=devices)
-    assert again.state is SearchState.SUCCEEDED, again.state_reason
-    after = {device.name: device.measured for device in devices.devices("default")}
-    assert all(after[name] - counts[name] < 10 for name in counts), "what was timed before is known"
 
 
 @pytest.mark.parametrize(("request_it", "state"), [("cancel", SearchState.CANCELLED), ("pause", SearchState.PAUSED)])
