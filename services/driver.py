@@ -20,7 +20,9 @@ import torch
 
 from automl_prune import plugins
 from automl_prune.errors import AutomlPruneError, LeaseLostError
+from automl_prune.latency.registered import DeviceStore
 from automl_prune.loop.job import SearchJob, SearchState, Worker
+from automl_prune.loop.latencies import only_local
 from automl_prune.loop.plan import Plan, make_plan
 from automl_prune.loop.ports import Store
 from automl_prune.loop.run import run_search
@@ -28,9 +30,11 @@ from automl_prune.loop.spec import SearchSpec
 from automl_prune.loop.standing import SEARCH
 from automl_prune.messages import said
 from automl_prune.storage.patient import PatientStore, patiently
+from automl_prune.storage.sql.devices import SqlDevices
 from automl_prune.trial import Trial
 from services import logs
 from services.admission import Admissions
+from services.devices import Preparing, StoppedError
 from services.folders import without_places
 from services.launcher.running import GIVEN_BACK
 from services.settings import Settings, load_settings
@@ -56,7 +60,8 @@ def main(arguments: list[str]) -> int:
     requests = Requests()
     with heartbeat(opened, job, settings.lease_seconds, requests):
         try:
-            drive(job, store, settings, requests=requests, on_trial=_log_trial)
+            devices = cast(DeviceStore, PatientStore(cast(Store, SqlDevices(opened.database))))
+            drive(job, store, settings, requests=requests, on_trial=_log_trial, devices=devices)
         except LeaseLostError:
             raise
         except Exception as error:
@@ -74,25 +79,40 @@ def drive(
     *,
     requests: "Requests | None" = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
+    devices: DeviceStore | None = None,
 ) -> SearchJob:
     """Run a claimed search to its recorded end (succeeded, cancelled, or failed with the reason), or until it is paused.
+
+    Args:
+        job: The claimed search.
+        store: Where it is recorded.
+        settings: Of the service.
+        requests: What users ask for meanwhile.
+        on_trial: Called with every trial that ends.
+        devices: Where devices other than this machine are known; None: nowhere.
 
     Raises:
         LeaseLostError: Another driver took over.
     """
     plugins.allow(settings.plugins)
+    asked = requests or Requests()
+    preparing = Preparing(store, job, lambda: asked.cancel.is_set() or asked.pause.is_set())
+    found = preparing.devices(devices, settings) if devices else only_local
     try:
         spec = SearchSpec.parse(job.spec)
         torch.set_num_threads(max(1, int(spec.resources.cpu)))  # more would fight with the workers, and with themselves
-        plan = make_plan(spec, roots(settings), admit=Admissions(settings))
+        plan = make_plan(spec, roots(settings), admit=Admissions(settings), devices=found, progress=preparing.progress)
+        preparing.over = True
         executor = make_executor(plan, job.id, settings, seen=_seen(plan, store, job))
-        artifacts, asked = settings.artifacts_root / job.id, requests or Requests()
+        artifacts = settings.artifacts_root / job.id
         with cluster(executor, settings):
             return run_search(
                 plan, job, store, executor, artifacts, cancel=asked.cancel, pause=asked.pause, on_trial=on_trial
             )
     except LeaseLostError:
         raise
+    except StoppedError:
+        return store.release(job.id, job.attempt, reason="queued again: what had been asked for was taken back")
     except AutomlPruneError as error:
         log.exception("the search failed")
         reason = without_places(str(error), settings)

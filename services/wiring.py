@@ -11,6 +11,8 @@ import torch
 from automl_prune.architecture import Architecture
 from automl_prune.execution import ActorsExecutor, EarlyStop, InlineExecutor, TuneExecutor, connect
 from automl_prune.execution.cluster import environment as process_environment
+from automl_prune.latency.registered import DeviceStore
+from automl_prune.loop.latencies import only_local
 from automl_prune.loop.plan import Plan, Roots, make_plan
 from automl_prune.loop.ports import Executor
 from automl_prune.loop.spec import SearchSpec
@@ -20,6 +22,7 @@ from services import ray_auth
 from services.admission import Admissions
 from services.capacity import Capacity
 from services.database import database_url
+from services.devices import registered
 from services.settings import Settings
 
 _REVIEWS = 2
@@ -37,8 +40,10 @@ def roots(settings: Settings) -> Roots:
     return Roots(data=settings.data_root, weights=settings.weights_root, cache=settings.cache_dir)
 
 
-def reviewer(settings: Settings) -> Callable[[SearchSpec], Mapping[str, Any]]:
-    """A function that checks an order completely and summarises it; thread-safe, a few orders at once.
+def reviewer(settings: Settings, devices: DeviceStore | None = None) -> Callable[[SearchSpec, str], Mapping[str, Any]]:
+    """A function that checks a tenant's order completely and summarises it; thread-safe, a few orders at once.
+
+    Devices that an order names must be known and heard of; none is asked for anything.
 
     An order whose network must be admitted first gives its turn away while it waits for that. Raises UserError, or BusyError
     when too many wait.
@@ -54,11 +59,12 @@ def reviewer(settings: Settings) -> Callable[[SearchSpec], Mapping[str, Any]]:
         finally:
             turns.acquire()
 
-    def review(spec: SearchSpec) -> Mapping[str, Any]:
+    def review(spec: SearchSpec, tenant: str) -> Mapping[str, Any]:
         torch.set_num_threads(1)  # the cores belong to the trials
         with turns:
             capacity.check(spec)  # what no machine can hold is known before the long work
-            return make_plan(spec, roots(settings), admit=admit, fetch=False).summary()
+            found = only_local if devices is None else registered(devices, tenant, settings)
+            return make_plan(spec, roots(settings), admit=admit, fetch=False, devices=found).summary()
 
     return review
 

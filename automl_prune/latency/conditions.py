@@ -15,6 +15,8 @@ import psutil
 from automl_prune.errors import MeasurementError
 
 CPUINFO = Path("/proc/cpuinfo")
+MOST_FACTS, LONGEST_FACT = 32, 300
+"""Of a description that a stranger sends."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,24 @@ class DeviceDescription:
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""
         return {"fingerprint": dict(self.fingerprint), "runtimes": dict(self.runtimes)}
+
+    @classmethod
+    def from_json(cls, data: object) -> "DeviceDescription":
+        """Read :meth:`to_json`'s form from a stranger; raises MeasurementError."""
+        if not isinstance(data, Mapping) or data.keys() != cls.__dataclass_fields__.keys():
+            raise MeasurementError(f"A device is described by {' and '.join(cls.__dataclass_fields__)}.")
+        for part, kinds in (("fingerprint", (str, int)), ("runtimes", (str,))):
+            facts = data[part]
+            if not isinstance(facts, Mapping) or len(facts) > MOST_FACTS:
+                raise MeasurementError(f"{part} of a device is an object with at most {MOST_FACTS} fields.")
+            for name, value in facts.items():
+                if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, kinds):
+                    raise MeasurementError(
+                        f"Values in {part} of a device are texts{' or whole numbers' * (len(kinds) - 1)}."
+                    )
+                if max(len(name), len(str(value)) if not isinstance(value, int) else value.bit_length()) > LONGEST_FACT:
+                    raise MeasurementError(f"Texts in {part} of a device have at most {LONGEST_FACT} characters.")
+        return cls(dict(data["fingerprint"]), dict(data["runtimes"]))
 
 
 @cache

@@ -41,7 +41,7 @@ class Check:
         r2: Of measured by predicted.
         mape: Mean absolute error relative to the measurement.
         worst: The largest of these.
-        rank_correlation: Spearman's.
+        rank_correlation: Spearman's; this and ``r2`` are 0 where there is nothing to tell apart.
     """
 
     predicted: tuple[float, ...]
@@ -56,13 +56,14 @@ class Check:
         """Compare two arrays, ``[networks]``."""
         errors = np.abs(predicted / measured - 1)
         spread = float(np.square(measured - measured.mean()).sum())
+        alike = len(measured) < 3 or not np.ptp(measured) or not np.ptp(predicted)
         return cls(
             predicted=tuple(predicted.tolist()),
             measured=tuple(measured.tolist()),
-            r2=1 - float(np.square(measured - predicted).sum()) / max(spread, 1e-300),
+            r2=0.0 if alike else 1 - float(np.square(measured - predicted).sum()) / spread,
             mape=float(errors.mean()),
             worst=float(errors.max()),
-            rank_correlation=_correlation(_ranks(predicted), _ranks(measured)),
+            rank_correlation=0.0 if alike else _correlation(_ranks(predicted), _ranks(measured)),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -147,9 +148,9 @@ def _ranks(values: FloatArray) -> FloatArray:
 
 
 def _correlation(a: FloatArray, b: FloatArray) -> float:
-    """Pearson's; 0 where one of the two does not vary."""
+    """Pearson's, of arrays that vary."""
     a, b = a - a.mean(), b - b.mean()
-    return float((a * b).sum() / max(np.sqrt(np.square(a).sum() * np.square(b).sum()), 1e-300))
+    return float((a * b).sum() / np.sqrt(np.square(a).sum() * np.square(b).sum()))
 
 
 def _kind(signature: Signature) -> str:

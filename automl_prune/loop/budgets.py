@@ -38,7 +38,9 @@ def priced(spec: SearchSpec, timed: Timed, devices: DeviceLookup, *, now: bool, 
     fixed = {i: absolute(b, full, i) for i, b in enumerate(spec.budgets) if i not in waiting}
     latencies = find_latencies(spec, timed, devices, now=now, progress=progress) if waiting else None
     if latencies is None:
-        stand_ins = tuple((fixed | {i: stand_in(b, full) for i, b in waiting.items()})[i] for i in range(len(spec.budgets)))
+        narrowest = float(cost(timed.space.array([timed.space.narrowest]))["macs"][0])
+        unknown = {i: stand_in(b, full, narrowest) for i, b in waiting.items()}
+        stand_ins = tuple((fixed | unknown)[i] for i in range(len(spec.budgets)))
         return Priced(cost, stand_ins, stand_ins)
     cost = WithLatency(cost, {name: found.model for name, found in latencies.devices.items()})
     ordered, kept = (
@@ -63,10 +65,13 @@ def absolute(budget: BudgetSpec, full: Mapping[str, float], index: int) -> Budge
     return Budget(budget.metric, max=float("inf") if most is None else most, min=least)
 
 
-def stand_in(budget: BudgetSpec, full: Mapping[str, float]) -> Budget:
-    """MACs in place of a latency that no device has measured yet, for what can be checked of an order before."""
+def stand_in(budget: BudgetSpec, full: Mapping[str, float], narrowest: float) -> Budget:
+    """MACs in place of a latency that no device has measured yet, for what can be checked of an order before.
+
+    No fewer than the narrowest network has: whether a latency can be reached is not known yet.
+    """
     ratio = budget.max_ratio or (0.5 if budget.max is not None else None)
-    return Budget("macs", max=float("inf") if ratio is None else ratio * full["macs"])
+    return Budget("macs", max=float("inf") if ratio is None else max(ratio * full["macs"], narrowest))
 
 
 def budget_json(budget: Budget) -> dict[str, Any]:

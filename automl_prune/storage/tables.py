@@ -10,12 +10,27 @@ searches ──┬── labels           one row per label, so that a filter is
            └── idempotency_keys
 api_keys
 webhooks ───── webhook_deliveries
+devices ────── measurement_batches ── measurements
 """
 
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, Index, Integer, MetaData, String, Text, false, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    false,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
@@ -51,6 +66,7 @@ class Base(DeclarativeBase):
         datetime: UtcDateTime(),
         dict[str, Any]: JSON(none_as_null=True),
         list[int]: JSON(),
+        list[float]: JSON(),
         list[str]: JSON(),
         str: String(),
     }
@@ -300,3 +316,54 @@ class DeliveryRow(Base):
     delivered_at: Mapped[datetime | None]
     status: Mapped[int | None]
     last_error: Mapped[str | None] = mapped_column(Text)
+
+
+class DeviceRow(Base):
+    """A device that an agent speaks for; ``noises`` are relative errors of its last measurements."""
+
+    __tablename__ = "devices"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    description: Mapped[dict[str, Any]]
+    registered_at: Mapped[datetime]
+    last_seen_at: Mapped[datetime]
+    measured: Mapped[int]
+    failed: Mapped[int]
+    noises: Mapped[list[float]]
+
+
+class BatchRow(Base):
+    """Measurements that were ordered together; after ``wanted_until`` nobody waits for them any more."""
+
+    __tablename__ = "measurement_batches"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["tenant", "device"], ["devices.tenant", "devices.name"], name="fk_measurement_batches_device_devices"
+        ),
+        Index("ix_measurement_batches_device", "tenant", "device", "wanted_until"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant: Mapped[str]
+    device: Mapped[str]
+    search_id: Mapped[str | None]
+    conditions: Mapped[dict[str, Any]]
+    wanted_until: Mapped[datetime]
+
+
+class MeasurementRow(Base):
+    """One piece of work; ``timing`` is set exactly when it is done."""
+
+    __tablename__ = "measurements"
+    __table_args__ = (Index("ix_measurements_batch_id", "batch_id", "id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    batch_id: Mapped[str] = mapped_column(ForeignKey("measurement_batches.id"))
+    work: Mapped[dict[str, Any]]
+    state: Mapped[str]
+    attempt: Mapped[int]
+    lease_expires_at: Mapped[datetime | None]
+    timing: Mapped[dict[str, Any] | None]
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]

@@ -10,9 +10,23 @@ from prometheus_client import CollectorRegistry
 from automl_prune import plugins
 from automl_prune.storage.keys import ApiKeys
 from automl_prune.storage.sql import SqlStore
+from automl_prune.storage.sql.devices import SqlDevices
 from automl_prune.storage.watching import Watcher
 from automl_prune.storage.webhooks import Webhooks
-from services.api import changes, control, log_files, metrics, openapi, problems, searches, site, streams, trials, webhooks
+from services.api import (
+    changes,
+    control,
+    devices,
+    log_files,
+    metrics,
+    openapi,
+    problems,
+    searches,
+    site,
+    streams,
+    trials,
+    webhooks,
+)
 from services.api.access import OPEN, PROBES, Door, Gate
 from services.api.catalog import catalog
 from services.api.context import Context, Review, Reviews
@@ -29,7 +43,7 @@ class _App(FastAPI):
         """The OpenAPI document, completed once."""
         if self.openapi_schema is None:
             self.openapi_schema = openapi.complete(
-                super().openapi(), changes.Change, webhooks.WebhookOrder, is_open=PROBES | OPEN
+                super().openapi(), changes.Change, webhooks.WebhookOrder, *devices.BODIES, is_open=PROBES | OPEN
             )
         return self.openapi_schema
 
@@ -40,7 +54,7 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     Args:
         store: Where searches live; called from several threads.
         settings: Limits, the artifact folder and the public address.
-        review: Maps a SearchSpec to what it amounts to, as JSON, or raises a UserError.
+        review: Maps a SearchSpec and whose it is to what it amounts to, as JSON, or raises a UserError.
     """
     plugins.allow(settings.plugins)
     app = _App(
@@ -54,6 +68,7 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     app.state.context = Context(store, settings, Reviews(review), catalog(), Standings(store))
     app.state.feed = Feed(store, Watcher(store.database), settings.max_streams)
     app.state.webhooks = Webhooks(store)
+    app.state.devices = SqlDevices(store.database)
     problems.install(app)
     app.add_exception_handler(streams.NothingMoreError, streams.answer_nothing_more)
     registry = CollectorRegistry()
@@ -63,7 +78,7 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     app.add_middleware(Gate, door=Door(ApiKeys(store.database), settings))
     app.add_middleware(Telemetry, metrics=RequestMetrics(registry))
     app.add_middleware(Envelope)
-    for module in (searches, changes, control, trials, streams, log_files, webhooks, metrics, site):
+    for module in (searches, changes, control, trials, streams, log_files, webhooks, devices, metrics, site):
         app.include_router(module.router)
     app.mount("/web", StaticFiles(directory=site.WEB), name="web")
     return app

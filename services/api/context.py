@@ -22,7 +22,8 @@ from services.api.standings import Standings
 from services.api.tenancy import of_tenant
 from services.settings import Settings
 
-Review = Callable[[SearchSpec], Mapping[str, Any]]
+Review = Callable[[SearchSpec, str], Mapping[str, Any]]
+"""Maps a spec, and the tenant that orders it, to what it amounts to."""
 
 _MOST_AT_ONCE = 17
 
@@ -35,14 +36,14 @@ class Reviews:
         self._threads = CapacityLimiter(_MOST_AT_ONCE)
         self._here = 0
 
-    async def of(self, spec: SearchSpec) -> Mapping[str, Any]:
-        """The review of a spec; raises UserError, or RequestError (503) when too many are waiting for theirs."""
+    async def of(self, spec: SearchSpec, tenant: str) -> Mapping[str, Any]:
+        """The review of a tenant's spec; raises UserError, or RequestError (503) when too many are waiting for theirs."""
         # Counted here and not by the limiter, which a task joins only after others had a chance to run.
         if self._here >= _MOST_AT_ONCE:
             raise RequestError(503, "busy", "Too many searches are being checked at once; try again.", retry_after=5)
         self._here += 1
         try:
-            return await to_thread.run_sync(self._review, spec, limiter=self._threads)
+            return await to_thread.run_sync(self._review, spec, tenant, limiter=self._threads)
         except BusyError as error:
             raise RequestError(503, "busy", str(error), retry_after=30) from None
         finally:

@@ -103,6 +103,11 @@ class Feed:
         """How many are open."""
         return len(self._listeners)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the server stops, and nothing should be waited for any more."""
+        return self._closed
+
     @contextmanager
     def listening(self, search_id: str, key: str, after: int) -> Iterator[Listener]:
         """A stream for as long as the block lasts; raises RequestError when the key has too many of them."""

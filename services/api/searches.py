@@ -31,7 +31,7 @@ async def submit(
     """Order a search; it is durable once this answers, and its life is followed at the Location."""
     placed = None if idempotency_key is None else await to_thread.run_sync(_replayed, context, spec, idempotency_key)
     if placed is None:
-        await context.reviews.of(spec)
+        await context.reviews.of(spec, context.principal.tenant)
         placed = await to_thread.run_sync(_place, context, spec, idempotency_key)
     response.headers["Location"] = views.search_path(placed.job, context.settings.public_url)
     if placed.replayed:
@@ -63,7 +63,7 @@ def _place(context: Context, spec: SearchSpec, key: str | None) -> Submission:
 @router.post("/searches:validate", openapi_extra=SPEC_BODY)
 async def validate(spec: Spec, context: InContext) -> Mapping[str, Any]:
     """Check an order without placing it: the space's size, what the full network costs, the budgets in absolute terms."""
-    return await context.reviews.of(spec)
+    return await context.reviews.of(spec, context.principal.tenant)
 
 
 @router.get("/searches")

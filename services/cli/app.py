@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from services.cli import database, demo, keys, launch, listings, local, names, orders, results, serve, spaces, streams
+from services.cli import (
+    database,
+    demo,
+    devices,
+    keys,
+    launch,
+    listings,
+    local,
+    names,
+    orders,
+    results,
+    serve,
+    spaces,
+    streams,
+)
 from services.cli.failures import Guarded
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
@@ -27,6 +41,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
         "pause": orders.pause,
         "resume": orders.resume,
     },
+    "Devices": {"agent": devices.agent, "devices": devices.devices},
     "What a SearchSpec can name": {
         "spaces": spaces.spaces,
         "strategies": names.strategies,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
@@ -66,7 +66,7 @@ class Client:
             trust_env=address.host not in LOOPBACK,  # a proxy cannot reach this machine's own addresses
         )
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -101,6 +101,11 @@ class Client:
     def best(self, search_id: str) -> Json:
         """The architecture JSON of a finished search."""
         return self._json("GET", f"{_path(search_id)}/best")
+
+    def devices(self) -> list[Json]:
+        """What latency can be measured on."""
+        items: list[Json] = self._json("GET", "/v1/devices")["items"]
+        return items
 
     def cancel(self, search_id: str) -> Json:
         """Stop a search."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from automl_prune import plugins
 from automl_prune.errors import UserError
@@ -17,6 +18,7 @@ from services.cli.text import Json, echo_json
 from services.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from automl_prune.loop.latencies import Progress
     from automl_prune.loop.plan import Plan
 
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="A new folder for the result files.")]
@@ -40,15 +42,28 @@ def run(
 
     settings = load_settings(home=home, data_root=data_root, weights_root=weights_root)
     plugins.allow(settings.plugins)
-    plan = make_plan(SearchSpec.parse(read_spec(spec)), roots(settings), admit=Admissions(settings))
-    folder = new_folder(output or Path(f"automl-prune-{spec.stem}"))
     screen = text.console(stderr=as_json)
+    order = SearchSpec.parse(read_spec(spec))
+    plan = make_plan(order, roots(settings), admit=Admissions(settings), progress=timing_on(screen))
+    folder = new_folder(output or Path(f"automl-prune-{spec.stem}"))
     with stoppable(), shown(screen) as display:
         search = search_here(plan, settings, folder, display)
     if as_json:
         echo_json(search["result"])
     conclude(search, search["result"], screen)
     screen.print(f"files: {folder}")
+
+
+def timing_on(screen: Console) -> "Progress":
+    """Says how far devices are: a line for every tenth of the way."""
+    last: dict[str, int] = {}
+
+    def tell(device: str, done: int, of: int) -> None:
+        if last.get(device) != (tenth := 10 * done // of):
+            last[device] = tenth
+            screen.print(f"timing blocks on {device}: {done} of {of}")
+
+    return tell
 
 
 def new_folder(path: Path) -> Path:

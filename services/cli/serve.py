@@ -81,13 +81,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 def _answer(settings: Settings, listening: socket.socket) -> None:
     """Serve until a signal ends it."""
+    from automl_prune.storage.sql.devices import SqlDevices
     from services.api.app import create_app
     from services.api.server import Server
     from services.wiring import open_store, reviewer
 
     with answering():
         store = open_store(settings)
-    app = create_app(store, settings, reviewer(settings))
+    app = create_app(store, settings, reviewer(settings, SqlDevices(store.database)))
     name = f"[{settings.host}]" if ":" in settings.host else settings.host
     typer.echo(f"automl-prune is listening on http://{name}:{listening.getsockname()[1]}")
     Server(app, grace_seconds=GRACE_SECONDS).run(sockets=[listening])

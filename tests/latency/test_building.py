@@ -1,5 +1,6 @@
 """From measurements to predictions, on a device whose times are known exactly."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from automl_prune.errors import DeviceError
 from automl_prune.latency.building import CHECKED, FITTED, Gauge, build, full_network, known, random_candidates
 from automl_prune.latency.conditions import Conditions
+from automl_prune.latency.model import Check
 from automl_prune.latency.stopwatch import TracedNetwork
 from automl_prune.space import ChannelSpace
 from tests.latency.clockwork import Clockwork
@@ -42,6 +44,13 @@ def test_a_network_that_is_the_sum_of_its_blocks_is_predicted_exactly(
     gauge = gauge_of(device, space, tmp_path)
     assert found.model(space.array(fresh)) == pytest.approx(gauge.measure(fresh), rel=0.02)
     assert found.fastest_ms < found.full_ms
+
+
+@pytest.mark.parametrize("measured", [[1.0, 1.0, 1.0, 1.0], [1.0, 2.0]])
+def test_a_check_of_networks_that_do_not_differ_says_nothing_of_their_order(measured: list[float]) -> None:
+    check = Check.of(np.array(measured) * 1.5, np.array(measured))
+    assert (check.mape, check.worst, check.r2, check.rank_correlation) == (0.5, 0.5, 0.0, 0.0)
+    json.dumps(check.to_json(), allow_nan=False)
 
 
 def test_what_was_timed_is_never_timed_again(network: TracedNetwork, space: ChannelSpace, tmp_path: Path) -> None:

@@ -111,6 +111,13 @@ SPECS = record(
     weights=maybe(NAME),
     base_training=record({}, epochs=st.integers(1, 1000), lr=RATE),
     objective=st.sampled_from(["top1", "top5", "loss"]),
+    latency=record(
+        {},
+        runtime=NAME,
+        batch=st.integers(1, 4096),
+        threads=st.integers(1, 256),
+        dtype=st.sampled_from(["float32", "bfloat16"]),
+    ),
     recipe=st.dictionaries(NAME, ANYTHING, max_size=3),
     controls=st.lists(st.sampled_from(["uniform", "random", "global"]), max_size=5),
     finish=FINISH,

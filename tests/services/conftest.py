@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from automl_prune.errors import UnknownNameError
-from automl_prune.loop.job import Artifact, SearchState
+from automl_prune.loop.job import DEFAULT_TENANT, Artifact, SearchState
 from automl_prune.loop.ports import Store
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.problem import Budget, Problem
@@ -48,7 +48,7 @@ def problem(spec: SearchSpec) -> Problem:
     return Problem(SPACE, cost, budgets=tuple(budgets))
 
 
-def check(spec: SearchSpec) -> Mapping[str, Any]:
+def check(spec: SearchSpec, tenant: str = DEFAULT_TENANT) -> Mapping[str, Any]:
     found = problem(spec)
     found.check_reachable()
     return {

@@ -32,6 +32,7 @@ ALIKE = {
     "/v1/criteria",
     "/v1/datasets",
     "/v1/plugins",
+    "/v1/devices",
     "/metrics",
     "/v1/searches:validate",
 }
@@ -136,7 +137,11 @@ def test_the_owners_key_finds_all_of_it(
 ) -> None:
     owner = make("default", Scope.ADMIN)
     for method, pattern in closed(app):
-        if method == "GET" and "webhook_id" not in pattern and not pattern.endswith(("/best", "/events")):
+        if (
+            method == "GET"
+            and not re.search(r"webhook_id|\{device\}", pattern)
+            and not pattern.endswith(("/best", "/events"))
+        ):
             assert client.get(filled(pattern, ours), headers=owner).status_code == 200, pattern
 
 

@@ -77,7 +77,7 @@ def test_an_order_that_came_before_is_answered_whatever_is_full_or_gone_by_now(
 ) -> None:
     reviewed: list[SearchSpec] = []
 
-    def review(spec: SearchSpec) -> Mapping[str, Any]:
+    def review(spec: SearchSpec, tenant: str) -> Mapping[str, Any]:
         reviewed.append(spec)
         if len(reviewed) > 1:
             raise UserError("The weights are gone.")
@@ -97,7 +97,7 @@ def test_an_order_that_came_before_is_answered_whatever_is_full_or_gone_by_now(
 
 
 def test_a_full_queue_still_refuses_what_is_new(store: SqlStore, settings: Settings, order: Order) -> None:
-    app = create_app(store, settings.model_copy(update={"max_queued": 1}), lambda spec: {})
+    app = create_app(store, settings.model_copy(update={"max_queued": 1}), lambda spec, tenant: {})
     with TestClient(app, base_url="http://127.0.0.1") as client:
         assert post(client, order()).status_code == 201
         refused = post(client, order(), "key-2")
@@ -112,7 +112,7 @@ def test_of_orders_at_the_same_moment_one_makes_a_search(
 ) -> None:
     together = threading.Barrier(6)
 
-    def review(spec: SearchSpec) -> Mapping[str, Any]:
+    def review(spec: SearchSpec, tenant: str) -> Mapping[str, Any]:
         together.wait(20)
         return {}
 

@@ -14,10 +14,12 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from automl_prune.latency.conditions import DeviceDescription
 from automl_prune.loop.job import SearchState
 from automl_prune.loop.ports import Store
 from automl_prune.storage.keys import ApiKeys, Scope
 from automl_prune.storage.sql import SqlStore
+from automl_prune.storage.sql.devices import SqlDevices
 from services.api.app import create_app
 from services.settings import Settings
 
@@ -46,7 +48,8 @@ def ended(store: SqlStore, fill: Callable[[Store], str]) -> Iterator[str]:
 @pytest.fixture
 def served(store: SqlStore, settings: Settings, serve: Callable[[FastAPI], str]) -> str:
     """The address of an app that finds nothing wrong with orders that are as documented."""
-    return serve(create_app(store, settings, lambda spec: {}))
+    SqlDevices(store.database).register("default", "pi4", DeviceDescription({"processor": "Cortex-A72"}, {"torch": "2.6"}))
+    return serve(create_app(store, settings, lambda spec, tenant: {}))
 
 
 def config(search: str) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def config(search: str) -> dict[str, Any]:
     return {
         "request-timeout": 20,
         "generation": {"deterministic": True, "database": "none", "allow-x00": False},
-        "parameters": {"path.search_id": search, "path.number": 0, "path.name": "model.safetensors"},
+        "parameters": {"path.search_id": search, "path.number": 0, "path.name": "model.safetensors", "path.device": "pi4"},
         "checks": {"positive_data_acceptance": {"expected-statuses": ACCEPTED}},
         "operations": [
             # What an address of a webhook must be besides a URL (https, a host, a public one) is its guard's to say,

@@ -176,7 +176,7 @@ def test_many_faults_and_long_names_stay_short(client: TestClient) -> None:
 
 
 def test_500_says_nothing_about_the_cause(store: SqlStore, settings: Settings, order: Callable[..., dict[str, Any]]) -> None:
-    def broken(spec: SearchSpec) -> Mapping[str, Any]:
+    def broken(spec: SearchSpec, tenant: str) -> Mapping[str, Any]:
         raise RuntimeError("password=hunter2")
 
     with TestClient(
@@ -202,7 +202,7 @@ def test_503_when_the_database_does_not_answer(client: TestClient, tmp_path: Pat
 def test_503_when_too_many_reviews_wait(store: SqlStore, settings: Settings, order: Callable[..., dict[str, Any]]) -> None:
     go = threading.Event()
 
-    def slow(spec: SearchSpec) -> Mapping[str, Any]:
+    def slow(spec: SearchSpec, tenant: str) -> Mapping[str, Any]:
         assert go.wait(20)
         return {}
 

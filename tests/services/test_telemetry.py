@@ -56,7 +56,7 @@ def test_what_fails_is_one_line_more_with_the_same_request_id(
     order: Callable[..., dict[str, Any]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def broken(spec: SearchSpec) -> Mapping[str, Any]:
+    def broken(spec: SearchSpec, tenant: str) -> Mapping[str, Any]:
         raise RuntimeError("password=hunter2")
 
     caplog.set_level(logging.INFO)

@@ -1,0 +1,147 @@
+"""A device elsewhere: what is asked of it waits in a store until its agent comes for it."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from automl_prune.errors import DeviceError, MeasurementError, NotFoundError
+from automl_prune.latency.conditions import Conditions, DeviceDescription
+from automl_prune.latency.devices import LOCAL, OnTiming
+from automl_prune.latency.registered import DeviceStore, Measurement, MeasurementState, RegisteredDevice
+from automl_prune.latency.work import Work
+
+AT_ONCE = 100
+"""Measurements of one batch: enough to keep an agent busy, and few to read again and again."""
+WANTED_SECONDS = 60.0
+"""How long work waits for an agent after the process that wants it was last there."""
+
+
+class RemoteDevice:
+    """A registered device; nothing is sent to it, its agent asks for work.
+
+    Args:
+        store: What agents talk to.
+        tenant: Whose it is.
+        name: Its name.
+        silent_seconds: After so long without a word from its agent a device counts as gone.
+        patience_seconds: How long to wait for one that is gone.
+        search_id: What its work is for.
+        poll_seconds: How often to look for results.
+        check: Called while waiting; what it raises ends the wait.
+        waits: Told in words when the agent is waited for.
+    """
+
+    def __init__(
+        self,
+        store: DeviceStore,
+        tenant: str,
+        name: str,
+        *,
+        silent_seconds: float,
+        patience_seconds: float = 0.0,
+        search_id: str | None = None,
+        poll_seconds: float = 0.5,
+        check: Callable[[], None] = lambda: None,
+        waits: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.name = name
+        self._store, self._tenant, self._search_id = store, tenant, search_id
+        self._silent, self._patience, self._poll = silent_seconds, patience_seconds, poll_seconds
+        self._check, self._waits = check, waits
+
+    def describe(self) -> DeviceDescription:
+        """What it is, and whose; waits for it where it is gone. Raises DeviceError for one that is unknown or stays away.
+
+        What is measured is kept by description and read by all searches. Anybody's agent may claim to be any machine, so
+        that nobody's but its own tenant's searches may ever read what it brought.
+        """
+        give_up = time.monotonic() + self._patience
+        while True:
+            self._check()
+            found = self._registered()
+            if found.silent_seconds <= self._silent:
+                facts = {**found.description.fingerprint, "agent": f"{self._tenant}/{self.name}"}
+                return DeviceDescription(facts, found.description.runtimes)
+            if time.monotonic() >= give_up:
+                raise DeviceError(self._away(found))
+            self._wait_for(found)
+
+    def time(self, works: Sequence[Work], conditions: Conditions, done: OnTiming) -> None:
+        """Have all timed by the agent.
+
+        When it vanishes meanwhile it is waited for; what it was at is handed out again once it is back.
+
+        Raises:
+            DeviceError: It stayed away.
+            MeasurementError: It cannot time something.
+        """
+        for first in range(0, len(works), AT_ONCE):
+            self._batch(works[first : first + AT_ONCE], conditions, done)
+
+    def _batch(self, works: Sequence[Work], conditions: Conditions, done: OnTiming) -> None:
+        about = {"wanted_seconds": self._wanted, "search_id": self._search_id}
+        added = self._store.add(self._tenant, self.name, conditions, works, **about)  # type: ignore[arg-type]
+        batch, left = added[0].batch, {one.id for one in added}
+        try:
+            while left:
+                self._check()
+                for one in self._store.results(self._tenant, batch, wanted_seconds=self._wanted):
+                    if one.id in left:
+                        left.discard(one.id)
+                        self._take(one, done)
+                if left:
+                    self._wait()
+        finally:
+            if left:
+                self._store.cancel(self._tenant, batch)
+
+    @property
+    def _wanted(self) -> float:
+        return max(WANTED_SECONDS, 10 * self._poll)
+
+    def _take(self, one: Measurement, done: OnTiming) -> None:
+        if one.state is MeasurementState.DONE and one.timing is not None:
+            done(one.work, one.timing)
+            return
+        raise MeasurementError(f"Device {self.name!r} could not time {_named(one.work)}: {one.error}")
+
+    def _wait(self) -> None:
+        found = self._registered()
+        if found.silent_seconds > self._silent + self._patience:
+            raise DeviceError(self._away(found))
+        if found.silent_seconds > self._silent:
+            self._wait_for(found)
+        else:
+            time.sleep(self._poll)
+
+    def _wait_for(self, found: RegisteredDevice) -> None:
+        self._waits(f"waiting for {self.name!r}, last heard of at {found.last_seen_at:%H:%M:%S} UTC")
+        time.sleep(self._poll)
+
+    def _registered(self) -> RegisteredDevice:
+        try:
+            return self._store.device(self._tenant, self.name)
+        except NotFoundError:
+            known = ", ".join([LOCAL, *(device.name for device in self._store.devices(self._tenant))])
+            raise DeviceError(
+                f"No device is called {self.name[:80]!r}; known: {known}. "
+                f"'automl-prune agent --name NAME', run on a device, makes it known."
+            ) from None
+
+    def _away(self, found: RegisteredDevice) -> str:
+        return (
+            f"Device {self.name!r} was last heard of {ago(found.silent_seconds)}; "
+            f"start 'automl-prune agent --name {self.name}' there."
+        )
+
+
+def ago(seconds: float) -> str:
+    """How long ago something was, in words."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def _named(work: Work) -> str:
+    data = work.to_json()
+    return f"{data['network']} at {dict(data['widths'])}" if "network" in data else f"a block ({data})"

@@ -1,0 +1,69 @@
+"""Commands about devices: list them, and be the agent of one."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.cli import text
+from services.cli.children import stoppable
+from services.cli.client import Client, RefusedError
+from services.cli.options import SERVER, AsJson, Key, Server
+from services.cli.text import Json, echo_json
+
+Name = Annotated[str, typer.Option("--name", help="What this device is called, as in device: NAME of a budget.")]
+KeyFile = Annotated[
+    Path | None, typer.Option(envvar="AUTOML_PRUNE_KEY_FILE", help="A file that holds the key, instead of --key.")
+]
+
+
+def agent(name: Name, server: Server = SERVER, key: Key = None, key_file: KeyFile = None) -> None:
+    """Measure latency on this machine for a service, until Ctrl-C; needs a key with the scope devices."""
+    from automl_prune import plugins
+    from services import logs
+    from services.agent.agent import Agent
+    from services.agent.link import Link
+    from services.settings import load_settings
+
+    settings = load_settings()
+    logs.configure(settings.log_format)
+    plugins.allow(settings.plugins)
+    if key_file is not None:
+        key = key_file.expanduser().read_text().strip()
+    try:
+        with stoppable(), Link(server, key) as link:
+            Agent(link, name).run()
+    except KeyboardInterrupt:
+        typer.echo(f"{name} stopped.", err=True)
+    except RefusedError as error:
+        if error.status in (401, 403):
+            raise RefusedError(error.status, f"{server} does not let this agent in: {error}") from None
+        raise
+
+
+def devices(as_json: AsJson = False, server: Server = SERVER, key: Key = None) -> None:
+    """List what latency can be measured on."""
+    with Client(server, key) as client:
+        items = client.devices()
+    if as_json:
+        echo_json({"items": items})
+        return
+    headings = ("name", "state", "last heard of", "processor", "runtimes", "measured", "failed", "noise")
+    text.console().print(text.table(*headings, rows=map(_row, items), right=("measured", "failed", "noise")))
+
+
+def _row(device: Json) -> tuple[object, ...]:
+    from automl_prune.latency.remote import ago
+
+    built_in = device["kind"] == "built-in"
+    noise = device["noise"]
+    return (
+        device["name"],
+        "built in" if built_in else "alive" if device["alive"] else "silent",
+        "" if built_in else ago(device["silent_seconds"]),
+        device["fingerprint"].get("processor", ""),
+        ", ".join(f"{name} {version}" for name, version in sorted(device["runtimes"].items())),
+        device["measured"],
+        device["failed"],
+        "" if noise is None else f"{100 * noise:.2f} %",
+    )

@@ -1,0 +1,265 @@
+"""Agents over real HTTP: they bring what was asked for, through outages, kills and refusals."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import delete, func, select
+from typer.testing import CliRunner
+
+from automl_prune.errors import MeasurementError
+from automl_prune.latency.blocks import REFERENCE, Block
+from automl_prune.latency.conditions import Conditions
+from automl_prune.latency.registered import Measurement, MeasurementState
+from automl_prune.latency.runtimes.base import describe_this_machine
+from automl_prune.latency.timing import Timing
+from automl_prune.latency.work import NetworkWork, Work
+from automl_prune.storage.keys import ApiKeys, Scope
+from automl_prune.storage.sql import SqlStore
+from automl_prune.storage.sql.devices import SqlDevices
+from automl_prune.storage.tables import DeviceRow, MeasurementRow
+from automl_prune.testing.store_devices import GOOD, HOW, PI
+from services.agent import agent as agents
+from services.agent.agent import Agent
+from services.agent.link import Link
+from services.api.app import create_app
+from services.api.server import Server
+from services.cli.app import app as commands
+from services.settings import Settings
+
+BLOCKS: list[Work] = [REFERENCE.signature.at(8, width) for width in range(4, 24)]
+
+
+@pytest.fixture
+def devices(store: SqlStore) -> SqlDevices:
+    return SqlDevices(store.database)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., None]]:
+    """Starts agents as threads, which end with the test."""
+    over, threads = threading.Event(), []
+
+    class Mortal(Link):
+        def claim(self, name: str, most: int, wait_seconds: float) -> list[Any]:
+            if over.is_set():
+                sys.exit()
+            return super().claim(name, most, min(wait_seconds, 0.5))
+
+    def run(address: str, time_it: Callable[[Conditions, Work], Timing] | None = None, name: str = "pi") -> None:
+        with suppress(SystemExit), Mortal(address) as link:
+            Agent(link, name, time_it).run()
+
+    def begin(*args: Any, **options: Any) -> None:
+        threads.append(threading.Thread(target=run, args=args, kwargs=options))
+        threads[-1].start()
+
+    yield begin
+    over.set()
+    for thread in threads:
+        thread.join(30)
+
+
+def results(devices: SqlDevices, batch: list[Measurement], *, seconds: float = 60) -> list[Measurement]:
+    """All of a batch, once they have ended."""
+    deadline = time.monotonic() + seconds
+    while len(found := devices.results("default", batch[0].batch, wanted_seconds=60)) < len(batch):
+        assert time.monotonic() < deadline, f"{len(found)} of {len(batch)} were measured"
+        time.sleep(0.05)
+    return found
+
+
+def until(what: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def known(devices: SqlDevices, name: str = "pi") -> Callable[[], bool]:
+    return lambda: name in [device.name for device in devices.devices("default")]
+
+
+def test_an_agent_times_blocks_and_networks_and_says_what_it_cannot(
+    app: FastAPI, serve: Callable[[FastAPI], str], devices: SqlDevices, start: Callable[..., None]
+) -> None:
+    start(serve(app))
+    until(known(devices))
+    assert devices.device("default", "pi").description == describe_this_machine()
+    works = [
+        *BLOCKS[:2],
+        NetworkWork("digits_resnet", 10, "another"),
+        NetworkWork("nothing", 10, "x"),
+        Block("linear", inputs=0),
+    ]
+    batch = devices.add("default", "pi", Conditions(), works, wanted_seconds=60)
+    other = devices.add("default", "pi", Conditions(runtime="none"), BLOCKS[:1], wanted_seconds=60)
+    done = results(devices, batch)
+    for one in done[:2]:
+        assert one.state is MeasurementState.DONE, one.error
+        assert one.timing is not None
+        assert 0 < one.timing.ms < 1000
+    assert "is another than the one to be timed" in str(done[2].error)
+    assert "is called 'nothing'" in str(done[3].error)
+    assert done[4].state is MeasurementState.FAILED
+    assert "none" in str(results(devices, other)[0].error)
+    pi = devices.device("default", "pi")
+    assert (pi.measured, pi.failed) == (2, 4)
+
+
+def test_an_agent_registers_again_where_it_is_forgotten(
+    app: FastAPI, serve: Callable[[FastAPI], str], store: SqlStore, devices: SqlDevices, start: Callable[..., None]
+) -> None:
+    start(serve(app), lambda how, work: GOOD)
+    until(known(devices))
+    with store.database.write() as session:
+        session.execute(delete(DeviceRow))
+    until(known(devices))
+    assert results(devices, devices.add("default", "pi", HOW, BLOCKS, wanted_seconds=60))[-1].timing == GOOD
+
+
+@contextmanager
+def served(app: FastAPI, port: int) -> Iterator[None]:
+    server = Server(app, grace_seconds=1, log_level="error")
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket.create_server(("127.0.0.1", port))]})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+def test_an_agent_outlasts_its_service(
+    store: SqlStore,
+    settings: Settings,
+    devices: SqlDevices,
+    start: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(agents, "LONGEST_PAUSE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    made = threading.Event()
+
+    def time_it(how: Conditions, work: Work) -> Timing:
+        made.wait(20)
+        return GOOD
+
+    with caplog.at_level("INFO", "automl_prune.agent"):
+        start(f"http://127.0.0.1:{port}", time_it)
+        time.sleep(0.2)
+        with served(create_app(store, settings, lambda spec, tenant: {}), port):
+            until(known(devices))
+            batch = devices.add("default", "pi", HOW, BLOCKS, wanted_seconds=120)
+            until(lambda: not devices.has_work("default", "pi") or bool(running(store)))
+        made.set()  # what was timed while the service was away is brought once it is back
+        time.sleep(0.3)
+        with served(create_app(store, settings, lambda spec, tenant: {}), port):
+            assert {(one.timing, one.attempt) for one in results(devices, batch)} == {(GOOD, 1)}
+    assert sum("answers again" in record.getMessage() for record in caplog.records) == 2
+
+
+def test_leases_are_renewed_while_something_takes_long(
+    store: SqlStore, settings: Settings, serve: Callable[[FastAPI], str], devices: SqlDevices, start: Callable[..., None]
+) -> None:
+    quick = settings.model_copy(update={"device_lease_seconds": 0.6})
+
+    def time_it(how: Conditions, work: Work) -> Timing:
+        time.sleep(2)
+        return GOOD
+
+    start(serve(create_app(store, quick, lambda spec, tenant: {})), time_it)
+    until(known(devices))
+    batch = devices.add("default", "pi", HOW, BLOCKS[:1], wanted_seconds=60)
+    until(lambda: bool(running(store)))
+    for _ in range(6):
+        time.sleep(0.25)
+        assert not devices.has_work("default", "pi"), "its lease ran out"
+    assert results(devices, batch)[0].attempt == 1
+
+
+def test_what_is_cancelled_meanwhile_is_left_out(
+    store: SqlStore, settings: Settings, serve: Callable[[FastAPI], str], devices: SqlDevices, start: Callable[..., None]
+) -> None:
+    timed: list[Work] = []
+
+    def time_it(how: Conditions, work: Work) -> Timing:
+        timed.append(work)
+        if len(timed) == 1:
+            devices.cancel("default", batch[0].batch)
+            time.sleep(0.6)
+        if work == BLOCKS[9]:
+            raise MeasurementError("Not this one.")
+        return GOOD
+
+    start(serve(create_app(store, settings.model_copy(update={"device_lease_seconds": 0.6}), lambda s, t: {})), time_it)
+    until(known(devices))
+    batch = devices.add("default", "pi", HOW, BLOCKS[:8], wanted_seconds=60)
+    until(lambda: bool(timed))
+    after = devices.add("default", "pi", HOW, BLOCKS[8:10], wanted_seconds=60)
+    assert [one.error for one in results(devices, after)] == [None, "Not this one."]
+    assert len(timed) < 8
+    assert {one.state for one in results(devices, batch)} == {MeasurementState.CANCELLED}
+
+
+def running(store: SqlStore) -> int:
+    query = select(func.count()).select_from(MeasurementRow).where(MeasurementRow.state == "running")
+    with store.database.read() as session:
+        return session.scalar(query) or 0
+
+
+@pytest.mark.parametrize(("token", "said"), [("aps_wrong", "unknown, expired or revoked"), ("reader", "scope devices")])
+def test_a_wrong_key_ends_an_agent_with_a_reason(
+    app: FastAPI, serve: Callable[[FastAPI], str], store: SqlStore, tmp_path: Path, token: str, said: str
+) -> None:
+    _, reader = ApiKeys(store.database).create("reader", scopes=[Scope.READ])
+    file = tmp_path / "key"
+    file.write_text((reader if token == "reader" else token) + "\n")
+    done = CliRunner().invoke(commands, ["agent", "--name", "pi", "--server", serve(app), "--key-file", str(file)])
+    assert done.exit_code == 2
+    assert "does not let this agent in" in done.output
+    assert said in done.output
+
+
+def test_devices_are_listed_by_a_command(app: FastAPI, serve: Callable[[FastAPI], str], devices: SqlDevices) -> None:
+    devices.register("default", "pi", PI)
+    listed = CliRunner().invoke(commands, ["devices", "--server", serve(app)]).output.splitlines()
+    assert [line.split()[:2] for line in listed[1:]] == [["local", "built"], ["pi", "alive"]]
+    assert "onnxruntime 1.20, torch 2.6" in listed[2]
+    assert '"name": "pi"' in CliRunner().invoke(commands, ["devices", "--json", "--server", serve(app)]).output
+
+
+def test_a_killed_agent_is_followed_by_another_which_ends_when_told(
+    app: FastAPI, serve: Callable[[FastAPI], str], store: SqlStore, devices: SqlDevices
+) -> None:
+    command = [sys.executable, "-m", "services.cli", "agent", "--name", "pi", "--server", serve(app)]
+    first = subprocess.Popen(command)
+    until(known(devices))
+    batch = devices.add("default", "pi", Conditions(), BLOCKS, wanted_seconds=120)
+    until(lambda: devices.device("default", "pi").measured > 1 and running(store) > 0)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait(20)
+    assert running(store) > 0
+    assert devices.device("default", "pi").measured < len(batch)
+    second = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    found = results(devices, batch)
+    assert {one.state for one in found} == {MeasurementState.DONE}
+    assert {one.attempt for one in found} == {1, 2}
+    assert devices.device("default", "pi").measured == len(batch)
+    second.send_signal(signal.SIGTERM)
+    said = second.communicate(timeout=20)[1]
+    assert second.returncode == 0, said
+    assert "pi stopped." in said
+    assert "Traceback" not in said

@@ -1,0 +1,205 @@
+"""Searches under budgets on devices elsewhere: agents that follow a formula, over real HTTP; and what is refused."""
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from automl_prune.latency.conditions import Conditions, DeviceDescription
+from automl_prune.latency.stopwatch import TracedNetwork
+from automl_prune.latency.timing import Timing
+from automl_prune.latency.work import Work
+from automl_prune.loop.job import EventKind, SearchJob, SearchState
+from automl_prune.loop.spec import SearchSpec
+from automl_prune.storage.sql import SqlStore
+from automl_prune.storage.sql.devices import SqlDevices
+from services.agent.agent import Agent
+from services.agent.link import Link
+from services.api.app import create_app
+from services.driver import Requests, drive
+from services.settings import Settings, load_settings
+from services.wiring import reviewer
+from tests.latency.clockwork import Clockwork
+
+ORDER: dict[str, Any] = {
+    "search_space": {"name": "digits_resnet", "round_to": 16},
+    "dataset": {"name": "digits", "select_size": 300, "batch_size": 64},
+    "strategy": {"name": "random"},
+    "budgets": [
+        {"metric": "latency_ms", "max_ratio": 0.8, "device": "pi4"},
+        {"metric": "latency_ms", "max": 1000, "device": "nano"},
+    ],
+    "recipe": {"inherit": "l1", "recalibrate_batches": 1, "fine_tune": {"steps": 0}, "reconstruct": "none"},
+    "base_training": {"epochs": 1},
+    "trials": {"max": 3},
+    "controls": ["uniform"],
+    "finish": {"top_k": 1, "recovery": "none"},
+    "execution": "inline",
+}
+HERE = DeviceDescription({"processor": "here"}, {"torch": "2.6"})
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What was learned of networks, and nothing of devices: admitting one takes seconds."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, cache: Path) -> Settings:
+    shutil.rmtree(cache / "latency", ignore_errors=True)
+    return load_settings(home=tmp_path, cache_dir=cache, device_silent_seconds=2, public_url=None)
+
+
+@pytest.fixture
+def devices(store: SqlStore) -> SqlDevices:
+    return SqlDevices(store.database)
+
+
+@pytest.fixture
+def claimed(store: SqlStore) -> Callable[..., SearchJob]:
+    """Orders a search and claims it."""
+
+    def make(**changes: Any) -> SearchJob:
+        spec = SearchSpec.parse(ORDER | changes).model_dump(mode="json")
+        store.add_search(spec, name=None, labels={})
+        job = store.claim(lease_seconds=600)
+        assert job is not None
+        return job
+
+    return make
+
+
+def formula(name: str) -> Callable[[Conditions, Work], Timing]:
+    clockwork = Clockwork(name, TracedNetwork.registered("digits_resnet", 10), factor=0.8 if name == "pi4" else 2.0)
+
+    def time_it(conditions: Conditions, work: Work) -> Timing:
+        found: list[Timing] = []
+        clockwork.time([work], conditions, lambda _, timing: found.append(timing))
+        return found[0]
+
+    return time_it
+
+
+@pytest.fixture
+def agents(store: SqlStore, settings: Settings, serve: Callable[[FastAPI], str]) -> Iterator[None]:
+    """Two agents that time by formulas, as long as the test lasts."""
+    address, over, threads = serve(create_app(store, settings, lambda spec, tenant: {})), threading.Event(), []
+
+    class Mortal(Link):
+        def claim(self, name: str, most: int, wait_seconds: float) -> list[Any]:
+            if over.is_set():
+                sys.exit()
+            return super().claim(name, 32, min(wait_seconds, 0.5))
+
+    def run(name: str) -> None:
+        with suppress(SystemExit), Mortal(address) as link:
+            Agent(link, name, formula(name)).run()
+
+    for name in ("pi4", "nano"):
+        threads.append(threading.Thread(target=run, args=(name,)))
+        threads[-1].start()
+    while len(SqlDevices(store.database).devices("default")) < 2:
+        time.sleep(0.02)
+    yield
+    over.set()
+    for thread in threads:
+        thread.join(30)
+
+
+@pytest.mark.usefixtures("agents")
+def test_a_search_is_budgeted_on_two_devices(
+    store: SqlStore, settings: Settings, devices: SqlDevices, claimed: Callable[..., SearchJob]
+) -> None:
+    ended = drive(claimed(), store, settings, devices=devices)
+    assert ended.state is SearchState.SUCCEEDED, ended.state_reason
+    assert ended.result is not None
+    measured = ended.result["metrics"]["latency_ms"]
+    assert set(measured) == {"pi4", "nano"}
+    assert measured["nano"] > measured["pi4"] > 0
+    assert measured["pi4"] <= 0.8 * ended.result["latency"]["pi4"]["full_ms"] * 1.001
+    counts = {device.name: device.measured for device in devices.devices("default")}
+    assert counts["pi4"] > 36
+    assert {device.failed for device in devices.devices("default")} == {0}
+    told = [e.data["reason"] or "" for e in store.events(ended.id, limit=1000) if e.kind is EventKind.STATE]
+    assert any(reason.startswith("timing blocks on 'pi4': ") for reason in told)
+
+
+@pytest.mark.parametrize(("request_it", "state"), [("cancel", SearchState.CANCELLED), ("pause", SearchState.PAUSED)])
+def test_a_search_that_waits_for_a_device_stops_when_asked(
+    store: SqlStore,
+    settings: Settings,
+    devices: SqlDevices,
+    claimed: Callable[..., SearchJob],
+    request_it: str,
+    state: SearchState,
+) -> None:
+    devices.register("default", "pi4", HERE)
+    devices.register("default", "nano", HERE)
+    job, requests, ended = claimed(), Requests(), []
+    thread = threading.Thread(target=lambda: ended.append(drive(job, store, settings, requests=requests, devices=devices)))
+    thread.start()
+    deadline = time.monotonic() + 60
+    while "waiting for 'pi4'" not in (store.get_search(job.id).state_reason or ""):
+        assert time.monotonic() < deadline, store.get_search(job.id).state_reason
+        time.sleep(0.05)
+    assert store.get_search(job.id).state is SearchState.PREPARING
+    getattr(store, f"request_{request_it}")(job.id)
+    getattr(requests, request_it).set()
+    thread.join(10)
+    assert [found.state for found in ended] == [state]
+    assert not devices.has_work("default", "pi4")
+
+
+def test_a_search_whose_device_stays_away_fails_and_says_so(
+    store: SqlStore, settings: Settings, devices: SqlDevices, claimed: Callable[..., SearchJob]
+) -> None:
+    devices.register("default", "pi4", HERE)
+    time.sleep(0.1)
+    hasty = settings.model_copy(update={"device_silent_seconds": 0.05, "device_patience_seconds": 0.2})
+    ended = drive(claimed(), store, hasty, devices=devices)
+    assert ended.state is SearchState.FAILED
+    assert "Device 'pi4' was last heard of" in str(ended.state_reason)
+    assert "start 'automl-prune agent --name pi4' there" in str(ended.state_reason)
+
+
+def test_orders_on_devices_that_cannot_are_refused_by_their_field(
+    store: SqlStore, settings: Settings, devices: SqlDevices
+) -> None:
+    devices.register("another", "pi4", HERE)
+    patient = settings.model_copy(update={"device_silent_seconds": 600})
+
+    def refused(client: TestClient, **changes: Any) -> tuple[str, str]:
+        budgets = [{"metric": "latency_ms", "max": 12, "device": "pi4"}]
+        answer = client.post("/v1/searches", json=ORDER | {"budgets": budgets} | changes)
+        assert answer.status_code == 422, answer.text
+        error = answer.json()["errors"][0]
+        return error["pointer"], error["detail"]
+
+    with TestClient(create_app(store, patient, reviewer(patient, devices)), base_url="http://127.0.0.1") as client:
+        pointer, detail = refused(client)
+        assert pointer == "/budgets/0/device"
+        assert "No device is called 'pi4'; known: local." in detail
+        devices.register("default", "pi4", HERE)
+        pointer, detail = refused(client, latency={"runtime": "onnxruntime"})
+        assert pointer == "/latency/runtime"
+        assert "Device 'pi4' has no runtime 'onnxruntime'; it has torch" in detail
+        budgets = [{"metric": "latency_ms", "max": 12, "device": "pi4"}]
+        accepted = client.post("/v1/searches", json=ORDER | {"budgets": budgets})
+        assert accepted.status_code == 201, accepted.text
+        assert not devices.has_work("default", "pi4"), "nothing is timed at submit"
+    hasty = settings.model_copy(update={"device_silent_seconds": 0.05})
+    with TestClient(create_app(store, hasty, reviewer(hasty, devices)), base_url="http://127.0.0.1") as client:
+        pointer, detail = refused(client)
+        assert pointer == "/budgets/0/device"
+        assert "was last heard of" in detail
+    with closing(store):
+        assert store.count_searches() == 1
