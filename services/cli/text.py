@@ -79,7 +79,10 @@ def costs(values: Mapping[str, float]) -> str:
 def budgets(items: Sequence[Mapping[str, Any]]) -> str:
     """Absolute budgets, as in ``macs ≤ 62.7 M``."""
     bounds = [
-        (i["metric"], sign, i[side]) for i in items for side, sign in (("min", "≥"), ("max", "≤")) if i[side] is not None
+        (f"{i['metric']} on {i['device']}" if i.get("device") else i["metric"], sign, i[side])
+        for i in items
+        for side, sign in (("min", "≥"), ("max", "≤"))
+        if i[side] is not None
     ]
     return ", ".join(f"{metric} {sign} {amount(value)}" for metric, sign, value in bounds)
 
@@ -93,8 +96,11 @@ def results(result: Mapping[str, Any]) -> Table:
     rows.append(_result("best of the search", best, base, metric, best["search"], best.get(f"{metric}_before_recovery")))
     for arm, row in result["controls"].items():
         rows.append(_result(f"control: {arm}", row, base, metric, row["search"], row.get(f"{metric}_before_recovery")))
-    numbers = (f"search {metric}", f"report {metric} before", "after recovery", "macs", "of full", "params")
-    return table("network", *numbers, rows=rows, right=numbers)
+    devices = tuple(base.get("latency_ms", {}))
+    measured = [[amount(row["latency_ms"][name]) for name in devices] for row in (base, best, *result["controls"].values())]
+    scores = (f"search {metric}", f"report {metric} before", "after recovery", "macs", "of full", "params")
+    numbers = (*scores, *(f"ms on {name}" for name in devices))
+    return table("network", *numbers, rows=[(*row, *ms) for row, ms in zip(rows, measured, strict=True)], right=numbers)
 
 
 def groups(result: Mapping[str, Any]) -> Table:

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from automl_prune.errors import UserError
 from automl_prune.export import load_architecture
 from automl_prune.loop.spec import SearchSpec
+from services.cli import text
 from services.cli.app import COMMANDS, app
 from services.cli.client import UnreachableError
 from services.cli.progress import follow
@@ -400,3 +401,20 @@ def test_numbers_and_foreign_text_are_fit_to_print() -> None:
     ]
     assert [quality("top1", 0.93456), quality("loss", 0.5), quality("top1", None)] == ["93.46 %", "0.5000", "–"]
     assert clean("a\x1b[31mb\nc") == "a [31mb c"
+
+
+def test_measured_latencies_stand_beside_the_scores(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"top1": 0.9, "macs": 2e6, "params": 1e4, "search": {"top1": 0.8}}
+    result = {
+        "provenance": {"objective": "top1"},
+        "base_metrics": {"top1": 0.95, "macs": 4e6, "params": 2e4, "latency_ms": {"pi4": 21.5, "local": 2.0}},
+        "metrics": row | {"latency_ms": {"pi4": 11.25, "local": 1.5}},
+        "controls": {"uniform": row | {"latency_ms": {"pi4": 12.75, "local": 1.75}}},
+    }
+    text.console().print(text.results(result))
+    shown = capsys.readouterr().out
+    assert re.search(r"ms on\s+pi4", shown) or "ms on pi4" in shown
+    for number in ("21.5", "11.25", "12.75", "1.75"):
+        assert number in shown
+    bounds = [{"metric": "latency_ms", "device": "pi4", "min": None, "max": 12.0}]
+    assert text.budgets(bounds) == "latency_ms on pi4 ≤ 12"
