@@ -23,8 +23,9 @@ class OnnxRuntime(Runtime):
     help = "ONNX Runtime on the CPU, all optimisations on; pip install automl-prune[onnx]."
 
     def version(self) -> str | None:
-        """That of onnxruntime; None where it is not installed."""
-        return version("onnxruntime") if importlib.util.find_spec("onnxruntime") else None
+        """That of onnxruntime; None where it, or onnx, which torch exports with, is not installed."""
+        there = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+        return version("onnxruntime") if there else None
 
     def ready(self, model: nn.Module, sample: Tensor, conditions: Conditions) -> Run:
         """A call of a session; its input lies where it was put once."""
