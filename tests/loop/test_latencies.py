@@ -68,11 +68,16 @@ def run(
     return ended, [stored.trial for stored in store.trials(job.id)]
 
 
-@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"metapruning"}))
+QUICK = ("amc", "auto", "evolution", "netadapt")
+
+
+@pytest.mark.parametrize(
+    "strategy", [*QUICK, *(pytest.param(s, marks=pytest.mark.slow) for s in sorted({*STRATEGIES} - {"metapruning", *QUICK}))]
+)
 def test_every_strategy_keeps_to_a_budget_in_milliseconds(strategy: str, network: TracedNetwork, tmp_path: Path) -> None:
     clock = Clockwork("clock", network)
-    trials = {"netadapt": 40, "sensitivity": 40}.get(strategy, 15)  # they come to the budget, or to their curves, in time
-    order = ORDER | {"strategy": {"name": strategy}, "controls": ["uniform"], "trials": {"max": trials}}
+    most = {"netadapt": 40, "sensitivity": 40}.get(strategy, 15)  # they come to the budget, or to their curves, in time
+    order = ORDER | {"strategy": {"name": strategy}, "controls": ["uniform"], "trials": {"max": most}}
     plan = plan_of(order, tmp_path, clock)
     assert plan.latencies is not None
     budget = plan.latencies.budgets["clock"].max
