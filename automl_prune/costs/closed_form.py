@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from automl_prune.architecture import Architecture, Tensor
-from automl_prune.costs.forms import FloatArray, Sizes, undominated
+from automl_prune.costs.forms import FloatArray, Sizes, undominated, with_constant
 
 IntArray = npt.NDArray[np.int64]
 
@@ -68,7 +68,7 @@ class CostModel:
 
     def __call__(self, widths: IntArray) -> "Costs":
         """Costs by metric, each ``[candidates]``, of ``widths`` ``[candidates, groups]``."""
-        return Costs(self, np.concatenate([np.ones((len(widths), 1)), np.asarray(widths, dtype=np.float64)], axis=1))
+        return Costs(self, with_constant(widths))
 
     def one(self, widths: Mapping[str, int] | None = None) -> dict[str, float]:
         """Costs of one network by group name, missing groups full."""

@@ -13,6 +13,11 @@ BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 
 
+def with_constant(widths: npt.NDArray[np.int64]) -> FloatArray:
+    """What forms are applied to: ``(1, widths)``, ``[candidates, 1 + groups]``, of ``widths`` ``[candidates, groups]``."""
+    return np.concatenate([np.ones((len(widths), 1)), np.asarray(widths, dtype=np.float64)], axis=1)
+
+
 class Sizes:
     """How many entries runs of units have, as linear forms.
 

@@ -1,6 +1,7 @@
 """From a device to a model of its milliseconds: time the blocks, time some whole networks, fit, and check on others."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from automl_prune.architecture import Architecture
 from automl_prune.latency.blocks import Block
 from automl_prune.latency.conditions import Conditions
-from automl_prune.latency.devices import Device
+from automl_prune.latency.devices import Device, OnTiming
 from automl_prune.latency.model import REST, Check, LatencyModel
 from automl_prune.latency.runtimes.base import check_runs
 from automl_prune.latency.signatures import LayersAlike, layers_alike
@@ -27,6 +28,8 @@ OnProgress = Callable[[int, int], None]
 
 FITTED, CHECKED = 24, 12
 """Random networks that factors are fitted to, and that predictions are then checked on."""
+SEED = 0
+"""Of these networks: the same for all searches, so that what one has timed serves the next."""
 TOLERANCE = 0.10
 """Mean relative error of predictions beyond which they are not trusted (Yang et al. 2018 leave it open)."""
 
@@ -121,9 +124,7 @@ class Gauge:
         return np.array(ratios) * self.full_ms
 
 
-def build(
-    gauge: Gauge, architecture: Architecture, *, seed: int = 0, progress: OnProgress = lambda done, of: None
-) -> DeviceLatency:
+def build(gauge: Gauge, architecture: Architecture, *, progress: OnProgress = lambda done, of: None) -> DeviceLatency:
     """The model of a device; what was timed before, by any search, is used again.
 
     Where predictions miss by more than ``TOLERANCE``, more networks are timed and fitted to, once.
@@ -131,7 +132,6 @@ def build(
     Args:
         gauge: The device, with network and space.
         architecture: Of the network.
-        seed: Of the random networks.
         progress: Called with how much is timed, of how much.
 
     Raises:
@@ -139,12 +139,12 @@ def build(
     """
     space = gauge.space
     alike = layers_alike(architecture, space)
-    works, drawn = _everything(gauge, alike, seed)
+    works, drawn = _everything(gauge, alike)
     gauge.time(works, progress)
     model = LatencyModel(architecture, space, {layers.signature: _table(layers, space, gauge) for layers in alike})
     check = _fitted(gauge, model, drawn)
     if check.mape > TOLERANCE:
-        drawn = random_candidates(space, 2 * FITTED + CHECKED, seed)
+        drawn = random_candidates(space, 2 * FITTED + CHECKED, SEED)
         gauge.time([gauge.work(candidate) for candidate in drawn], progress)
         check = _fitted(gauge, model, drawn)
     timings = [gauge.times[work] for work in works]
@@ -159,14 +159,34 @@ def build(
     return DeviceLatency(gauge.device.name, gauge.conditions, model, check, gauge.full_ms, fastest, about)
 
 
-def known(gauge: Gauge, architecture: Architecture, *, seed: int = 0) -> bool:
-    """Whether all that :func:`build` needs at first was timed before."""
-    return not gauge.times.missing(_everything(gauge, layers_alike(architecture, gauge.space), seed)[0])
+def known(gauge: Gauge, architecture: Architecture) -> DeviceLatency | None:
+    """What :func:`build` gives where all that it needs was timed before; None where it would ask the device."""
+    offline = copy(gauge)
+    offline.device = _Nobody(gauge.device)
+    try:
+        return build(offline, architecture)
+    except _NotTimedError:
+        return None
 
 
-def _everything(gauge: Gauge, alike: Sequence[LayersAlike], seed: int) -> tuple[list[Work], list[Candidate]]:
+class _NotTimedError(Exception):
+    """Something was not timed before."""
+
+
+class _Nobody:
+    """A device that is not to be asked now."""
+
+    def __init__(self, device: Device) -> None:
+        self.name, self.describe = device.name, device.describe
+
+    def time(self, works: Sequence[Work], conditions: Conditions, done: OnTiming) -> None:
+        """Nothing is timed."""
+        raise _NotTimedError
+
+
+def _everything(gauge: Gauge, alike: Sequence[LayersAlike]) -> tuple[list[Work], list[Candidate]]:
     """All that is timed: the full network, blocks, random networks; and the candidates that these are."""
-    drawn = random_candidates(gauge.space, FITTED + CHECKED, seed)
+    drawn = random_candidates(gauge.space, FITTED + CHECKED, SEED)
     blocks = [block for layers in alike for block in blocks_of(layers, gauge.space)]
     return [gauge.network, *blocks, *map(gauge.work, drawn)], drawn
 

@@ -12,7 +12,7 @@ except ImportError:  # no such thing on Windows
 
 from automl_prune.latency.conditions import Conditions, DeviceDescription
 from automl_prune.latency.runtimes.base import describe_this_machine
-from automl_prune.latency.stopwatch import Stopwatch, TracedNetwork
+from automl_prune.latency.stopwatch import Stopwatches, TracedNetwork
 from automl_prune.latency.timing import Timing
 from automl_prune.latency.work import Work
 
@@ -52,8 +52,7 @@ class LocalDevice:
     name = LOCAL
 
     def __init__(self, networks: Mapping[str, TracedNetwork] | None = None, lock: Path | None = None) -> None:
-        self._networks, self._lock = networks or {}, lock
-        self._stopwatches: dict[Conditions, Stopwatch] = {}
+        self._stopwatches, self._lock = Stopwatches(networks), lock
 
     def describe(self) -> DeviceDescription:
         """What this machine is."""
@@ -61,11 +60,9 @@ class LocalDevice:
 
     def time(self, works: Sequence[Work], conditions: Conditions, done: OnTiming) -> None:
         """Time one after the other, in this process."""
-        if conditions not in self._stopwatches:
-            self._stopwatches[conditions] = Stopwatch(conditions, self._networks)
         for work in works:
             with _taking_turns(self._lock):
-                timing = self._stopwatches[conditions].time(work)
+                timing = self._stopwatches.time(conditions, work)
             done(work, timing)
 
 

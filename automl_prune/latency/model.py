@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from automl_prune.architecture import Architecture
-from automl_prune.costs.forms import Sizes
+from automl_prune.costs.forms import Sizes, with_constant
 from automl_prune.latency.blocks import Signature
 from automl_prune.latency.signatures import LayersAlike, layers_alike
 from automl_prune.latency.table import STEPS, LatencyTable
@@ -97,7 +97,7 @@ class LatencyModel:
         rest = channels[~varying, 0]
         self._channels, self._positions = channels[varying], positions[varying]
         self._fixed = float(rest @ positions[~varying])
-        self._whole = float(self._entries(self._rows(space.array([space.full])))[0].sum()) or 1.0
+        self._whole = float(self._entries(space.array([space.full]))[0].sum()) or 1.0
         self.factors = np.array(factors if factors is not None else [1.0] * len(self.kinds) + [0.0] * len(REST))
 
     def __call__(self, widths: IntArray) -> FloatArray:
@@ -111,7 +111,7 @@ class LatencyModel:
         for alike in self._alike:
             inputs, outputs = alike.widths_of(widths)
             columns[_kind(alike.signature)] += self._tables[alike.signature](inputs, outputs).sum(axis=1)
-        entries, unaligned = self._entries(self._rows(widths))
+        entries, unaligned = self._entries(widths)
         return np.stack([*columns.values(), entries / self._whole, unaligned / self._whole, np.ones(len(widths))], axis=1)
 
     def fit(self, widths: IntArray, measured: FloatArray) -> None:
@@ -131,13 +131,10 @@ class LatencyModel:
         right = np.concatenate([np.ones(len(measured)), np.full(len(self.kinds), trust)])
         self.factors = nnls(left, right)[0]
 
-    def _entries(self, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _entries(self, widths: IntArray) -> tuple[FloatArray, FloatArray]:
         """Entries of all activations, and of those whose channels are no multiple of 16, ``[candidates]`` each."""
-        channels = np.rint(rows @ self._channels.T)
+        channels = np.rint(with_constant(widths) @ self._channels.T)
         return channels @ self._positions + self._fixed, np.where(channels % STEPS[0], channels, 0) @ self._positions
-
-    def _rows(self, widths: IntArray) -> FloatArray:
-        return np.concatenate([np.ones((len(widths), 1)), np.asarray(widths, dtype=np.float64)], axis=1)
 
 
 def _ranks(values: FloatArray) -> FloatArray:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from automl_prune.architecture import Architecture, Layer, Run
-from automl_prune.costs.forms import FloatArray, Sizes
+from automl_prune.costs.forms import FloatArray, Sizes, with_constant
 from automl_prune.latency.blocks import Signature
 from automl_prune.space import ChannelSpace
 
@@ -32,7 +32,7 @@ class LayersAlike:
 
     def widths_of(self, widths: IntArray) -> tuple[IntArray, IntArray]:
         """Inputs and outputs of each layer, ``[candidates, layers]`` each, for ``widths`` ``[candidates, groups]``."""
-        rows = np.concatenate([np.ones((len(widths), 1)), np.asarray(widths, dtype=np.float64)], axis=1)
+        rows = with_constant(widths)
         inputs, outputs = (np.rint(rows @ forms.T).astype(np.int64) for forms in (self.inputs, self.outputs))
         return np.maximum(inputs, 1), np.maximum(outputs, 1)
 

@@ -1,7 +1,6 @@
 """Times work on this machine, each piece in turn with its reference: a standard block, or the full network."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +18,8 @@ from automl_prune.messages import said
 from automl_prune.networks import NETWORKS
 from automl_prune.surgery.slicing import materialise
 
-BLOCK_PRECISION, NETWORK_PRECISION = 0.02, 0.005
-"""Relative standard errors at which timing stops: a table's blocks are many, and their errors cancel."""
+BLOCK_LIMITS, NETWORK_LIMITS = (0.02, 60), (0.005, 150)
+"""Relative standard error at which timing stops, and the most rounds: a table's blocks are many, and their errors cancel."""
 
 
 @dataclass(frozen=True)
@@ -75,24 +74,16 @@ class Stopwatch:
         Raises:
             MeasurementError: The runtime cannot take what is to be timed, or it fails.
         """
-        precision = BLOCK_PRECISION if isinstance(work, Block) else NETWORK_PRECISION
-        with self._ready():
+        precision, most = BLOCK_LIMITS if isinstance(work, Block) else NETWORK_LIMITS
+        with self.runtime.settled(self.conditions), torch.random.fork_rng(devices=[]):
             try:
                 reference = self._reference(work)
                 run = self._run(work)
-                return compare(run, reference, clock=self.runtime.clock, precision=precision, most=self._most(work))
+                return compare(run, reference, clock=self.runtime.clock, precision=precision, most=most)
             except AutomlPruneError:
                 raise
             except Exception as error:  # whatever a runtime raises: this work cannot be timed, others can
                 raise MeasurementError(f"{self.conditions.runtime} failed: {said(error)}") from error
-
-    @contextmanager
-    def _ready(self) -> Iterator[None]:
-        with self.runtime.settled(self.conditions), torch.random.fork_rng(devices=[]):
-            yield
-
-    def _most(self, work: Work) -> int:
-        return 60 if isinstance(work, Block) else 150
 
     def _reference(self, work: Work) -> Run:
         full = REFERENCE if isinstance(work, Block) else work.full
@@ -117,3 +108,21 @@ class Stopwatch:
                 f"version of the package, and of what registers the network, on both."
             )
         return found
+
+
+class Stopwatches:
+    """A stopwatch for each set of conditions, made when first needed and kept: references are timed again and again.
+
+    Args:
+        networks: Networks that are at hand already, by name.
+    """
+
+    def __init__(self, networks: Mapping[str, TracedNetwork] | None = None) -> None:
+        self._networks = networks
+        self._made: dict[Conditions, Stopwatch] = {}
+
+    def time(self, conditions: Conditions, work: Work) -> Timing:
+        """One measurement on this machine; raises MeasurementError or UserError."""
+        if conditions not in self._made:
+            self._made[conditions] = Stopwatch(conditions, self._networks)
+        return self._made[conditions].time(work)

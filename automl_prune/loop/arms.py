@@ -13,7 +13,7 @@ import numpy as np
 
 from automl_prune.evaluation.evaluator import FULL_NETWORK, IMPORTANCE, PREPARES
 from automl_prune.loop.confirmation import best_of, confirmed, first
-from automl_prune.loop.latencies import Latencies
+from automl_prune.loop.latencies import MEASURED_ARMS, Latencies
 from automl_prune.loop.ranked import ranked_widths
 from automl_prune.loop.standing import BASE, SEARCH
 from automl_prune.problem import Problem, best_trials
@@ -177,7 +177,7 @@ def finalists(
 
 def _judge_of(arm: str, latencies: Latencies | None) -> Latencies | None:
     """What decides between an arm's leaders; controls of a single candidate go on as they were predicted."""
-    return latencies if arm in (SEARCH, "random") else None
+    return latencies if arm in MEASURED_ARMS else None
 
 
 def globally_ranked(problem: Problem, history: History) -> Candidate:

@@ -43,10 +43,8 @@ def priced(spec: SearchSpec, timed: Timed, devices: DeviceLookup, *, now: bool, 
         stand_ins = tuple((fixed | unknown)[i] for i in range(len(spec.budgets)))
         return Priced(cost, stand_ins, stand_ins)
     cost = WithLatency(cost, {name: found.model for name, found in latencies.devices.items()})
-    ordered, kept = (
-        fixed | dict(zip(waiting, latencies.budgets.values(), strict=True)),
-        fixed | tightened(latencies, waiting),
-    )
+    ordered = fixed | dict(zip(waiting, latencies.budgets.values(), strict=True))
+    kept = fixed | tightened(latencies, waiting)
     places = range(len(spec.budgets))
     return Priced(cost, tuple(ordered[i] for i in places), tuple(kept[i] for i in places), latencies)
 
@@ -59,10 +57,8 @@ def absolute(budget: BudgetSpec, full: Mapping[str, float], index: int) -> Budge
         raise SpecError(
             [FieldError(f"/budgets/{index}/device", f"{budget.metric} does not depend on a device; leave device out.")]
         )
-    whole = full[budget.metric]
-    most = budget.max if budget.max is not None else None if budget.max_ratio is None else budget.max_ratio * whole
-    least = budget.min if budget.min is not None else (budget.min_ratio or 0.0) * whole
-    return Budget(budget.metric, max=float("inf") if most is None else most, min=least)
+    least, most = budget.bounds(full[budget.metric])
+    return Budget(budget.metric, max=most, min=least)
 
 
 def stand_in(budget: BudgetSpec, full: Mapping[str, float], narrowest: float) -> Budget:

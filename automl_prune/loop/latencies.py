@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from automl_prune.latency.cost import LATENCY, metric_on
 from automl_prune.latency.devices import LOCAL, Device, LocalDevice
 from automl_prune.latency.stopwatch import TracedNetwork
 from automl_prune.loop.spec import BudgetSpec, SearchSpec
+from automl_prune.loop.standing import SEARCH
 from automl_prune.networks import NetworkDefinition
 from automl_prune.problem import Budget
 from automl_prune.space import Candidate, ChannelSpace
@@ -20,6 +22,9 @@ from automl_prune.trial import Outcome, Trial, TrialState
 
 MOST_MEASURED = 40
 """Leaders of one arm that are measured at most while those within the budgets are looked for."""
+
+MEASURED_ARMS = (SEARCH, "random")
+"""Arms of many candidates, of which too slow ones are left out; single networks go on, and are told as measured."""
 
 DeviceLookup = Callable[[str], Device]
 """Devices other than this machine, by name; raises DeviceError for one that is unknown or not heard of."""
@@ -48,8 +53,8 @@ class Timed:
 
     def here(self) -> LocalDevice:
         """This machine, with the network at hand."""
-        build_it = lambda: self.network.build(self.num_classes)  # noqa: E731 - it is handed on, and says what it does
-        return LocalDevice({self.network.name: TracedNetwork(build_it, self.architecture)}, lock=self.folder / "local.lock")
+        network = TracedNetwork(partial(self.network.build, self.num_classes), self.architecture)
+        return LocalDevice({self.network.name: network}, lock=self.folder / "local.lock")
 
 
 @dataclass
@@ -97,7 +102,7 @@ class Latencies:
             taken |= {name: measured[name] for name in doubted}
         outcome = replace(outcome, metrics={**outcome.metrics, **{metric_on(name): ms for name, ms in taken.items()}})
         slow = [name for name in doubted if taken[name] > self.budgets[name].max]
-        if trial.arm == "base" or not slow:
+        if trial.arm not in MEASURED_ARMS or not slow:
             return outcome
         name = slow[0]
         said = f"It takes {taken[name]:.4g} ms on {name!r}, measured; the budget is {self.budgets[name].max:.4g} ms."
@@ -157,11 +162,14 @@ def find_latencies(
         except DeviceError as error:
             error.pointer = error.pointer or f"/budgets/{i}/device"
             raise
-    if not now and not all(known(gauge, timed.architecture, seed=spec.seed) for gauge in gauges.values()):
-        return None
     found: dict[str, DeviceLatency] = {}
     for name, gauge in gauges.items():
-        found[name] = build(gauge, timed.architecture, seed=spec.seed, progress=lambda done, of: progress(name, done, of))  # noqa: B023
+        built = (
+            build(gauge, timed.architecture, progress=partial(progress, name)) if now else known(gauge, timed.architecture)
+        )
+        if built is None:
+            return None
+        found[name] = built
     budgets = {b.device or LOCAL: _absolute(b, found[b.device or LOCAL], i) for i, b in ordered.items()}
     return Latencies(budgets, gauges, found)
 
@@ -174,17 +182,15 @@ def tightened(latencies: Latencies, places: Iterable[int]) -> dict[int, Budget]:
 
 
 def _absolute(budget: BudgetSpec, found: DeviceLatency, index: int) -> Budget:
-    most = budget.max if budget.max is not None else budget.max_ratio and budget.max_ratio * found.full_ms
-    least = budget.min if budget.min is not None else (budget.min_ratio or 0.0) * found.full_ms
-    fastest = found.fastest_ms
-    if most is not None and most < fastest:
+    least, most = budget.bounds(found.full_ms)
+    if most < found.fastest_ms:
         raise BudgetError(
             f"{LATENCY} of at most {most:.4g} on {found.device!r} cannot be reached: the fastest network of this space "
-            f"takes about {fastest:.4g} ms there, the full one {found.full_ms:.4g} ms. Raise the budget, or lower "
+            f"takes about {found.fastest_ms:.4g} ms there, the full one {found.full_ms:.4g} ms. Raise the budget, or lower "
             f"min_ratio, round_to or frozen.",
             pointer=f"/budgets/{index}",
         )
-    return Budget(metric_on(found.device), max=float("inf") if most is None else most, min=least)
+    return Budget(metric_on(found.device), max=most, min=least)
 
 
 def drop_flat(metrics: Mapping[str, Any]) -> dict[str, Any]:

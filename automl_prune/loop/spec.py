@@ -88,6 +88,12 @@ class BudgetSpec(Strict):
             raise ValueError("give max, max_ratio, min or min_ratio")
         return self
 
+    def bounds(self, whole: float) -> tuple[float, float]:
+        """Least and most in absolute terms, where the full network has ``whole``; an open side is 0 or infinite."""
+        least = self.min if self.min is not None else (self.min_ratio or 0.0) * whole
+        most = self.max if self.max is not None else float("inf") if self.max_ratio is None else self.max_ratio * whole
+        return least, most
+
 
 class LatencySpec(Strict):
     """How networks are run where their latency is measured; one set of conditions for all devices of a search."""

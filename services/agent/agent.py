@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 from automl_prune.errors import AutomlPruneError
 from automl_prune.latency.conditions import Conditions
 from automl_prune.latency.runtimes.base import describe_this_machine
-from automl_prune.latency.stopwatch import Stopwatch
+from automl_prune.latency.stopwatch import Stopwatches
 from automl_prune.latency.timing import Timing
 from automl_prune.latency.work import Work, work_from_json
 from automl_prune.messages import said
@@ -143,6 +143,7 @@ class Agent:
             yield
         finally:
             over.set()
+            thread.join(5)  # a thread that lives on while the interpreter shuts down may abort the process
 
     def _renew(self) -> None:
         with self._lock:
@@ -154,16 +155,3 @@ class Agent:
             for one in lost:
                 if self._held.get(one) == held.get(one):
                     self._held.pop(one, None)
-
-
-class Stopwatches:
-    """A stopwatch for each set of conditions, made when first needed and kept: references are timed again and again."""
-
-    def __init__(self) -> None:
-        self._made: dict[Conditions, Stopwatch] = {}
-
-    def time(self, conditions: Conditions, work: Work) -> Timing:
-        """One measurement on this machine; raises MeasurementError or UserError."""
-        if conditions not in self._made:
-            self._made[conditions] = Stopwatch(conditions)
-        return self._made[conditions].time(work)

@@ -97,6 +97,12 @@ def test_a_device_that_tables_do_not_describe_is_not_trusted(
     found = build(gauge_of(device, space, tmp_path), network.architecture)
     assert found.check.mape > 0.1
     assert not found.trusted
+    with gauge_of(device, space, tmp_path).times.file.open() as stream:
+        first_half = stream.readlines()[:-FITTED]
+    gauge_of(device, space, tmp_path).times.file.write_text("".join(first_half))
+    asked = len(device.asked)
+    assert known(gauge_of(device, space, tmp_path), network.architecture) is None  # the second half would have to be timed
+    assert len(device.asked) == asked
     networks = [w for w in device.asked if not hasattr(w, "kind")]
     assert len(networks) == 1 + 2 * FITTED + CHECKED  # it was given more to fit to before it was given up
 

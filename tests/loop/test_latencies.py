@@ -129,6 +129,7 @@ def test_where_predictions_are_not_trusted_every_candidate_is_measured(network: 
     assert slow, "the device was meant to surprise"
     assert all(t.state is TrialState.INFEASIBLE and t.outcome and "measured" in str(t.outcome.reason) for t in slow)
     assert all(t.state is TrialState.COMPLETE for t in scored if t not in slow)
+    assert all(t.state is TrialState.COMPLETE for t in trials if t.arm in ("preparation", "base", "report"))
     assert job.result is not None
     assert job.result["metrics"]["latency_ms"]["clock"] <= budget
 
