@@ -37,6 +37,7 @@ from services.admission import Admissions
 from services.devices import Preparing, StoppedError
 from services.folders import without_places
 from services.launcher.running import GIVEN_BACK
+from services.outages import Outages
 from services.settings import Settings, load_settings
 from services.wiring import cluster, make_executor, open_store, roots
 
@@ -134,7 +135,7 @@ def heartbeat(store: Store, job: SearchJob, lease_seconds: float, requests: Requ
 
     A lost lease ends the process at once: whatever it would still write is refused anyway.
     """
-    over = threading.Event()
+    over, outages = threading.Event(), Outages(log, "the store that holds the lease")
 
     def beat() -> None:
         while not over.wait(min(1.0, lease_seconds / 3)):
@@ -145,9 +146,10 @@ def heartbeat(store: Store, job: SearchJob, lease_seconds: float, requests: Requ
                     log.error("the lease of %s was lost to another driver", job.id)
                     os._exit(LOST)
                 return
-            except Exception:
-                log.exception("the lease could not be renewed; trying again")
+            except Exception as error:
+                outages.failed(error)
                 continue
+            outages.answered()
             if current.cancel_requested:
                 requests.cancel.set()
             if current.pause_requested:

@@ -26,7 +26,7 @@ LAYERS = [
     {"automl_prune.evaluation", "automl_prune.functional"},
     {"automl_prune.strategies"},
     {"automl_prune.loop"},
-    {"automl_prune.storage", "automl_prune.execution", "automl_prune.export"},
+    {"automl_prune.storage", "automl_prune.execution", "automl_prune.export", "automl_prune.report"},
     {"automl_prune.testing", "automl_prune.functional_search"},
     {"automl_prune"},
     {"search_spaces"},

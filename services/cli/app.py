@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
         "trials": listings.trials,
         "best": results.best,
         "export": results.export,
+        "report": results.report,
         "events": streams.events,
         "logs": streams.logs,
         "cancel": orders.cancel,

@@ -4,12 +4,13 @@ from typing import Annotated
 
 import typer
 
+from automl_prune.report.numbers import amount, quality
 from services.cli import text
 from services.cli.client import Client
 from services.cli.options import SERVER, AsJson, Key, SearchId, Server
 from services.cli.orders import page
 from services.cli.progress import evaluated, stage
-from services.cli.text import Json, echo_json, quality
+from services.cli.text import Json, echo_json
 
 
 def list_searches(
@@ -100,8 +101,8 @@ def _trial(trial: Json, metric: str) -> tuple[object, ...]:
         trial["arm"],
         trial["state"],
         quality(metric, metrics.get(metric)),
-        text.amount(metrics.get("macs")),
-        text.amount(metrics.get("params")),
+        amount(metrics.get("macs")),
+        amount(metrics.get("params")),
         "–" if seconds is None else f"{seconds:.2f}",
         trial["reason"],
     )

@@ -8,8 +8,9 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from automl_prune.report.numbers import quality
 from services.cli.client import UnreachableError
-from services.cli.text import Json, clean, quality
+from services.cli.text import Json, clean
 
 ENDED = ("succeeded", "failed", "cancelled")
 PATIENCE_SECONDS = 30.0

@@ -52,6 +52,26 @@ def export(
     text.console().print(f"wrote {output}: {format}, {output.stat().st_size:,} bytes")
 
 
+def report(
+    search_id: SearchId,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to write it into.")],
+    pictures: Annotated[Literal["svg", "png", "pdf"], typer.Option(help="Format of the drawings.")] = "svg",
+    server: Server = SERVER,
+    key: Key = None,
+) -> None:
+    """Write a report of a search, also of one that still runs: tables, drawings, and every trial as CSV."""
+    with Client(server, key) as client:
+        search = client.search(search_id)
+        trials = client.trials(search_id, None, {})
+        result = client.best(search_id) if search["result_ready"] else None
+    from automl_prune.report.told import Told
+    from automl_prune.report.writing import write_report
+
+    output.mkdir(parents=True, exist_ok=True)
+    for file in write_report(output, Told(search, trials, result), pictures=pictures):
+        text.console().print(f"wrote {file}")
+
+
 def write_json(file: Path, data: Json) -> None:
     """Write JSON for programs and people."""
     file.write_text(json.dumps(data, indent=1, allow_nan=False), encoding="utf-8")

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from automl_prune import plugins
 from automl_prune.errors import SpecError, UserError
+from automl_prune.report.numbers import amount
 from services.cli import text
 from services.cli.names import show_catalog
 from services.cli.options import AsJson
@@ -94,7 +95,7 @@ def show(found: Json, screen: Console, everything: bool) -> None:
     screen.print()
     screen.print(text.facts([("network", _network(found)), *facts(found)]))
     screen.print()
-    ends = [(name, text.amount(full), text.amount(found["narrowest"][name])) for name, full in found["base"].items()]
+    ends = [(name, amount(full), amount(found["narrowest"][name])) for name, full in found["base"].items()]
     screen.print(text.table("cost", "full", "narrowest", rows=ends, right=("full", "narrowest")))
 
 

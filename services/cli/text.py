@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from automl_prune.report.numbers import amount, quality
+
 Json = dict[str, Any]
 
 _WIDE = 200
@@ -52,23 +54,6 @@ def facts(rows: Iterable[tuple[str, object]]) -> Table:
         if value is not None:
             made.add_row(name, clean(value))
     return made
-
-
-def amount(value: float | None) -> str:
-    """A count with three digits and its magnitude, as in ``62.7 M``."""
-    if value is None:
-        return "–"
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(value) >= 0.9995 * size:
-            return f"{value / size:.3g}{unit}" if abs(value) < 999.5 * size else f"{value / size:.0f}{unit}"
-    return f"{value:.4g}"
-
-
-def quality(metric: str, value: float | None) -> str:
-    """An accuracy in percent, any other score as a number."""
-    if value is None:
-        return "–"
-    return f"{100 * value:.2f} %" if metric.startswith("top") else f"{value:.4f}"
 
 
 def costs(values: Mapping[str, float]) -> str:

@@ -21,6 +21,7 @@ from services.launcher.cluster import Cluster
 from services.launcher.liveness import Mark
 from services.launcher.local_ray import NOT_STARTED, LocalRay
 from services.launcher.running import GIVEN_BACK, Running
+from services.outages import Outages
 from services.settings import Settings, environment
 
 log = logging.getLogger("automl_prune.launcher")
@@ -55,6 +56,7 @@ class Launcher:
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set, then stop the drivers."""
+        outages = Outages(log, "the store")
         with ExitStack() as leaving:
             leaving.callback(self._mark.remove)
             leaving.callback(self._cluster.leave)
@@ -63,8 +65,9 @@ class Launcher:
                 try:
                     self.step()
                     self._mark.renew()
-                except Exception:
-                    log.exception("the store did not answer; trying again")
+                    outages.answered()
+                except Exception as error:
+                    outages.failed(error)
                     self._let_others_renew()
             self.stop_all()
 

@@ -12,6 +12,7 @@ import httpcore
 
 from automl_prune.storage.webhooks import Delivery, Webhooks
 from services.news import told
+from services.outages import Outages
 from services.settings import Settings
 from services.webhooks import guard, signing
 
@@ -46,12 +47,14 @@ class Sender:
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set."""
+        outages = Outages(log, "the database of the webhooks")
         with ThreadPoolExecutor(_AT_ONCE, "webhook") as pool:
             while not stop.is_set():
                 try:
                     busy = self.step(pool)
+                    outages.answered()
                 except Exception as error:
-                    log.warning("webhooks have to wait: %s", type(error).__name__)
+                    outages.failed(error)
                     busy = False
                 if not busy:
                     stop.wait(IDLE_SECONDS)

@@ -127,7 +127,7 @@ def fill(order: Order, settings: Settings) -> Fill:
             "space": {"names": list(SPACE.names), "full": list(SPACE.full.widths), "log10_size": SPACE.log10_size},
             "budgets": summary["budgets"],
             "evaluations": summary["evaluations"],
-            "splits": {"fit": 1000, "select": 100, "report": 300},
+            "splits": {name: {"size": size} for name, size in (("fit", 1000), ("select", 100), ("report", 300))},
             "links": {"ray_dashboard": "http://127.0.0.1:8265"},
         }
         store.set_state(job_id, claimed.attempt, SearchState.RUNNING, info=info)

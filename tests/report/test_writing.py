@@ -1,0 +1,96 @@
+"""Reports of a real search: do files, tables and drawings say what the service told?"""
+
+import csv
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+from automl_prune.report.numbers import amount, quality
+from automl_prune.report.told import Told
+from automl_prune.report.writing import write_report
+
+DRAWN = ["trials.svg", "progress.svg", "widths.svg", "latency-pi4-check.svg", "latency-pi4-macs.svg"]
+
+
+def texts(file: Path) -> set[str]:
+    """What is written in a drawing."""
+    return {(e.text or "").strip() for e in ElementTree.parse(file).iter("{http://www.w3.org/2000/svg}text")}
+
+
+def test_a_report_holds_what_the_result_says(told: Told, tmp_path: Path) -> None:
+    files = write_report(tmp_path, told)
+    assert [file.name for file in files] == ["report.md", *DRAWN, "trials.csv", "search.json", "best.json"]
+    assert sorted(files) == sorted(tmp_path.iterdir())
+    report, result = (tmp_path / "report.md").read_text(), json.loads((tmp_path / "best.json").read_text())
+    assert result == told.result
+    best = next(line for line in report.splitlines() if line.startswith("| best of the search | "))
+    assert quality("top1", result["metrics"]["top1"]) in best
+    assert amount(result["metrics"]["latency_ms"]["pi4"]) in best
+    assert "| control: uniform |" in report
+    assert f"takes {amount(result['metrics']['latency_ms']['pi4'])} ms on pi4 as measured; " in report
+    assert all(f"]({name})" in report for name in DRAWN)
+
+
+def test_drawings_say_what_they_show(told: Told, tmp_path: Path) -> None:
+    write_report(tmp_path, told)
+    (bound,) = told.bounds
+    assert {"ms on pi4", f"budget ≤ {amount(bound.most)}", "full network", "search"} <= texts(tmp_path / "trials.svg")
+    assert f"search, {quality('top1', told.best_so_far('search')[-1][1])}" in texts(tmp_path / "progress.svg")
+    assert {"predicted, ms", "measured, ms"} <= texts(tmp_path / "latency-pi4-check.svg")
+    points = (tmp_path / "latency-pi4-check.svg").read_text().count("<use ")
+    assert points >= len(told.devices["pi4"]["check"]["measured"]) == 12
+    assert {"MACs", "ms on pi4"} <= texts(tmp_path / "latency-pi4-macs.svg")
+
+
+def test_the_same_search_makes_the_same_bytes(told: Told, tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    one, two = (write_report(tmp_path / folder, told) for folder in ("one", "two"))
+    assert [file.read_bytes() for file in one] == [file.read_bytes() for file in two]
+
+
+def test_every_trial_is_a_row_with_its_widths(told: Told, tmp_path: Path) -> None:
+    write_report(tmp_path, told)
+    with (tmp_path / "trials.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["number"]) for row in rows] == [trial["number"] for trial in told.trials]
+    for row, trial in zip(rows, told.trials, strict=True):
+        assert {name: int(row[f"width {name}"]) for name in trial["widths"]} == trial["widths"]
+        assert {name: float(row[name]) for name in trial["metrics"]} == trial["metrics"]
+
+
+def test_a_search_that_runs_has_a_report_too(told: Told, tmp_path: Path) -> None:
+    some = [trial for trial in told.trials if trial["number"] < 6]
+    running = replace(told, search=dict(told.search) | {"state": "running", "finished_at": None}, trials=some, result=None)
+    names = [file.name for file in write_report(tmp_path, running, pictures="png")]
+    assert "trials.png" in names
+    assert "widths.png" not in names
+    assert "There is no result; the search is running, best so far" in (tmp_path / "report.md").read_text()
+
+
+def test_a_search_that_waits_has_no_drawings(told: Told, tmp_path: Path) -> None:
+    search = dict(told.search) | {"state": "queued", "info": {}, "base": {}, "best": None, "started_at": None}
+    names = [file.name for file in write_report(tmp_path, Told(search, []))]
+    assert names == ["report.md", "trials.csv", "search.json"]
+
+
+def test_names_from_elsewhere_stay_text_and_files_stay_here(told: Told, tmp_path: Path) -> None:
+    devices = {"../../etc/pi4": told.devices["pi4"]}
+    search = dict(told.search) | {"info": dict(told.search["info"]) | {"latency": devices}}
+    files = write_report(tmp_path, replace(told, search=search))
+    assert {file.parent for file in files} == {tmp_path}
+    report = (tmp_path / "report.md").read_text()
+    assert report.startswith(r"# a \<b\>search\</b\> \| of digits")
+    assert not re.search(r"(?<!\\)<", report)
+
+
+def test_the_best_so_far_is_within_the_budgets_and_never_falls(told: Told) -> None:
+    line = told.best_so_far("search")
+    scores = [score for _, score in line]
+    assert scores == sorted(scores)
+    (bound,) = told.bounds
+    within = [t["metrics"]["top1"] for t in told.scored("search") if bound.holds(t["metrics"])]
+    assert scores[-1] == max(within)
+    assert line[-1][0] == len(told.scored("search"))
