@@ -12,7 +12,7 @@ watchers   ``events``: an outbox, written in the transactions that change things
 ========== ==========================================================================================================
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -164,6 +164,10 @@ class Store(Protocol):
 
     def trial(self, search_id: str, number: int, *, tenant: str | None = None) -> StoredTrial:
         """One trial."""
+        ...
+
+    def trials_by_key(self, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], StoredTrial]:
+        """Trials of several searches at once, by search and number; those that are not found are left out."""
         ...
 
     def progress(self, search_id: str, *, tenant: str | None = None) -> dict[str, dict[str, int]]:

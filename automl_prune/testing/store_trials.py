@@ -29,6 +29,13 @@ class TrialContract:
         assert (stored.asked_seq, stored.told_seq, stored.ended_at) == (seq, None, None)
         assert stored.asked_at.utcoffset() == timedelta(0)
 
+    def test_trials_of_several_searches_are_read_at_once(self, store: Store) -> None:
+        """Each as when it is read by itself; what is not there is left out."""
+        one, two = driven(store, trials=3), driven(store, trials=1)
+        keys = [(one, 0), (one, 2), (two, 0), (two, 1), ("srch_no", 0)]
+        assert store.trials_by_key(keys) == {(search, n): store.trial(search, n) for search, n in keys[:3]}
+        assert store.trials_by_key([]) == {}
+
     def test_an_outcome_comes_back_as_it_was_told(self, store: Store) -> None:
         """Every part of it, and the trial ends."""
         search = driven(store, trials=1)

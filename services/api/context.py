@@ -8,7 +8,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Path, Query, Request
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from automl_prune.loop.job import SearchJob, SearchState
+from automl_prune.loop.job import SearchJob, SearchState, StoredTrial
 from automl_prune.loop.ports import Store
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.storage.keys import KeyLimits
@@ -69,17 +69,23 @@ class Context:
 
     def search_json(self, job: SearchJob) -> dict[str, Any]:
         """A search with how far it is and how well it does."""
-        return self._json(job, self.store.progress(job.id), None)
+        return self._json(job, self.store.progress(job.id), self.standings.best_by_arm(job), None)
 
     def searches_json(self, jobs: Sequence[SearchJob]) -> list[dict[str, Any]]:
         """The same of several, for which the store is asked once."""
         progress = self.store.progress_of([job.id for job in jobs])
         queued = [job.id for job in jobs if job.state is SearchState.QUEUED]
         ahead = self.store.ahead_of(queued) if queued else {}
-        return [self._json(job, progress[job.id], ahead) for job in jobs]
+        best = self.standings.best_of(jobs)
+        return [self._json(job, progress[job.id], best[job.id], ahead) for job in jobs]
 
-    def _json(self, job: SearchJob, progress: views.Progress, ahead: Mapping[str, int] | None) -> dict[str, Any]:
-        best = self.standings.best_by_arm(job)
+    def _json(
+        self,
+        job: SearchJob,
+        progress: views.Progress,
+        best: Mapping[str, StoredTrial],
+        ahead: Mapping[str, int] | None,
+    ) -> dict[str, Any]:
         why = waiting.reason(job, self.store, self.settings, self.key_limits.running, ahead)
         return views.search(replace(job, state_reason=why), progress, best, base_url=self.settings.public_url)
 

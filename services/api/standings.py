@@ -1,6 +1,7 @@
 """How well a search does so far: its full network, the best trial of each arm, and what trades off against what."""
 
 import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
@@ -13,6 +14,7 @@ from automl_prune.pareto import non_dominated
 from automl_prune.problem import Objective
 from automl_prune.trial import TrialState
 
+_REMEMBERED = 4096
 ARMS = (SEARCH, *CONTROLS)
 """The arms whose trials compete; together they are the evaluations that were ordered."""
 
@@ -26,13 +28,35 @@ class Standings:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._one_at_a_time = threading.Lock()
-        self._trial = lru_cache(maxsize=4096)(store.trial)
+        self._lock, self._one_at_a_time = threading.Lock(), threading.Lock()
+        self._trials: OrderedDict[tuple[str, int], StoredTrial] = OrderedDict()
         self._front = lru_cache(maxsize=256)(self._make_front)
 
     def best_by_arm(self, job: SearchJob) -> dict[str, StoredTrial]:
         """The best trial within the budgets of each arm that has one, and the full network's as ``base``."""
-        return {arm: self._trial(job.id, job.best[arm].number) for arm in (BASE, *ARMS) if arm in job.best}
+        return self.best_of([job])[job.id]
+
+    def best_of(self, jobs: Sequence[SearchJob]) -> dict[str, dict[str, StoredTrial]]:
+        """The same of several searches, by id, for which the store is asked once."""
+        keys = {(job.id, arm): (job.id, job.best[arm].number) for job in jobs for arm in (BASE, *ARMS) if arm in job.best}
+        known = self._remembered(set(keys.values()))
+        best: dict[str, dict[str, StoredTrial]] = {job.id: {} for job in jobs}
+        for (search_id, arm), key in keys.items():
+            best[search_id][arm] = known[key]
+        return best
+
+    def _remembered(self, keys: set[tuple[str, int]]) -> dict[tuple[str, int], StoredTrial]:
+        with self._lock:
+            known = {key: self._trials[key] for key in keys if key in self._trials}
+        fresh = self._store.trials_by_key(keys - known.keys()) if len(known) < len(keys) else {}
+        found = known | fresh
+        with self._lock:
+            for key, trial in found.items():
+                self._trials[key] = trial
+                self._trials.move_to_end(key)
+            while len(self._trials) > max(_REMEMBERED, len(found)):
+                self._trials.popitem(last=False)
+        return found
 
     def fronts(self, job: SearchJob, cost: str, progress: Mapping[str, Mapping[str, int]]) -> dict[str, list[StoredTrial]]:
         """The trade-off between the objective and a cost by arm; ``progress`` counts trials by arm and state."""

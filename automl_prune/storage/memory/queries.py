@@ -1,6 +1,6 @@
 """What anybody reads."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from automl_prune.loop.job import Artifact, Event, SearchAttempt, SearchJob, SearchState, StoredTrial
@@ -79,6 +79,12 @@ class Queries(Steps):
         """One trial."""
         with self._lock:
             return trial_of(self._entry(search_id, tenant), number)
+
+    def trials_by_key(self, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], StoredTrial]:
+        """Trials of several searches at once, by search and number; those that are not found are left out."""
+        with self._lock:
+            places = ((key, self._entries.get(key[0])) for key in set(keys))
+            return {key: entry.trials[key[1]] for key, entry in places if entry is not None and key[1] in entry.trials}
 
     def progress(self, search_id: str, *, tenant: str | None = None) -> dict[str, dict[str, int]]:
         """Number of trials by arm and state."""

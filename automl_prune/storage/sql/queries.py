@@ -1,6 +1,6 @@
 """What anybody reads."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_, union_all
 from sqlalchemy.orm import Session, aliased
@@ -98,6 +98,12 @@ class Queries(Steps):
             if row is None:
                 raise rules.no_trial(search_id, number)
             return rows.trial(row)
+
+    def trials_by_key(self, keys: Collection[tuple[str, int]]) -> dict[tuple[str, int], StoredTrial]:
+        """Trials of several searches at once, by search and number; those that are not found are left out."""
+        query = select(TrialRow).where(tuple_(TrialRow.search_id, TrialRow.number).in_(list(keys)))
+        with self.database.read() as session:
+            return {(row.search_id, row.number): rows.trial(row) for row in session.scalars(query)}
 
     def progress(self, search_id: str, *, tenant: str | None = None) -> dict[str, dict[str, int]]:
         """Number of trials by arm and state."""
