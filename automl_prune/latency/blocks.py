@@ -38,6 +38,12 @@ class Signature:
         """Whether inputs and outputs are the same channels, so that there is one width."""
         return self.kind == "depthwise"
 
+    @property
+    def output_size(self) -> tuple[int, ...]:
+        """Of what a convolution puts out, one number per spatial axis."""
+        axes = zip(self.size, self.kernel, self.stride, self.padding, strict=True)
+        return tuple((size + 2 * padding - kernel) // stride + 1 for size, kernel, stride, padding in axes)
+
     def at(self, inputs: int, outputs: int) -> "Block":
         """The block of these widths."""
         return Block(**vars(self), inputs=inputs, outputs=outputs)

@@ -1,14 +1,16 @@
 """Milliseconds of whole networks from their widths: the sum over their layers' tables, and what the rest of them takes.
 
-    ms = Σ_kind a_kind · Σ_layers table(inputs, outputs) + b · activation entries + c · unaligned entries + d
+    ms = Σ_kind a_kind · Σ_layers table(inputs, outputs) + b · activations + c · turned − d · unturned + e
 
-Unaligned entries are those of activations whose channels are no multiple of 16: ONNX Runtime turns them between two layouts,
-as it always does around a layer that is timed by itself.
+ONNX Runtime computes a convolution in blocks of channels where its input allows that, and in the plain layout elsewhere.
+*Turned* entries are outputs whose layer and whose consumer do not agree, *unturned* ones are those that are turned around a
+blocked layer only while that is timed by itself. Runtimes of one layout get the factor 0 for both.
 
 The tables say how a layer's time depends on its widths; the factors, fitted to whole networks that were timed, say how much
 of it is left inside a network, where layers share caches and a runtime's overhead, and what all without weights takes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,8 +28,10 @@ from automl_prune.space import ChannelSpace
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
-REST = ("activations", "unaligned", "constant")
+REST = ("activations", "turned", "unturned", "constant")
 """What a network takes besides its tables: parts of the full network's activation entries, and a constant."""
+_BLOCK = STEPS[0]
+"""Channels below which ONNX Runtime's blocked convolutions take the plain layout in."""
 _TRUST = 0.02
 """How strongly the factors of tables are drawn to 1: as one more network, missed by this part of the full one's time."""
 
@@ -97,7 +101,7 @@ class LatencyModel:
         rest = channels[~varying, 0]
         self._channels, self._positions = channels[varying], positions[varying]
         self._fixed = float(rest @ positions[~varying])
-        self._whole = float(self._entries(space.array([space.full]))[0].sum()) or 1.0
+        self._whole = float(self._entries(space.array([space.full])).sum()) or 1.0
         self.factors = np.array(factors if factors is not None else [1.0] * len(self.kinds) + [0.0] * len(REST))
 
     def __call__(self, widths: IntArray) -> FloatArray:
@@ -107,12 +111,17 @@ class LatencyModel:
 
     def features(self, widths: IntArray) -> FloatArray:
         """Milliseconds by kind of table, then ``REST``: ``[candidates, features]``."""
-        columns = {kind: np.zeros(len(widths)) for kind in self.kinds}
+        columns = {name: np.zeros(len(widths)) for name in (*self.kinds, *REST)}
+        columns["activations"] = self._entries(widths) / self._whole
+        columns["constant"] += 1
         for alike in self._alike:
-            inputs, outputs = alike.widths_of(widths)
-            columns[_kind(alike.signature)] += self._tables[alike.signature](inputs, outputs).sum(axis=1)
-        entries, unaligned = self._entries(widths)
-        return np.stack([*columns.values(), entries / self._whole, unaligned / self._whole, np.ones(len(widths))], axis=1)
+            signature, (inputs, outputs) = alike.signature, alike.widths_of(widths)
+            columns[_kind(signature)] += self._tables[signature](inputs, outputs).sum(axis=1)
+            if signature.size:
+                turned, alone = _turned(signature, inputs, outputs)
+                columns["turned"] += turned / self._whole
+                columns["unturned"] -= alone / self._whole
+        return np.stack(list(columns.values()), axis=1)
 
     def fit(self, widths: IntArray, measured: FloatArray) -> None:
         """Fit the factors to networks that were timed; relative errors count, and no factor is negative.
@@ -131,10 +140,26 @@ class LatencyModel:
         right = np.concatenate([np.ones(len(measured)), np.full(len(self.kinds), trust)])
         self.factors = nnls(left, right)[0]
 
-    def _entries(self, widths: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Entries of all activations, and of those whose channels are no multiple of 16, ``[candidates]`` each."""
-        channels = np.rint(with_constant(widths) @ self._channels.T)
-        return channels @ self._positions + self._fixed, np.where(channels % STEPS[0], channels, 0) @ self._positions
+    def _entries(self, widths: IntArray) -> FloatArray:
+        """Entries of all activations, ``[candidates]``."""
+        entries: FloatArray = np.rint(with_constant(widths) @ self._channels.T) @ self._positions + self._fixed
+        return entries
+
+
+def _turned(signature: Signature, inputs: IntArray, outputs: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Entries of convolutions' outputs that are turned within a network, and that are turned of a layer by itself."""
+    blocked = _is_blocked(inputs)
+    taken_in = np.where(inputs < _BLOCK, 0, inputs) * math.prod(signature.size)
+    put_out = outputs * math.prod(signature.output_size)
+    turned: FloatArray = np.where(blocked != _is_blocked(outputs), put_out, 0.0).sum(axis=1)
+    alone: FloatArray = np.where(blocked, taken_in + put_out, 0.0).sum(axis=1)
+    return turned, alone
+
+
+def _is_blocked(channels: IntArray) -> npt.NDArray[np.bool_]:
+    """Whether a convolution that takes in so many channels computes in blocks of them."""
+    blocked: npt.NDArray[np.bool_] = (channels < _BLOCK) | (channels % STEPS[1] == 0)
+    return blocked
 
 
 def _ranks(values: FloatArray) -> FloatArray:

@@ -40,6 +40,7 @@ def main() -> None:
     add("--networks", nargs="+", default=["resnet56", "mobilenet_v2", "resnet18"])
     add("--runtimes", nargs="+", default=["torch", "onnxruntime"])
     add("--round-to", type=int, default=1)
+    add("--seed", type=int, default=1, help="of the networks that predictions are checked on")
     add("--times", type=int, default=20)
     add("--minutes", type=float, default=10)
     add("--data", type=Path)
@@ -71,7 +72,7 @@ def check(options: argparse.Namespace) -> None:
             started, new = time.perf_counter(), [0]
             found = build(gauge, network.architecture, progress=lambda done, of, new=new: new.__setitem__(0, done))  # type: ignore[misc]
             seconds = time.perf_counter() - started
-            fresh = random_candidates(gauge.space, CHECKS, seed=1)
+            fresh = random_candidates(gauge.space, CHECKS, options.seed)
             checked = Check.of(found.model(gauge.space.array(fresh)), gauge.measure(fresh))
             widths = gauge.space.array(random_candidates(gauge.space, QUERIES, seed=2))
             found.model(widths[:10])  # tables are spread out once
