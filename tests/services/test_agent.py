@@ -36,6 +36,7 @@ from services.api.app import create_app
 from services.api.server import Server
 from services.cli.app import app as commands
 from services.settings import Settings
+from tests.services.waiting import until
 
 BLOCKS: list[Work] = [REFERENCE.signature.at(8, width) for width in range(4, 24)]
 
@@ -77,13 +78,6 @@ def results(devices: SqlDevices, batch: list[Measurement], *, seconds: float = 6
         assert time.monotonic() < deadline, f"{len(found)} of {len(batch)} were measured"
         time.sleep(0.05)
     return found
-
-
-def until(what: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def known(devices: SqlDevices, name: str = "pi") -> Callable[[], bool]:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from automl_prune.storage.sql.devices import SqlDevices
 from automl_prune.storage.tables import BatchRow, MeasurementRow
 from services.settings import Settings, environment, load_settings
 from services.wiring import open_store
+from tests.services.waiting import until
 
 ORDER: dict[str, Any] = {
     "search_space": {"name": "digits_resnet", "round_to": 32},
@@ -64,13 +64,6 @@ def start(settings: Settings) -> Iterator[Start]:
         if process.poll() is None:
             process.terminate()
         process.communicate(timeout=60)
-
-
-def until(what: Callable[[], bool], seconds: float, why: Callable[[], object] = lambda: "it did not happen in time") -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, why()
-        time.sleep(0.05)
 
 
 def at_work(store: SqlStore, device: str) -> int:

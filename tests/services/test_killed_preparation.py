@@ -4,8 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from automl_prune.evaluation.hypernetwork_files import read_about
 from automl_prune.loop.job import SearchState
 from services.settings import Settings, environment, load_settings
 from services.wiring import open_store
+from tests.services.waiting import until
 
 EPOCHS = 12
 ORDER: dict[str, Any] = {
@@ -44,13 +44,6 @@ def launcher(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     yield process
     process.terminate()
     assert process.wait(30) == 0
-
-
-def until(what: Callable[[], bool], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def drivers(search_id: str) -> list[int]:

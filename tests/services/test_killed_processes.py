@@ -19,6 +19,7 @@ from automl_prune.trial import TrialState
 from services import ray_auth
 from services.settings import Settings, environment, load_settings
 from services.wiring import open_store
+from tests.services.waiting import until
 
 pytestmark = pytest.mark.timeout(900)  # many processes are started, one after the other
 
@@ -62,13 +63,6 @@ def launchers(settings: Settings, store: SqlStore) -> Iterator[Callable[[], subp
     for process in started:
         process.terminate()
         process.wait(60)
-
-
-def until(what: Callable[[], bool], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def drivers(job: SearchJob) -> list[int]:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from automl_prune.loop.ports import Store
 from automl_prune.trial import TrialState
 from services.settings import Settings, environment, load_settings
 from services.wiring import open_store
+from tests.services.waiting import until
 
 ORDER: dict[str, Any] = {
     "search_space": {"name": "digits_resnet"},
@@ -54,13 +55,6 @@ def launcher(settings: Settings, store: Store) -> Iterator[subprocess.Popen[byte
 
 def start(settings: Settings) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "services.launcher"], env=os.environ | environment(settings))
-
-
-def until(what: Callable[[], bool], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def ended(store: Store, job: SearchJob) -> SearchJob:

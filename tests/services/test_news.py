@@ -12,6 +12,7 @@ from services.cli.news import News
 from services.cli.progress import evaluated, follow
 from services.cli.text import Json
 from tests.services.test_events import evaluate
+from tests.services.waiting import until
 
 Fill = Callable[[Store], str]
 Serve = Callable[[FastAPI], str]
@@ -33,13 +34,6 @@ def followed(client: Client, search_id: str, seen: Seen) -> threading.Thread:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
-
-
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_search_is_asked_for_when_there_is_news_alone(app: FastAPI, serve: Serve, store: SqlStore, fill: Fill) -> None:

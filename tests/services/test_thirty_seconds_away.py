@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 from automl_prune.storage.sql import SqlStore
 from services.settings import Settings, environment, load_settings
 from services.wiring import open_store
+from tests.services.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -68,13 +69,6 @@ def api(settings: Settings, store: SqlStore) -> Iterator[httpx.Client]:
             yield client
         served.terminate()
         assert served.wait(90) == 0
-
-
-def until(what: Callable[[], bool], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
 
 
 def ended(api: httpx.Client, search: str) -> bool:

@@ -13,16 +13,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+
+from tests.services.waiting import until
 
 ORDER: dict[str, Any] = {
     "search_space": {"name": "digits_resnet"},
@@ -86,7 +87,7 @@ class Cluster:
 
     def until_healthy(self, port: str, path: str) -> None:
         """Wait until a node's own health check, the one of docker-compose.yml, is content."""
-        until(lambda: answers(f"http://127.0.0.1:{self.ports[port]}{path}"), f"{port} is healthy")
+        until(lambda: answers(f"http://127.0.0.1:{self.ports[port]}{path}"), 120, lambda: f"{port} is not healthy")
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
@@ -133,7 +134,7 @@ def cluster(database_url: str) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def api(cluster: Cluster) -> Iterator[httpx.Client]:
-    until(lambda: "listening on" in cluster.log("api"), "the API listens")
+    until(lambda: "listening on" in cluster.log("api"), 120)
     address = re.search(r"http://127\.0\.0\.1:\d+", cluster.log("api"))
     assert address is not None
     with httpx.Client(base_url=address[0], timeout=60, trust_env=False) as client:
@@ -145,16 +146,16 @@ def api(cluster: Cluster) -> Iterator[httpx.Client]:
 def test_a_search_outlives_one_of_the_machines_that_it_runs_on(cluster: Cluster, api: httpx.Client) -> None:
     assert api.get("/readyz").status_code == 200
     check = [sys.executable, "-m", "services.cli", "launch", "--check"]
-    until(lambda: subprocess.run(check, env=cluster.variables, capture_output=True).returncode == 0, "the launcher works")
+    until(lambda: subprocess.run(check, env=cluster.variables, capture_output=True).returncode == 0)
 
     answer = api.post("/v1/searches", json=ORDER)
     assert answer.status_code == 201, answer.text
     search = f"/v1/searches/{answer.json()['id']}"
     with explained(cluster):
-        until(lambda: all(len(cluster.trials_on(f"worker{n}")) >= 2 for n in (1, 2)), "both machines are at work", 300)
+        until(lambda: all(len(cluster.trials_on(f"worker{n}")) >= 2 for n in (1, 2)), 300)
         assert complete(api, search) < 20, "the loss comes midway"
         cut_off(cluster.processes["worker2"])
-        until(lambda: api.get(search).json()["state"] in ("succeeded", "failed", "cancelled"), "the search ended", 300)
+        until(lambda: api.get(search).json()["state"] in ("succeeded", "failed", "cancelled"), 300)
 
     found = api.get(search).json()
     assert found["state"] == "succeeded", found
@@ -180,7 +181,7 @@ def test_the_launcher_leaves_the_cluster_when_it_is_stopped(cluster: Cluster) ->
     assert len(nodes) == 1, "it joined the cluster for its first search"
     launcher.terminate()
     assert launcher.wait(40) == 0
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in nodes), "its node ended")
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in nodes), 120)
 
 
 def complete(api: httpx.Client, search: str) -> int:
@@ -208,13 +209,6 @@ def answers(url: str) -> bool:
             return True
     except OSError:
         return False
-
-
-def until(what: Callable[[], bool], text: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, f"not in time: {text}"
-        time.sleep(0.2)
 
 
 @contextmanager
