@@ -14,9 +14,9 @@ from automl_prune.architecture import Architecture
 from automl_prune.errors import DatasetError, UserError
 from automl_prune.evaluation.augmentation import Augment
 from automl_prune.evaluation.datasets.base import ImageSet
-from automl_prune.evaluation.evaluator import Given
 from automl_prune.evaluation.given import GivenData, given_data
 from automl_prune.evaluation.modes import device_of
+from automl_prune.evaluation.setup import Given
 from automl_prune.evaluation.splits import REPORT_SHARE
 from automl_prune.evaluation.weights import fit_file, save_safetensors
 from automl_prune.execution.inline import InlineExecutor

@@ -15,7 +15,6 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,8 @@ import torch
 from torch import nn
 
 from automl_prune import plugins
-from automl_prune.architecture import Architecture
 from automl_prune.costs import CostModel
-from automl_prune.evaluation.datasets.base import DATASETS, Dataset
+from automl_prune.evaluation.datasets.base import DATASETS
 from automl_prune.evaluation.glances import LEAST_IMAGES, MOST_IMAGES, Glances
 from automl_prune.evaluation.hypernetwork import PruningNet, leading
 from automl_prune.evaluation.hypernetwork_files import About, load, read_about
@@ -35,83 +33,17 @@ from automl_prune.evaluation.images import Images, load_images
 from automl_prune.evaluation.lineage import Ancestor, load_ancestor, save_ancestor
 from automl_prune.evaluation.modes import accepts_channels_last, device_of
 from automl_prune.evaluation.recalibrate import recalibrate
-from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe
+from automl_prune.evaluation.recipe import FineTune
 from automl_prune.evaluation.reconstruct import Reconstruction
 from automl_prune.evaluation.scoring import score
+from automl_prune.evaluation.setup import HYPERNETWORK, IMPORTANCE, PREPARES, SELECT_IMAGES, EvaluationSetup
 from automl_prune.evaluation.training import fine_tune
 from automl_prune.evaluation.weights import fit_file, save_safetensors
 from automl_prune.networks import NETWORKS, NetworkDefinition
-from automl_prune.space import ChannelSpace
 from automl_prune.surgery.criteria import CRITERIA, Criterion
 from automl_prune.surgery.inherit import from_scratch
 from automl_prune.surgery.slicing import Ranking, materialise
 from automl_prune.trial import Outcome, Report, Trial, TrialState
-
-PREPARES = "prepares"
-"""Key in the origin of a preparation trial: which of the two it makes; the full network where it says nothing."""
-FULL_NETWORK, HYPERNETWORK = "full network", "hypernetwork"
-IMPORTANCE = "importance"
-"""In the origin of the base trial: also say how important each unit is; the key of that in the outcome's details."""
-SELECT_IMAGES = "select_images"
-"""In the origin of a trial: score it on so many select images, whatever the recipe says."""
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """What the best candidates get at the end: ``kind`` none, fine_tune or scratch, for ``epochs`` at rate ``lr``."""
-
-    kind: str = "fine_tune"
-    epochs: float = 1.0
-    lr: float = 0.01
-
-
-@dataclass(frozen=True)
-class Given:
-    """A network and data that come as objects instead of registered names; they do not leave the process.
-
-    Attributes:
-        network: Its ``build`` gives copies of the caller's module.
-        dataset: Hands out the caller's data.
-    """
-
-    network: NetworkDefinition
-    dataset: Dataset
-
-
-@dataclass(frozen=True)
-class EvaluationSetup:
-    """Everything an evaluator needs, as plain data, so that workers elsewhere can build one.
-
-    Attributes:
-        network, num_classes: Which registered network.
-        architecture, space: The traced network and the searched groups.
-        dataset, recipe, recovery, base_training: What the user ordered.
-        seed: Of the search: splits, training order, random criteria.
-        weights: The base network's file; None when the preparation arm trains it.
-        hypernetwork: A PruningNet's file that was ordered; None when the preparation arm trains one where it is needed.
-        data_root, artifacts, cache: Folders; artifacts are the search's own.
-        gpu: GPUs of a trial; 0 stays on the CPU.
-        plugins: Modules to import, because names may be registered there.
-        given: The network and the dataset where they are not looked up by name.
-    """
-
-    network: str
-    num_classes: int
-    architecture: Architecture
-    space: ChannelSpace
-    dataset: DatasetSpec
-    recipe: Recipe
-    seed: int
-    weights: Path | None
-    data_root: Path
-    artifacts: Path
-    cache: Path
-    gpu: float = 0.0
-    recovery: Recovery = Recovery()
-    base_training: FineTune = field(default_factory=lambda: FineTune(epochs=5, lr=0.1))
-    plugins: tuple[str, ...] = ()
-    given: Given | None = None
-    hypernetwork: Path | None = None
 
 
 class CandidateEvaluator:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from automl_prune.evaluation.evaluator import FULL_NETWORK, IMPORTANCE, PREPARES
+from automl_prune.evaluation.setup import FULL_NETWORK, IMPORTANCE, PREPARES
 from automl_prune.loop.confirmation import best_of, confirmed, first
 from automl_prune.loop.latencies import MEASURED_ARMS, Latencies
 from automl_prune.loop.ranked import ranked_widths

@@ -8,7 +8,7 @@ Jamieson and Talwalkar 2016, arXiv 1502.07943). Search and random control are tr
 
 from collections.abc import Iterable
 
-from automl_prune.evaluation.evaluator import SELECT_IMAGES
+from automl_prune.evaluation.setup import SELECT_IMAGES
 from automl_prune.loop.latencies import Latencies, first_within
 from automl_prune.problem import Problem, best_trials
 from automl_prune.strategies.base import Proposal

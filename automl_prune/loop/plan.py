@@ -18,12 +18,12 @@ from automl_prune.architecture import Architecture
 from automl_prune.describe import describe
 from automl_prune.errors import FieldError, MissingDataError, SpecError, WeightsError
 from automl_prune.evaluation.datasets.base import DATASETS, Dataset
-from automl_prune.evaluation.evaluator import HYPERNETWORK, EvaluationSetup, Given, Recovery
 from automl_prune.evaluation.hypernetwork_files import POINTER as HYPERNETWORK_POINTER
 from automl_prune.evaluation.hypernetwork_files import About, read_about
 from automl_prune.evaluation.images import Images, load_images
 from automl_prune.evaluation.loading import check_classes
 from automl_prune.evaluation.recipe import WITHOUT_CRITERION, FineTune, Recipe
+from automl_prune.evaluation.setup import HYPERNETWORK, EvaluationSetup, Given, Recovery
 from automl_prune.evaluation.weights import fit_file, resolve_weights
 from automl_prune.loop.admission import Admit, admitted
 from automl_prune.loop.budgets import budget_json, priced

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from automl_prune.evaluation.evaluator import CandidateEvaluator, EvaluationSetup
+from automl_prune.evaluation.evaluator import CandidateEvaluator
+from automl_prune.evaluation.setup import EvaluationSetup
 from automl_prune.loop.arms import FINAL, PREPARATION, REPORT, History, plan_arms
 from automl_prune.loop.budgets import budget_json
 from automl_prune.loop.controller import Controller

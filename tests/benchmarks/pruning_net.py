@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau
 
-from automl_prune.evaluation.evaluator import HYPERNETWORK, PREPARES, CandidateEvaluator
+from automl_prune.evaluation.evaluator import CandidateEvaluator
+from automl_prune.evaluation.setup import HYPERNETWORK, PREPARES
 from automl_prune.loop.plan import Roots, make_plan
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.networks import NETWORKS, NetworkDefinition

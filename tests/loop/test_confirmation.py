@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from automl_prune.evaluation.evaluator import SELECT_IMAGES
+from automl_prune.evaluation.setup import SELECT_IMAGES
 from automl_prune.execution.inline import InlineExecutor
 from automl_prune.loop.arms import finalists, leaders
 from automl_prune.loop.confirmation import rounds

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from automl_prune.errors import BudgetError, DeviceError, SpecError, UserError
-from automl_prune.evaluation.evaluator import EvaluationSetup
+from automl_prune.evaluation.setup import EvaluationSetup
 from automl_prune.execution.inline import InlineExecutor
 from automl_prune.latency.cost import metric_on
 from automl_prune.latency.devices import Device

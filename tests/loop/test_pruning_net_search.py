@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from automl_prune.costs import CONVENTION
 from automl_prune.errors import EvaluationError, SpecError, WeightsError
 from automl_prune.evaluation import hypernetwork_training
-from automl_prune.evaluation.evaluator import HYPERNETWORK, PREPARES, CandidateEvaluator
+from automl_prune.evaluation.evaluator import CandidateEvaluator
 from automl_prune.evaluation.hypernetwork import PruningNet
 from automl_prune.evaluation.hypernetwork_files import About, read_about
 from automl_prune.evaluation.hypernetwork_training import rate
 from automl_prune.evaluation.recalibrate import recalibrate
 from automl_prune.evaluation.recipe import HypernetworkOrder
 from automl_prune.evaluation.scoring import score
+from automl_prune.evaluation.setup import HYPERNETWORK, PREPARES
 from automl_prune.execution.inline import InlineExecutor
 from automl_prune.loop.job import SearchJob, SearchState
 from automl_prune.loop.plan import Plan, Roots, make_plan

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from automl_prune.errors import AutomlPruneError
-from automl_prune.evaluation.evaluator import EvaluationSetup
 from automl_prune.evaluation.hypernetwork import leading
+from automl_prune.evaluation.setup import EvaluationSetup
 from automl_prune.execution.inline import InlineExecutor
 from automl_prune.loop import controller
 from automl_prune.loop.job import SearchJob

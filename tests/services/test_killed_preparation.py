@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from automl_prune.evaluation.evaluator import HYPERNETWORK, PREPARES
 from automl_prune.evaluation.hypernetwork_files import read_about
+from automl_prune.evaluation.setup import HYPERNETWORK, PREPARES
 from automl_prune.loop.job import SearchState
 from services.settings import Settings, environment, load_settings
 from services.wiring import open_store
