@@ -26,7 +26,11 @@ class Unexportable(nn.Module):
         return made
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+COMPILED = pytest.param("torch-compile", marks=pytest.mark.slow)
+"""Compiles for seconds, and calls a C++ compiler."""
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", COMPILED])
 def test_what_runs_is_the_network(runtime: str) -> None:
     block, x = LARGE.build(), torch.rand(1, *LARGE.input_shape)
     with torch.inference_mode():
@@ -36,7 +40,7 @@ def test_what_runs_is_the_network(runtime: str) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", COMPILED])
 def test_more_work_takes_longer(runtime: str) -> None:
     threads = torch.get_num_threads()
     watch = Stopwatch(Conditions(runtime))
