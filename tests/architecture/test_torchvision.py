@@ -72,7 +72,6 @@ OF_EACH_FAMILY = {
         "shufflenet_v2_x0_5",
         "squeezenet1_0",
         "swin_t",
-        "swin_v2_t",
         "vgg11",
         "vgg11_bn",
         "vit_b_16",
