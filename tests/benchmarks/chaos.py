@@ -34,13 +34,13 @@ ORDER: dict[str, Any] = {
     "budgets": [{"metric": "macs", "max_ratio": 0.5}],
     "recipe": {"recalibrate_batches": 20},
     "base_training": {"epochs": 2},
-    "trials": {"max": 300, "parallel": 1},
+    "trials": {"max": 150, "parallel": 1},
     "controls": ["uniform"],
     "finish": {"top_k": 1, "epochs": 1},
     "execution": "actors",
 }
 KINDS = ("api", "launcher", "driver", "worker", "raylet", "head")
-GIVE_UP_SECONDS = 300.0
+GIVE_UP_SECONDS = 600.0
 
 
 class Service:
@@ -178,6 +178,7 @@ def disturb(
             service.process.wait()
             service.start()
         recoveries.setdefault(kind, []).append(until(partial(recovered, before)))
+        print(f"{kind}: {recoveries[kind][-1]:.1f} s", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def searched(metric: str, runtime: str, options: argparse.Namespace) -> Any:
 
     spec = SearchSpec.parse(
         {
-            "search_space": {"name": "resnet56", "preset": "published"},
+            "search_space": {"name": "resnet56", "preset": "published", "round_to": options.round_to},
             "weights": "resnet56-4bfd9763.th",
             "dataset": {"name": "cifar10", "select_size": 3000, "report_size": 5000},
             "strategy": {"name": "auto"},
