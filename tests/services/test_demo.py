@@ -92,7 +92,7 @@ def test_the_demo_finds_a_network_that_scores_as_it_says(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_nothing_outlives_a_demo_that_is_stopped(tmp_path: Path, number: int) -> None:
     with start(tmp_path) as process:
         assert process.stdout is not None
