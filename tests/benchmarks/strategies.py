@@ -6,8 +6,10 @@ A *run* is one search with one seed: ResNet-20 or ResNet-56 at a part of its MAC
 re-estimated batch-norm statistics, no training, scored on a part of the select split; the leaders are confirmed on all of
 it, the best are recovered, and the best of these is scored on the report split, the official test images. The seed also
 draws the splits, alike for all strategies. Runs of ``random`` carry the controls ``uniform`` and ``global``. A strategy is
-named NAME or NAME:PRESET, and its own recipe is overridden: ``amc`` without reconstruction, ``netadapt`` without training
-and ``metapruning`` without PruningNet are not what their papers describe.
+named NAME or NAME:PRESET, and its own recipe is overridden: ``amc`` without reconstruction and ``netadapt`` without training
+are not what their papers describe, and ``metapruning`` without its PruningNet is ``evolution``. With ``@own`` behind its
+name a strategy has the recipe it was published with (``metapruning@own``); what that takes, the training of a PruningNet
+too, is in the columns of its cost.
 
 Each run is a process of its own with one thread, and does not import Ray. Finished runs are lines of ``runs.jsonl`` and are
 not run again, so that the script can be stopped and started; failed ones are tried again. In the end ``table.md`` and
@@ -23,12 +25,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from automl_prune.trial import Trial
 from tests.benchmarks.strategies_table import ALIKE, plot, table
 
 Json = dict[str, Any]
@@ -38,6 +41,8 @@ RECIPE = {"inherit": "l1", "scope": "all", "reduction": "mean", "reconstruct": "
 STRATEGIES = ("sensitivity", "evolution", "abc", "optuna", "nsga2", "amc", "netadapt", "auto")
 REFERENCE = "random"
 """Always run, first, with the other controls."""
+OWN = "@own"
+PREPARATION, CONFIRM = "preparation", "confirm"
 FOREVER = 1e9
 
 
@@ -45,7 +50,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--strategies", nargs="+", default=list(STRATEGIES), metavar="NAME[:PRESET]")
+    add("--strategies", nargs="+", default=list(STRATEGIES), metavar="NAME[:PRESET][@own]")
     add("--networks", nargs="+", default=list(CHECKPOINTS), choices=list(CHECKPOINTS))
     add("--budgets", nargs="+", type=float, default=[0.5, 0.3], help="parts of the full network's MACs")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -62,6 +67,7 @@ def arguments() -> argparse.Namespace:
     add("--weights", type=Path, required=True, help="folder of the checkpoints")
     add("--out", type=Path, default=Path("strategies-benchmark"))
     add("--jobs", type=int, default=1, help="runs at a time, one core each")
+    add("--gpu", action="store_true", help="evaluate on a CUDA device; its runs are no rows beside those of a CPU")
     add("--execution", choices=["inline"], default="inline", help="each run evaluates its candidates one by one")
     add("--one", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -77,8 +83,8 @@ def main() -> None:
     file = options.out / "runs.jsonl"
     wanted = orders(options)
     run_missing(wanted, file, options)
-    shared = {key: wanted[0][key] for key in ALIKE}
-    lines = [line for line in finished(file) if all(line["order"][key] == value for key, value in shared.items())]
+    shared = {key: wanted[0].get(key) for key in ALIKE}
+    lines = [line for line in finished(file) if all(line["order"].get(key) == value for key, value in shared.items())]
     if not lines:
         sys.exit("No run was finished.")
     (options.out / "table.md").write_text(table(lines))
@@ -93,7 +99,7 @@ def orders(options: argparse.Namespace) -> list[Json]:
         "evaluations": options.evaluations, "select_size": options.select_size, "report_size": options.report_size,
         "recovery_epochs": options.recovery_epochs, "fine_tune_steps": options.fine_tune_steps,
         "recalibrate_batches": options.recalibrate_batches, "select_images": options.select_images,
-        "top_k": options.top_k, "precision": options.precision,
+        "top_k": options.top_k, "precision": options.precision, **({"device": "cuda"} if options.gpu else {}),
     }  # fmt: skip
     return [
         {"network": network, "budget": budget, "seed": seed, "strategy": name, **shared}
@@ -147,7 +153,7 @@ def in_process(order: Json, options: argparse.Namespace) -> Json:
     """The line of one run, from a process of its own."""
     command = [sys.executable, __file__, "--one", json.dumps(order)]
     command += ["--data", str(options.data), "--weights", str(options.weights)]
-    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} | ({} if options.gpu else {"CUDA_VISIBLE_DEVICES": ""})
     ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads}, check=False)
     if ended.returncode:
         lines = ended.stderr.strip().splitlines()
@@ -158,8 +164,13 @@ def in_process(order: Json, options: argparse.Namespace) -> Json:
 
 def spec_of(order: Json) -> Json:
     """The SearchSpec of a run."""
-    name, _, preset = order["strategy"].partition(":")
+    named, own, _ = order["strategy"].partition(OWN)
+    name, _, preset = named.partition(":")
     recovers = order["recovery_epochs"] > 0
+    alike = {
+        **RECIPE, "recalibrate_batches": order["recalibrate_batches"],
+        "fine_tune": {"steps": order["fine_tune_steps"], "epochs": 0.0},
+    }  # fmt: skip
     return {
         "seed": order["seed"],
         "search_space": {"name": order["network"], "preset": "published"},
@@ -168,9 +179,7 @@ def spec_of(order: Json) -> Json:
         "strategy": {"name": name, "preset": preset or None},
         "budgets": [{"metric": "macs", "max_ratio": order["budget"]}],
         "recipe": {
-            **RECIPE, "recalibrate_batches": order["recalibrate_batches"], "select_images": order["select_images"],
-            "precision": order["precision"],
-            "fine_tune": {"steps": order["fine_tune_steps"], "epochs": 0.0},
+            "select_images": order["select_images"], "precision": order["precision"], **({} if own else alike),
         },
         "controls": ["uniform", "global"] if order["strategy"] == REFERENCE else [],
         "finish": {
@@ -179,6 +188,7 @@ def spec_of(order: Json) -> Json:
         },
         "trials": {"max": order["evaluations"], "parallel": 1},
         "execution": "inline",
+        "resources": {"gpu": int(order.get("device") == "cuda")},
     }  # fmt: skip
 
 
@@ -201,26 +211,33 @@ def run_one(order: Json, data: Path, weights: Path) -> Json:
         job = store.claim(lease_seconds=FOREVER)
         assert job is not None
         result = run_search(plan, job, store, InlineExecutor(), Path(folder) / "artifacts").result
+        trials = [recorded.trial for recorded in store.trials(job.id)]
     assert result is not None
     assert "ray" not in sys.modules
-    line = line_of(order, result)
+    line = line_of(order, result, trials)
     return line | {"process_cpu_seconds": time.process_time(), "wall_seconds": time.perf_counter() - started}
 
 
-def line_of(order: Json, result: Mapping[str, Any]) -> Json:
+def line_of(order: Json, result: Mapping[str, Any], trials: Sequence[Trial]) -> Json:
     """What is kept of a result: scores and costs of the strategy's own network and of the controls'."""
-    spent = result["provenance"]["search_cost"]["by_arm"]
-    confirming = [arm for name, arm in spent.items() if name.startswith("confirm")]
-    searching = {key: sum(arm[key] for arm in (spent["search"], *confirming)) for key in spent["search"]}
+    own = spent(trials, "search", PREPARATION)
     return {
         "order": order,
         "base": {"select": result["base_metrics"]["select"]["top1"], "report": result["base_metrics"]["top1"]},
-        "row": row_of(result["metrics"], searching) | {"evaluations": spent["search"]["evaluations"]},
-        "controls": {name: row_of(row, spent[name]) for name, row in result["controls"].items()},
+        "row": row_of(result["metrics"], own) | {"evaluations": sum(t.arm == "search" for t in trials)},
+        "controls": {name: row_of(row, spent(trials, name)) for name, row in result["controls"].items()},
         "splits": {part: result["splits"][part]["sha256"] for part in ("fit", "select", "report")},
         "options": result["provenance"]["options"],
         "versions": result["provenance"]["versions"],
     }
+
+
+def spent(trials: Sequence[Trial], *arms: str) -> dict[str, float]:
+    """What arms took, and confirming their leaders."""
+    own = [t for t in trials if (t.origin["arm"] if t.arm.startswith(CONFIRM) else t.arm) in arms]
+    costs = [t.outcome.cost for t in own if t.outcome]
+    sums = {key: sum(cost.get(key, 0.0) for cost in costs) for key in ("images", "cpu_seconds")}
+    return sums | {"evaluations": float(len(own))}
 
 
 def row_of(scores: Mapping[str, Any], spent: Mapping[str, float]) -> Json:

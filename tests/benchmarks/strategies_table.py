@@ -9,24 +9,43 @@ from typing import Any
 Json = dict[str, Any]
 ALIKE = (
     *("evaluations", "select_size", "select_images", "report_size", "recalibrate_batches", "fine_tune_steps", "precision"),
-    *("top_k", "recovery_epochs"),
+    *("top_k", "recovery_epochs", "device"),
 )
 """Fields of an order that must be equal for runs to be compared."""
 FIRST = ("uniform", "random", "global")
+PAIRED = ("random", "uniform")
 COLUMNS = ("select", "report_before", "report")
 PANEL, ROW, LEFT, TOP = 330, 20, 120, 56
 INK, FAINT, BEFORE, AFTER = "#222", "#ddd", "#b8860b", "#1f5fa8"
 
 
-def rows(lines: Sequence[Json]) -> dict[tuple[str, float], dict[str, list[Json]]]:
-    """Scores and costs by (network, budget) and method, one entry per seed; the controls first."""
-    found: dict[tuple[str, float], dict[str, list[Json]]] = {}
+Runs = dict[int, Json]
+"""Scores and costs by seed."""
+
+
+def rows(lines: Sequence[Json]) -> dict[tuple[str, float], dict[str, Runs]]:
+    """Runs by (network, budget) and method; the controls first, then the best first."""
+    found: dict[tuple[str, float], dict[str, Runs]] = {}
     for line in lines:
         group = found.setdefault((line["order"]["network"], line["order"]["budget"]), {})
         for name, row in {line["order"]["strategy"]: line["row"], **line["controls"]}.items():
-            group.setdefault(name, []).append(row)
-    ordered = {key: [n for n in FIRST if n in found[key]] + sorted(set(found[key]) - set(FIRST)) for key in found}
+            group.setdefault(name, {})[line["order"]["seed"]] = row
+    ordered = {
+        key: [n for n in FIRST if n in methods]
+        + sorted(set(methods) - set(FIRST), key=lambda n: -statistics.fmean(values(methods[n], "select")))
+        for key, methods in found.items()
+    }
     return {key: {name: found[key][name] for name in ordered[key]} for key in sorted(found, key=lambda k: (k[0], -k[1]))}
+
+
+def values(runs: Runs, column: str) -> list[float]:
+    """One column of a method's runs."""
+    return [run[column] for run in runs.values()]
+
+
+def paired(runs: Runs, control: Runs) -> str:
+    """How far the report after recovery is above a control's, seed by seed; nothing for the control itself."""
+    return "" if runs is control else shown([runs[s]["report"] - control[s]["report"] for s in runs if s in control])
 
 
 def mean_error(values: Sequence[float]) -> tuple[float, float]:
@@ -36,7 +55,9 @@ def mean_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def shown(values: Sequence[float]) -> str:
-    """Per cent, mean ± standard error."""
+    """Per cent, mean ± standard error; nothing of no values."""
+    if not values:
+        return ""
     mean, error = mean_error([100 * v for v in values])
     return f"{mean:.2f}" + ("" if math.isnan(error) else f" ± {error:.2f}")
 
@@ -46,19 +67,22 @@ def table(lines: Sequence[Json]) -> str:
     order = lines[0]["order"]
     base = {line["order"]["network"]: 100 * line["base"]["report"] for line in lines}
     head = ["network", "MACs", "method", "seeds", "select", "report, before", "report, recovered"]
-    body = [[*head, "evaluations", "images", "CPU s"], ["---"] * 3 + ["---:"] * 7]
+    head += [f"− {control}" for control in PAIRED]
+    body = [[*head, "evaluations", "images", "CPU s"], ["---"] * 3 + ["---:"] * (len(head))]
     for (network, budget), methods in rows(lines).items():
         for name, runs in methods.items():
-            spent = [f"{statistics.fmean(r[key] for r in runs):,.0f}" for key in ("evaluations", "images", "cpu_seconds")]
-            scores = [shown([r[column] for r in runs]) for column in COLUMNS]
-            body.append([network, f"{budget:.0%}", name, str(len(runs)), *scores, *spent])
+            spent = [f"{statistics.fmean(values(runs, key)):,.0f}" for key in ("evaluations", "images", "cpu_seconds")]
+            scores = [shown(values(runs, column)) for column in COLUMNS]
+            above = [paired(runs, methods.get(control, {})) for control in PAIRED]
+            body.append([network, f"{budget:.0%}", name, str(len(runs)), *scores, *above, *spent])
     error = 100 * math.sqrt(0.09 / order["report_size"])
     said = (
         f"Top-1 in per cent, mean ± standard error over seeds; {order['evaluations']} evaluations on "
         f"{order['select_images']:,} select images each, leaders confirmed on {order['select_size']:,} (the column select), "
         f"{order['recalibrate_batches']} batches of 256 to re-estimate statistics, {order['precision']}, recovery of "
         f"{order['recovery_epochs']:g} epochs for the best {order['top_k']}, report on {order['report_size']:,} images (the "
-        f"standard error of one network at 90 % is {error:.2f} there). Images and CPU seconds are those of search and "
+        f"standard error of one network at 90 % is {error:.2f} there). The columns with a minus sign are the report after "
+        f"recovery less that control's, paired by seed. Images and CPU seconds are those of preparation, search and "
         f"confirmation. Full: "
         + ", ".join(f"{network} {score:.2f}" for network, score in sorted(base.items()))
         + ". Select images were seen when the weights were trained."
@@ -84,10 +108,10 @@ def plot(lines: Sequence[Json]) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def panel(left: float, title: str, methods: dict[str, list[Json]], names: Sequence[str]) -> list[str]:
+def panel(left: float, title: str, methods: dict[str, Runs], names: Sequence[str]) -> list[str]:
     """One panel, with its own axis."""
     points = {
-        (name, column): mean_error([100 * r[column] for r in runs])
+        (name, column): mean_error([100 * v for v in values(runs, column)])
         for name, runs in methods.items()
         for column in COLUMNS[1:]
     }
