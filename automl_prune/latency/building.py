@@ -27,7 +27,7 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 OnProgress = Callable[[int, int], None]
 
-FITTED, CHECKED = 24, 12
+FITTED, CHECKED = 36, 12
 """Random networks that factors are fitted to, and that predictions are then checked on."""
 SEED = 0
 """Of these networks: the same for all searches, so that what one has timed serves the next."""
