@@ -67,7 +67,8 @@ class Tensor:
 class Layer:
     """A layer with weights; ``positions`` is how often its weight is applied per sample, so MACs = positions x elements.
 
-    ``size`` is the spatial size of what a convolution takes in and ``stride`` its stride; both are empty for other layers.
+    ``size`` is the spatial size of what a convolution takes in, ``stride`` and ``dilation`` are its own; all are empty for
+    other layers. ``groups`` is its number of groups, 0 that of a transposed one, whose weight has its inputs first.
     """
 
     name: str
@@ -76,6 +77,8 @@ class Layer:
     positions: int
     size: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +254,7 @@ class Architecture:
             input_shape=tuple(data["input_shape"]),
             groups=tuple(ChannelGroup(**{**g, "members": tuple(g["members"])}) for g in data["groups"]),
             layers=tuple(
-                Layer(**{**layer, "size": tuple(layer["size"]), "stride": tuple(layer["stride"])})
+                Layer(**{**layer, **{name: tuple(layer[name]) for name in ("size", "stride", "dilation")}})
                 for layer in data["layers"]
             ),
             tensors=tuple(_tensor_from_json(t) for t in data["tensors"]),

@@ -1,13 +1,18 @@
 """A layer as it is timed by itself: with random weights, and the normalisation and activation that runtimes fuse with it."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from automl_prune.errors import MeasurementError
+
+IntArray = npt.NDArray[np.int64]
 
 KINDS = ("conv", "depthwise", "linear")
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -23,6 +28,8 @@ class Signature:
         kernel, stride, padding, size: Of a convolution, one number per spatial axis; ``size`` is that of what it takes in.
         rows: How often a linear layer is applied to one sample.
         norm: Whether batch normalisation and a rectifier follow.
+        dilation: Of a convolution, one number per spatial axis.
+        groups: Of a convolution that is not depthwise; its inputs are counted by group.
     """
 
     kind: str
@@ -32,6 +39,8 @@ class Signature:
     size: tuple[int, ...] = ()
     rows: int = 1
     norm: bool = False
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
 
     @property
     def tied(self) -> bool:
@@ -41,8 +50,15 @@ class Signature:
     @property
     def output_size(self) -> tuple[int, ...]:
         """Of what a convolution puts out, one number per spatial axis."""
-        axes = zip(self.size, self.kernel, self.stride, self.padding, strict=True)
-        return tuple((size + 2 * padding - kernel) // stride + 1 for size, kernel, stride, padding in axes)
+        spread = self.dilation or (1,) * len(self.kernel)
+        reach = [d * (k - 1) + 1 for d, k in zip(spread, self.kernel, strict=True)]
+        axes = zip(self.size, reach, self.stride, self.padding, strict=True)
+        return tuple((size + 2 * padding - span) // stride + 1 for size, span, stride, padding in axes)
+
+    def weights(self, inputs: IntArray, outputs: IntArray) -> IntArray:
+        """Entries of the weights of blocks of these widths."""
+        entries: IntArray = math.prod(self.kernel) * outputs * (1 if self.tied else inputs)
+        return entries
 
     def at(self, inputs: int, outputs: int) -> "Block":
         """The block of these widths."""
@@ -66,7 +82,7 @@ class Block(Signature):
         """Of one sample."""
         if self.kind == "linear":
             return (self.inputs,) if self.rows == 1 else (self.rows, self.inputs)
-        return (self.inputs, *self.size)
+        return (self.inputs * self.groups, *self.size)
 
     def build(self) -> nn.Module:
         """The block with seeded random weights, in evaluation mode; torch's own random state is left alone."""
@@ -98,8 +114,8 @@ class Block(Signature):
             return nn.Linear(self.inputs, self.outputs)
         axes = len(self.size)
         make: Callable[..., nn.Module] = _CONVOLUTIONS[axes]
-        shape = (self.inputs, self.outputs, self.kernel, self.stride, self.padding)
-        convolution = make(*shape, groups=self.inputs if self.tied else 1, bias=not self.norm)
+        shape = (self.inputs * self.groups, self.outputs, self.kernel, self.stride, self.padding, self.dilation or 1)
+        convolution = make(*shape, groups=self.inputs if self.tied else self.groups, bias=not self.norm)
         if not self.norm:
             return convolution
         return nn.Sequential(convolution, _NORMS[axes](self.outputs), nn.ReLU(inplace=True))

@@ -13,10 +13,11 @@ from automl_prune.architecture import Architecture
 from automl_prune.latency.blocks import Block
 from automl_prune.latency.conditions import Conditions
 from automl_prune.latency.devices import Device, OnTiming
+from automl_prune.latency.layouts import DIVISOR, Layout
 from automl_prune.latency.model import REST, Check, LatencyModel
-from automl_prune.latency.runtimes.base import check_runs
+from automl_prune.latency.runtimes.base import RUNTIMES, check_runs
 from automl_prune.latency.signatures import LayersAlike, layers_alike
-from automl_prune.latency.table import LatencyTable, grid
+from automl_prune.latency.table import LatencyTable
 from automl_prune.latency.times import Times
 from automl_prune.latency.timing import Timing
 from automl_prune.latency.work import NetworkWork, Work, digest
@@ -26,7 +27,7 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 OnProgress = Callable[[int, int], None]
 
-FITTED, CHECKED = 24, 12
+FITTED, CHECKED = 36, 12
 """Random networks that factors are fitted to, and that predictions are then checked on."""
 SEED = 0
 """Of these networks: the same for all searches, so that what one has timed serves the next."""
@@ -141,7 +142,7 @@ def build(gauge: Gauge, architecture: Architecture, *, progress: OnProgress = la
     alike = layers_alike(architecture, space)
     works, drawn = _everything(gauge, alike)
     gauge.time(works, progress)
-    model = LatencyModel(architecture, space, {layers.signature: _table(layers, space, gauge) for layers in alike})
+    model = LatencyModel(architecture, space, {layers.signature: _table(layers, gauge) for layers in alike})
     check = _fitted(gauge, model, drawn)
     if check.mape > TOLERANCE:
         drawn = random_candidates(space, 2 * FITTED + CHECKED, SEED)
@@ -187,7 +188,7 @@ class _Nobody:
 def _everything(gauge: Gauge, alike: Sequence[LayersAlike]) -> tuple[list[Work], list[Candidate]]:
     """All that is timed: the full network, blocks, random networks; and the candidates that these are."""
     drawn = random_candidates(gauge.space, FITTED + CHECKED, SEED)
-    blocks = [block for layers in alike for block in blocks_of(layers, gauge.space)]
+    blocks = [block for layers in alike for block in blocks_of(layers, gauge)]
     return [gauge.network, *blocks, *map(gauge.work, drawn)], drawn
 
 
@@ -203,19 +204,23 @@ def full_network(name: str, num_classes: int, architecture: Architecture) -> Net
     return NetworkWork(name, num_classes, digest(architecture))
 
 
-def blocks_of(layers: LayersAlike, space: ChannelSpace) -> list[Block]:
+def blocks_of(layers: LayersAlike, gauge: Gauge) -> list[Block]:
     """What is timed for one signature: a grid of the widths that its layers can have."""
-    inputs, outputs = (grid(widths).tolist() for widths in layers.reachable(space))
+    inputs, outputs = layers.reachable(gauge.space)
     if layers.signature.tied:
-        return [layers.signature.at(width, width) for width in outputs]
-    return [layers.signature.at(i, o) for i in inputs for o in outputs]
+        return [layers.signature.at(width, width) for width in np.concatenate(DIVISOR.grid(outputs)).tolist()]
+    return [layers.signature.at(i, o) for i, o in _layout(layers, gauge).grid(inputs, outputs)]
 
 
-def _table(layers: LayersAlike, space: ChannelSpace, gauge: Gauge) -> LatencyTable:
-    blocks = blocks_of(layers, space)
+def _layout(layers: LayersAlike, gauge: Gauge) -> Layout:
+    return RUNTIMES.get(gauge.conditions.runtime).layout(layers.signature)
+
+
+def _table(layers: LayersAlike, gauge: Gauge) -> LatencyTable:
+    blocks = blocks_of(layers, gauge)
     reference = float(np.median([gauge.times[block].reference_ms for block in blocks]))
     times = {(block.inputs, block.outputs): gauge.times[block].ratio * reference for block in blocks}
-    return LatencyTable.of(layers.signature, times)
+    return LatencyTable.of(layers.signature, times, _layout(layers, gauge))
 
 
 def random_candidates(space: ChannelSpace, count: int, seed: int) -> list[Candidate]:

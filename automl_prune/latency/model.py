@@ -1,10 +1,11 @@
 """Milliseconds of whole networks from their widths: the sum over their layers' tables, and what the rest of them takes.
 
-    ms = Σ_kind a_kind · Σ_layers table(inputs, outputs) + b · activations + c · turned − d · unturned + e
+    ms = Σ_kind a_kind · Σ_layers table(inputs, outputs) + b · activations + c · turned − d · unturned + e · weights + f
 
 ONNX Runtime computes a convolution in blocks of channels where its input allows that, and in the plain layout elsewhere.
 *Turned* entries are outputs whose layer and whose consumer do not agree, *unturned* ones are those that are turned around a
-blocked layer only while that is timed by itself. Runtimes of one layout get the factor 0 for both.
+blocked layer only while that is timed by itself. Runtimes of one layout get the factor 0 for both. The *weights* of a layer
+that is timed again and again by itself are at hand; in a network they come from farther away.
 
 The tables say how a layer's time depends on its widths; the factors, fitted to whole networks that were timed, say how much
 of it is left inside a network, where layers share caches and a runtime's overhead, and what all without weights takes.
@@ -21,17 +22,16 @@ import numpy.typing as npt
 from automl_prune.architecture import Architecture
 from automl_prune.costs.forms import Sizes, with_constant
 from automl_prune.latency.blocks import Signature
+from automl_prune.latency.layouts import BLOCK, is_blocked
 from automl_prune.latency.signatures import LayersAlike, layers_alike
-from automl_prune.latency.table import STEPS, LatencyTable
+from automl_prune.latency.table import LatencyTable
 from automl_prune.space import ChannelSpace
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
-REST = ("activations", "turned", "unturned", "constant")
-"""What a network takes besides its tables: parts of the full network's activation entries, and a constant."""
-_BLOCK = STEPS[0]
-"""Channels below which ONNX Runtime's blocked convolutions take the plain layout in."""
+REST = ("activations", "turned", "unturned", "weights", "constant")
+"""What a network takes besides its tables: parts of the full network's activation entries and weights, and a constant."""
 _TRUST = 0.02
 """How strongly the factors of tables are drawn to 1: as one more network, missed by this part of the full one's time."""
 
@@ -102,6 +102,7 @@ class LatencyModel:
         self._channels, self._positions = channels[varying], positions[varying]
         self._fixed = float(rest @ positions[~varying])
         self._whole = float(self._entries(space.array([space.full])).sum()) or 1.0
+        self._heaviest = float(self._weights(space.array([space.full]))[0]) or 1.0
         self.factors = np.array(factors if factors is not None else [1.0] * len(self.kinds) + [0.0] * len(REST))
 
     def __call__(self, widths: IntArray) -> FloatArray:
@@ -113,6 +114,7 @@ class LatencyModel:
         """Milliseconds by kind of table, then ``REST``: ``[candidates, features]``."""
         columns = {name: np.zeros(len(widths)) for name in (*self.kinds, *REST)}
         columns["activations"] = self._entries(widths) / self._whole
+        columns["weights"] = self._weights(widths) / self._heaviest
         columns["constant"] += 1
         for alike in self._alike:
             signature, (inputs, outputs) = alike.signature, alike.widths_of(widths)
@@ -140,6 +142,13 @@ class LatencyModel:
         right = np.concatenate([np.ones(len(measured)), np.full(len(self.kinds), trust)])
         self.factors = nnls(left, right)[0]
 
+    def _weights(self, widths: IntArray) -> FloatArray:
+        """Entries of the weights of all layers that have tables, ``[candidates]``."""
+        total = np.zeros(len(widths))
+        for alike in self._alike:
+            total += alike.signature.weights(*alike.widths_of(widths)).sum(axis=1)
+        return total
+
     def _entries(self, widths: IntArray) -> FloatArray:
         """Entries of all activations, ``[candidates]``."""
         entries: FloatArray = np.rint(with_constant(widths) @ self._channels.T) @ self._positions + self._fixed
@@ -148,18 +157,12 @@ class LatencyModel:
 
 def _turned(signature: Signature, inputs: IntArray, outputs: IntArray) -> tuple[FloatArray, FloatArray]:
     """Entries of convolutions' outputs that are turned within a network, and that are turned of a layer by itself."""
-    blocked = _is_blocked(inputs)
-    taken_in = np.where(inputs < _BLOCK, 0, inputs) * math.prod(signature.size)
+    blocked = is_blocked(inputs)
+    taken_in = np.where(inputs < BLOCK, 0, inputs) * math.prod(signature.size)
     put_out = outputs * math.prod(signature.output_size)
-    turned: FloatArray = np.where(blocked != _is_blocked(outputs), put_out, 0.0).sum(axis=1)
+    turned: FloatArray = np.where(blocked != is_blocked(outputs), put_out, 0.0).sum(axis=1)
     alone: FloatArray = np.where(blocked, taken_in + put_out, 0.0).sum(axis=1)
     return turned, alone
-
-
-def _is_blocked(channels: IntArray) -> npt.NDArray[np.bool_]:
-    """Whether a convolution that takes in so many channels computes in blocks of them."""
-    blocked: npt.NDArray[np.bool_] = (channels < _BLOCK) | (channels % STEPS[1] == 0)
-    return blocked
 
 
 def _ranks(values: FloatArray) -> FloatArray:
@@ -177,6 +180,8 @@ def _correlation(a: FloatArray, b: FloatArray) -> float:
 
 def _kind(signature: Signature) -> str:
     """Layers whose factor is the same."""
+    if signature.groups > 1:
+        return "grouped"
     if signature.kind == "conv":
         return "pointwise" if set(signature.kernel) == {1} else "conv"
     return signature.kind

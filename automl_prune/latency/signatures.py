@@ -22,7 +22,8 @@ class LayersAlike:
     Attributes:
         signature: What they have in common.
         layers: Their names.
-        inputs, outputs: Their widths as linear forms in ``(1, widths)``, ``[layers, 1 + groups]``.
+        inputs, outputs: Their widths as linear forms in ``(1, widths)``, ``[layers, 1 + groups]``; the inputs of a grouped
+            convolution are those of one of its groups.
     """
 
     signature: Signature
@@ -44,8 +45,8 @@ class LayersAlike:
 def layers_alike(architecture: Architecture, space: ChannelSpace) -> list[LayersAlike]:
     """The layers that are timed by themselves, by signature, in order of execution.
 
-    Left out are layers whose shape does not follow from what is known of them (groups of several channels, transposed and
-    dilated ones, recurrent layers): they belong to the rest of the network, as everything without weights does.
+    Left out are layers whose shape does not follow from what is known of them (transposed convolutions, uneven padding,
+    recurrent layers): they belong to the rest of the network, as everything without weights does.
     """
     sizes = Sizes(architecture, {name: i for i, name in enumerate(space.names)})
     norm = any(t.name.endswith("running_mean") for t in architecture.tensors)
@@ -76,15 +77,22 @@ def _signature(architecture: Architecture, layer: Layer, *, norm: bool) -> Signa
     wanted = {"conv": {0, 1}, "depthwise": {0}}.get(layer.kind)
     if dims != wanted or len(tensor.shape) != 2 + len(layer.size) or not 1 <= len(layer.size) <= 3:
         return None
-    kernel = tensor.shape[2:]
-    padding = _padding(layer, kernel)
-    return None if padding is None else Signature(layer.kind, kernel, layer.stride, padding, layer.size, norm=norm)
+    kernel, dilation = tensor.shape[2:], layer.dilation
+    padding = _padding(layer, tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)))
+    if padding is None or not layer.groups:
+        return None
+    groups = 1 if layer.kind == "depthwise" else layer.groups
+    shape = (kernel, layer.stride, padding, layer.size)
+    return Signature(layer.kind, *shape, norm=norm, dilation=dilation, groups=groups)
 
 
-def _padding(layer: Layer, kernel: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The padding that gives as many positions as the layer has, alike along all axes or as keeps the size; else None."""
-    for padding in (tuple(k // 2 for k in kernel), *((p,) * len(kernel) for p in range(max(kernel) + 1))):
-        steps = zip(layer.size, kernel, layer.stride, padding, strict=True)
+def _padding(layer: Layer, reach: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The padding that gives as many positions as the layer has, alike along all axes or as keeps the size; else None.
+
+    ``reach`` is what its kernel spans, dilated as it is.
+    """
+    for padding in (tuple(k // 2 for k in reach), *((p,) * len(reach) for p in range(max(reach) + 1))):
+        steps = zip(layer.size, reach, layer.stride, padding, strict=True)
         if math.prod(max(0, (size + 2 * p - k) // s + 1) for size, k, s, p in steps) == layer.positions:
             return padding
     return None

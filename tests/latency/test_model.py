@@ -24,14 +24,12 @@ def model() -> LatencyModel:
     tables = {}
     for alike in layers_alike(architecture, space):
         inputs, outputs = ([int(x) for x in part] for part in alike.reachable(space))
-        tables[alike.signature] = LatencyTable(
-            alike.signature, tuple(inputs), tuple(outputs), np.ones((len(inputs), len(outputs)))
-        )
+        tables[alike.signature] = LatencyTable.of(alike.signature, {(i, o): 1.0 for i in inputs for o in outputs})
     return LatencyModel(architecture, space, tables)
 
 
 def features(model: LatencyModel, first: int, second: int) -> dict[str, float]:
-    names = (*model.kinds, "activations", "turned", "unturned", "constant")
+    names = (*model.kinds, "activations", "turned", "unturned", "weights", "constant")
     return dict(zip(names, model.features(np.array([[first, second]]))[0], strict=True))
 
 
@@ -56,10 +54,16 @@ def test_a_layer_by_itself_is_turned_back_and_forth_only_if_it_computes_in_block
     assert blocked < 0, "what is not turned in a network is taken off"
 
 
+def test_weights_are_those_of_all_layers(model: LatencyModel) -> None:
+    whole = 9 * 3 * 64 + 9 * 64 * 32 + 32 * 32 + 32 * SIZE * 10
+    assert features(model, 64, 32)["weights"] == 1
+    assert features(model, 10, 7)["weights"] == pytest.approx((9 * 3 * 10 + 9 * 10 * 7 + 7 * 32 + 32 * SIZE * 10) / whole)
+
+
 def test_factors_are_found_again(model: LatencyModel) -> None:
     rng = np.random.default_rng(0)
     widths = np.stack([rng.integers(1, 65, 40), rng.integers(1, 33, 40)], axis=1)
     features = model.features(widths)
-    true = np.array([0.8, 1.0, 0.5, 2.0, 1.5, 0.7, 0.3])
+    true = np.array([0.8, 1.0, 0.5, 2.0, 1.5, 0.7, 0.4, 0.3])
     model.fit(widths, features @ true)
     assert model(widths) == pytest.approx(features @ true, rel=0.02)

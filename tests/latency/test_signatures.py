@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import automl_prune
 from automl_prune.costs import CostModel
 from automl_prune.errors import MeasurementError
 from automl_prune.latency.blocks import REFERENCE, Block
@@ -51,6 +53,28 @@ def test_a_block_takes_in_and_gives_what_its_layer_does(network: tuple[str, Trac
         with torch.inference_mode():
             out = block.build()(torch.zeros(1, *block.input_shape))
         assert out.numel() == 8 * positions[alike.layers[0]]
+
+
+def test_groups_and_dilation_are_those_of_the_layers() -> None:
+    layers = [
+        nn.Conv2d(8, 16, 3, padding=2, dilation=2, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1, groups=4, stride=2), nn.Conv2d(16, 16, 3, padding=1, groups=16),
+        nn.ConvTranspose2d(16, 16, 3, padding=1),
+    ]  # fmt: skip
+    architecture = automl_prune.trace(nn.Sequential(*layers), torch.zeros(1, 8, 12, 12))
+    alike = layers_alike(architecture, ChannelSpace.of(architecture))
+    found = {a.layers[0]: a.signature for a in alike}
+    assert set(found) == {"0", "3", "4"}, "the transposed one has no block of its own"
+    assert (found["0"].dilation, found["0"].padding, found["0"].groups) == ((2, 2), (2, 2), 1)
+    assert (found["3"].groups, found["3"].stride, found["4"].kind, found["4"].groups) == (4, (2, 2), "depthwise", 1)
+    full = np.array([ChannelSpace.of(architecture).full.widths])
+    for a in alike:
+        inputs, outputs = (int(w[0, 0]) for w in a.widths_of(full))
+        block, layer = a.signature.at(inputs, outputs), layers[int(a.layers[0])]
+        built = next(m for m in block.build().modules() if isinstance(m, nn.Conv2d))
+        wanted = ("in_channels", "out_channels", "groups", "dilation", "kernel_size", "stride", "padding")
+        assert [getattr(built, name) for name in wanted] == [getattr(layer, name) for name in wanted]
+        assert int(a.signature.weights(*(np.array(w) for w in (inputs, outputs)))) == built.weight.numel()
 
 
 def test_a_block_travels_as_json_and_has_the_same_weights_everywhere() -> None:

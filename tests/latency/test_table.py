@@ -1,7 +1,5 @@
 """Tables give back what was timed, grow where they should, and do not mix widths of other classes."""
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +8,8 @@ from hypothesis.extra import numpy as hnp
 
 from automl_prune.errors import MeasurementError
 from automl_prune.latency.blocks import Signature
-from automl_prune.latency.table import LatencyTable, class_of, grid, monotone
+from automl_prune.latency.layouts import BLOCKED, PLAIN
+from automl_prune.latency.table import LatencyTable, monotone
 
 CONV = Signature("conv", (3, 3), (1, 1), (1, 1), (8, 8))
 DEPTHWISE = Signature("depthwise", (3, 3), (1, 1), (1, 1), (8, 8))
@@ -18,29 +17,17 @@ DEPTHWISE = Signature("depthwise", (3, 3), (1, 1), (1, 1), (8, 8))
 
 def timed(widths: range) -> LatencyTable:
     """ms = inputs · outputs, thrice that where the inputs are no multiple of 16."""
-    points = grid(np.array(widths)).tolist()
-    return LatencyTable.of(CONV, {(i, o): i * o * (1 if i % 16 == 0 else 3.0) for i in points for o in points})
-
-
-def test_the_grid_has_the_ends_of_every_class() -> None:
-    points = grid(np.arange(1, 65)).tolist()
-    assert {16, 64, 4, 60, 1, 63} <= set(points)
-    assert len(points) <= 12
-    assert points == sorted(points)
-
-
-@given(st.sets(st.integers(1, 2048), min_size=1, max_size=300))
-def test_a_grid_is_made_of_widths_that_can_occur(widths: set[int]) -> None:
-    chosen = grid(np.array(sorted(widths)))
-    assert set(chosen.tolist()) <= widths
-    assert set(class_of(chosen).tolist()) == set(class_of(np.array(sorted(widths))).tolist())
+    pairs = PLAIN.grid(np.array(widths), np.array(widths))
+    return LatencyTable.of(CONV, {(i, o): i * o * (1 if i % 16 == 0 else 3.0) for i, o in pairs})
 
 
 def test_what_was_timed_comes_back() -> None:
     table = timed(range(1, 65))
-    for i in table.inputs:
-        for o in table.outputs:
-            assert table(np.array(i), np.array(o)) == pytest.approx(i * o * (1 if i % 16 == 0 else 3))
+    assert len(table.parts) == 3
+    for part in table.parts:
+        for i in part.inputs:
+            for o in part.outputs:
+                assert table(np.array(i), np.array(o)) == pytest.approx(i * o * (1 if i % 16 == 0 else 3))
 
 
 def test_between_points_a_width_keeps_to_its_class() -> None:
@@ -61,12 +48,24 @@ def test_a_depthwise_layer_has_one_width() -> None:
     table = LatencyTable.of(DEPTHWISE, {(w, w): float(w) for w in (1, 8, 16, 24, 32, 31)})
     widths = np.array([1, 16, 20, 32])
     assert table(widths, widths) == pytest.approx([1, 16, 20, 32])
-    assert table.inputs == table.outputs
+
+
+def test_blocks_are_filled_up() -> None:
+    """What ONNX Runtime does: times of whole blocks of 16, of fewer inputs as they are, and of another kernel elsewhere."""
+
+    def ms(i: int, o: int) -> float:
+        blocks = -(-o // 16)
+        return float(i * blocks if i < 16 else 16 * -(-i // 16) * blocks if i % 4 == 0 else 3 * i * o)
+
+    widths = np.arange(1, 97)
+    table = LatencyTable.of(CONV, {(i, o): ms(i, o) for i, o in BLOCKED.grid(widths, widths)}, BLOCKED)
+    expected = [[ms(i, o) for o in widths.tolist()] for i in widths.tolist()]
+    assert table(widths[:, None], widths[None, :]) == pytest.approx(np.array(expected))
 
 
 def test_a_hole_in_the_grid_is_named() -> None:
-    with pytest.raises(MeasurementError, match=r"\(2, 1\)"):
-        LatencyTable.of(CONV, {(1, 1): 1.0, (1, 2): 1.0, (2, 2): 1.0})
+    with pytest.raises(MeasurementError, match=r"\(3, 1\)"):
+        LatencyTable.of(CONV, {(1, 1): 1.0, (1, 2): 1.0, (3, 2): 1.0})
 
 
 @given(hnp.arrays(np.float64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.floats(0.01, 100)))
@@ -77,7 +76,3 @@ def test_monotone_grows_both_ways_keeps_what_grows_and_stays_within(ms: np.ndarr
     assert repaired.min() >= ms.min()
     assert repaired.max() <= ms.max()
     assert monotone(repaired) == pytest.approx(repaired)
-
-
-def test_as_json() -> None:
-    assert json.loads(json.dumps(timed(range(1, 9)).to_json()))["outputs"] == [1, 3, 4, 5, 7, 8]

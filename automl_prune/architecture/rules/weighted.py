@@ -30,11 +30,12 @@ def _convolution(call: Call) -> object:
     single = groups > 1 and len(inputs) == groups
     counted = value.shape if transposed else call.shape
     positions = math.prod(counted) // (call.graph.batch * counted[dim])
-    steps = shape_of(call["stride"])
-    stride = steps if len(steps) == spatial else steps * spatial
-    return _finish(
-        call, weight, "depthwise" if single else "conv", positions, out, dim, size=value.shape[dim + 1 :], stride=stride
-    )
+    stride, dilation = (s if len(s) == spatial else s * spatial for s in map(shape_of, (call["stride"], call["dilation"])))
+    layer = Layer(
+        layer_of(weight), "depthwise" if single else "conv", weight, positions,
+        size=tuple(value.shape[dim + 1 :]), stride=stride, dilation=dilation, groups=0 if transposed else groups,
+    )  # fmt: skip
+    return _finish(call, layer, out, dim)
 
 
 @rule("linear", on_weights=True)
@@ -61,7 +62,8 @@ def applied(call: Call, value: Value, weight: str, width: int, *, transposed: bo
     """What a matrix parameter, ``[out, in]`` or transposed ``[in, out]``, makes of the last dimension."""
     inputs = _taken_in(call, value, -1, weight)
     out = _put_out(call.graph, weight, inputs, width, 1, transposed=transposed)
-    return _finish(call, weight, "linear", math.prod(call.shape) // (call.graph.batch * width), out, len(call.shape) - 1)
+    positions = math.prod(call.shape) // (call.graph.batch * width)
+    return _finish(call, Layer(layer_of(weight), "linear", weight, positions), out, len(call.shape) - 1)
 
 
 @rule("embedding", on_weights=True)
@@ -143,22 +145,11 @@ def _minted(graph: Graph, weight: str, size: int) -> IntArray:
     return ids
 
 
-def _finish(
-    call: Call,
-    weight: str,
-    kind: str,
-    positions: int,
-    out: IntArray,
-    dim: int,
-    *,
-    size: tuple[int, ...] = (),
-    stride: tuple[int, ...] = (),
-) -> Value:
-    layer = layer_of(weight)
+def _finish(call: Call, layer: Layer, out: IntArray, dim: int) -> Value:
     bias = call.weight("bias")
     if bias is not None:
-        call.graph.ids.attach(bias, 0, "scale", layer, out)
+        call.graph.ids.attach(bias, 0, "scale", layer.name, out)
     elif call.arguments.get("bias") is not None:
-        call.graph.ids.freeze(out, f"the bias of {layer} is computed")
-    call.graph.layers.append(Layer(layer, kind, weight, positions, tuple(size), stride))
+        call.graph.ids.freeze(out, f"the bias of {layer.name} is computed")
+    call.graph.layers.append(layer)
     return Value.along(out, call.shape, dim)

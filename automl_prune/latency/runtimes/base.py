@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from automl_prune.errors import DeviceError
+from automl_prune.latency.blocks import Signature
 from automl_prune.latency.conditions import Conditions, DeviceDescription, fingerprint
+from automl_prune.latency.layouts import PLAIN, Layout
 from automl_prune.latency.timing import Clock, Run, on_the_wall
 from automl_prune.registry import Registry
 
@@ -40,6 +42,10 @@ class Runtime(ABC):
         Raises:
             MeasurementError: The runtime cannot take the network.
         """
+
+    def layout(self, signature: Signature) -> Layout:
+        """How the times of layers of a signature depend on their widths."""
+        return PLAIN
 
     @property
     def clock(self) -> Clock:

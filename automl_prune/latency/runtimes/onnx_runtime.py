@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from automl_prune.errors import MeasurementError
+from automl_prune.latency.blocks import Signature
 from automl_prune.latency.conditions import Conditions
+from automl_prune.latency.layouts import BLOCKED, PLAIN, Layout
 from automl_prune.latency.runtimes.base import RUNTIMES, Runtime
 from automl_prune.latency.timing import Run
 from automl_prune.messages import said
@@ -26,6 +28,10 @@ class OnnxRuntime(Runtime):
         """That of onnxruntime; None where it, or onnx, which torch exports with, is not installed."""
         there = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
         return version("onnxruntime") if there else None
+
+    def layout(self, signature: Signature) -> Layout:
+        """Convolutions of one group compute in blocks of channels where they can."""
+        return BLOCKED if signature.kind == "conv" and signature.groups == 1 else PLAIN
 
     def ready(self, model: nn.Module, sample: Tensor, conditions: Conditions) -> Run:
         """A call of a session; its input lies where it was put once."""
