@@ -275,7 +275,10 @@ class ApiKeyRow(Base):
 
 
 class WebhookRow(Base):
-    """Where a tenant wants its events sent, signed with ``secret``; those up to ``position`` have their deliveries."""
+    """Where a tenant wants its events sent, signed with ``secret``; those up to ``position`` have their deliveries.
+
+    One delivery at a time: while it is on its way ``free_at`` is the end of its lease, afterwards when it was settled.
+    """
 
     __tablename__ = "webhooks"
     __table_args__ = (Index("ix_webhooks_tenant", "tenant", "id"),)
@@ -289,19 +292,20 @@ class WebhookRow(Base):
     disabled_at: Mapped[datetime | None]
     failures: Mapped[int]
     position: Mapped[int] = mapped_column(BigInteger)
+    free_at: Mapped[datetime | None]
 
 
 class DeliveryRow(Base):
-    """One event on its way to one webhook."""
+    """One event on its way to one webhook; without ``next_at`` it is not sent again."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
         Index(
-            "ix_webhook_deliveries_due",
-            "next_at",
+            "ix_webhook_deliveries_open",
+            "webhook_id",
             "id",
-            sqlite_where=text("delivered_at IS NULL"),
-            postgresql_where=text("delivered_at IS NULL"),
+            sqlite_where=text("delivered_at IS NULL AND next_at IS NOT NULL"),
+            postgresql_where=text("delivered_at IS NULL AND next_at IS NOT NULL"),
         ),
         Index("ix_webhook_deliveries_event", "webhook_id", "event_id", unique=True),
         Index("ix_webhook_deliveries_event_id", "event_id"),

@@ -46,8 +46,8 @@ InWebhooks = Annotated[Webhooks, Depends(_webhooks)]
 async def create_webhook(request: Request, response: Response, context: InContext, webhooks: InWebhooks) -> dict[str, Any]:
     """Have events sent to an address from now on, signed as Standard Webhooks does; the secret is shown here only.
 
-    Each event is sent at least once, in no certain order (its ``id`` tells); anything but 2xx is a failure, sent again for
-    half a day. After 20 failures in a row the webhook is disabled.
+    Each event is sent at least once, one after the other; anything but 2xx is a failure, sent again for half a day, while
+    later events pass it (the ``id`` tells their order). After 20 failures in a row the webhook is disabled.
     """
     order = read_order(await read_json(request, context.settings.max_body_bytes))
     made, secret = await to_thread.run_sync(_create, webhooks, order, context)
