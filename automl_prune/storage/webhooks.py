@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Executable, delete, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Executable, delete, exists, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from automl_prune.errors import NotFoundError, StateConflictError
@@ -92,6 +93,20 @@ class Webhooks:
         with self._database.read() as session:
             return [_webhook(row) for row in session.scalars(query)]
 
+    def enable(self, webhook_id: str, tenant: str) -> Webhook:
+        """Let a disabled webhook go on where it stopped, with what is still kept of the events since.
+
+        What was to be sent again later is due at once; one that is not disabled stays as it is. NotFoundError when the
+        tenant has none of this id.
+        """
+        with self._database.write(through=True) as session:
+            row = _find(session, webhook_id, tenant)
+            if row.disabled_at is not None:
+                row.disabled_at, row.failures = None, 0
+                waiting = update(DeliveryRow).where(DeliveryRow.webhook_id == row.id, *_OPEN)
+                session.execute(waiting.values(next_at=self._database.now()))
+            return _webhook(row)
+
     def remove(self, webhook_id: str, tenant: str) -> None:
         """Forget a webhook and its deliveries; NotFoundError when the tenant has none of this id."""
         with self._database.write() as session:
@@ -117,7 +132,9 @@ class Webhooks:
             if session.scalar(move.execution_options(synchronize_session=False)) is None:
                 return 0
             if wanted:
-                session.execute(insert(DeliveryRow).values(next_at=self._database.now()), wanted)
+                # Where the event at its position is not kept any more, some are read that have their deliveries.
+                new = (postgresql.insert if self._database.on_postgresql else sqlite.insert)(DeliveryRow)
+                session.execute(new.values(next_at=self._database.now()).on_conflict_do_nothing(), wanted)
         return len(wanted)
 
     def claim(self, most: int, held: Mapping[str, int] | None = None, most_held: int | None = None) -> list[Delivery]:

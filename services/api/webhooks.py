@@ -47,7 +47,8 @@ async def create_webhook(request: Request, response: Response, context: InContex
     """Have events sent to an address from now on, signed as Standard Webhooks does; the secret is shown here only.
 
     Each event is sent at least once, one after the other; anything but 2xx is a failure, sent again for half a day, while
-    later events pass it (the ``id`` tells their order). After 20 failures in a row the webhook is disabled.
+    later events pass it (the ``id`` tells their order). After 20 failures in a row the webhook is disabled,
+    until ``:enable``.
     """
     order = read_order(await read_json(request, context.settings.max_body_bytes))
     made, secret = await to_thread.run_sync(_create, webhooks, order, context)
@@ -65,6 +66,16 @@ def _create(webhooks: Webhooks, order: WebhookOrder, context: Context) -> tuple[
 def list_webhooks(context: InContext, webhooks: InWebhooks) -> dict[str, Any]:
     """Where events are sent, and how that goes; without the secrets."""
     return {"items": [shown(webhook) for webhook in webhooks.known(context.principal.tenant)], "next_page_token": None}
+
+
+@router.post("/{webhook_id:id}:enable")
+def enable_webhook(webhook_id: str, context: InContext, webhooks: InWebhooks) -> dict[str, Any]:
+    """Let a webhook that was disabled go on, with no failures: from where it stopped, so that no event is missing.
+
+    Of what happened since, all is sent that the service still keeps; whoever wants only what comes makes a new webhook
+    instead. One that is not disabled stays as it is.
+    """
+    return shown(webhooks.enable(webhook_id, context.principal.tenant))
 
 
 @router.delete("/{webhook_id:id}", status_code=204)

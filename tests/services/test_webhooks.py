@@ -158,6 +158,13 @@ def test_a_webhook_that_only_fails_is_disabled(
     before = len(receiver.got)
     send()
     assert len(receiver.got) == before
+    receiver.answer = lambda handler: handler.send_response(200)
+    enabled = client.post(f"/v1/webhooks/{shown['id']}:enable")
+    assert (enabled.status_code, enabled.json()) == (200, shown | {"disabled_at": None, "failures": 0})
+    send()
+    given_up = storage.PATIENCE // (len(storage.PAUSES) + 1)
+    arrived = [json.loads(body)["id"] for _, body in receiver.got[before:]]
+    assert arrived == [event.id for event in store.events(tenant="default")][given_up:]
 
 
 def test_redirects_are_not_followed(
@@ -326,6 +333,11 @@ def test_senders_share_the_work(client: TestClient, store: SqlStore, settings: S
         list(pool.map(work, senders))
     assert len(receiver.got) == 18
     assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 18
+
+
+def test_a_webhook_that_is_not_there_is_not_enabled(client: TestClient) -> None:
+    refused = client.post("/v1/webhooks/whk_0:enable")
+    assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
 
 
 def test_there_are_only_so_many(client: TestClient, receiver: Receiver) -> None:
