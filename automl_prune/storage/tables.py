@@ -31,7 +31,7 @@ from sqlalchemy import (
     false,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
 
@@ -78,7 +78,8 @@ Serial = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only w
 class SearchRow(Base):
     """A search; ``events`` counts what was asked and told, ``finished_at`` is set exactly when the state is terminal.
 
-    Of its rows in the outbox, those up to ``events_pruned`` are not kept any more.
+    Of its rows in the outbox, those up to ``events_pruned`` are not kept any more. ``result`` is large, and read only by
+    those who name it.
     """
 
     __tablename__ = "searches"
@@ -104,7 +105,8 @@ class SearchRow(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     info: Mapped[dict[str, Any]]
-    result: Mapped[dict[str, Any] | None]
+    result: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
+    has_result: Mapped[bool] = column_property(result.is_not(None))
     tenant: Mapped[str] = mapped_column(server_default="default")
     priority: Mapped[int] = mapped_column(server_default="0")
     pause_requested: Mapped[bool] = mapped_column(server_default=false())
