@@ -57,8 +57,9 @@ class SearchJob:
         owner, host: Who drives it and where, while somebody does.
         best: By arm, the number of the best trial within the budgets, and its value of the objective.
         info: What the driver found out, JSON: ``base`` metrics, ``space``, ``splits``, ``links``, ``ray`` …
-        result: The architecture JSON once there is one.
-        snapshot: The strategies' states and the event sequence they stand for, or None.
+        has_result: Whether there is one.
+        result: The architecture JSON once there is one; lists of searches and renewals leave it out, as it is large.
+        snapshot: The strategies' states and the event sequence they stand for, or None; left out likewise.
     """
 
     id: str
@@ -75,6 +76,7 @@ class SearchJob:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
+    has_result: bool = False
     result: Mapping[str, Any] | None = None
     snapshot: Mapping[str, Any] | None = None
     tenant: str = DEFAULT_TENANT

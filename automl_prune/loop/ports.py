@@ -134,7 +134,7 @@ class Store(Protocol):
         before: str | None = None,
         tenant: str | None = None,
     ) -> list[SearchJob]:
-        """Searches newest first; ``before`` is the last id of the previous page."""
+        """Searches newest first, without their snapshots and results; ``before`` is the last id of the previous page."""
         ...
 
     def count_searches(self, *, states: Sequence[SearchState] = (), tenant: str | None = None) -> int:
@@ -210,7 +210,10 @@ class Store(Protocol):
         ...
 
     def renew(self, search_id: str, attempt: int, *, lease_seconds: float, worker: Worker | None = None) -> SearchJob:
-        """Extend the lease and read the search (its requests above all); ``worker`` is who drives it from now on."""
+        """Extend the lease and read the search (its requests above all), without its snapshot and result.
+
+        ``worker`` is who drives it from now on.
+        """
         ...
 
     def set_state(

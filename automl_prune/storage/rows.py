@@ -11,8 +11,8 @@ from automl_prune.storage.tables import AttemptRow, EventRow, SearchRow, TrialRo
 from automl_prune.trial import Trial, TrialState
 
 
-def job(row: SearchRow, snapshot: dict[str, Any] | None = None) -> SearchJob:
-    """The search of a row."""
+def job(row: SearchRow, snapshot: dict[str, Any] | None = None, result: dict[str, Any] | None = None) -> SearchJob:
+    """The search of a row; what is large about it comes separately, where it is asked for."""
     return SearchJob(
         id=row.id,
         spec=row.spec,
@@ -28,7 +28,8 @@ def job(row: SearchRow, snapshot: dict[str, Any] | None = None) -> SearchJob:
         started_at=row.started_at,
         finished_at=row.finished_at,
         info=row.info,
-        result=row.result,
+        has_result=row.has_result,
+        result=result,
         snapshot=snapshot,
         tenant=row.tenant,
         priority=row.priority,

@@ -31,7 +31,7 @@ from sqlalchemy import (
     false,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
 
@@ -78,7 +78,8 @@ Serial = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only w
 class SearchRow(Base):
     """A search; ``events`` counts what was asked and told, ``finished_at`` is set exactly when the state is terminal.
 
-    Of its rows in the outbox, those up to ``events_pruned`` are not kept any more.
+    Of its rows in the outbox, those up to ``events_pruned`` are not kept any more. ``result`` is large, and read only by
+    those who name it.
     """
 
     __tablename__ = "searches"
@@ -104,7 +105,8 @@ class SearchRow(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     info: Mapped[dict[str, Any]]
-    result: Mapped[dict[str, Any] | None]
+    result: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
+    has_result: Mapped[bool] = column_property(result.is_not(None))
     tenant: Mapped[str] = mapped_column(server_default="default")
     priority: Mapped[int] = mapped_column(server_default="0")
     pause_requested: Mapped[bool] = mapped_column(server_default=false())
@@ -275,7 +277,10 @@ class ApiKeyRow(Base):
 
 
 class WebhookRow(Base):
-    """Where a tenant wants its events sent, signed with ``secret``; those up to ``position`` have their deliveries."""
+    """Where a tenant wants its events sent, signed with ``secret``; those up to ``position`` have their deliveries.
+
+    One delivery at a time: while it is on its way ``free_at`` is the end of its lease, afterwards when it was settled.
+    """
 
     __tablename__ = "webhooks"
     __table_args__ = (Index("ix_webhooks_tenant", "tenant", "id"),)
@@ -289,19 +294,20 @@ class WebhookRow(Base):
     disabled_at: Mapped[datetime | None]
     failures: Mapped[int]
     position: Mapped[int] = mapped_column(BigInteger)
+    free_at: Mapped[datetime | None]
 
 
 class DeliveryRow(Base):
-    """One event on its way to one webhook."""
+    """One event on its way to one webhook; without ``next_at`` it is not sent again."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
         Index(
-            "ix_webhook_deliveries_due",
-            "next_at",
+            "ix_webhook_deliveries_open",
+            "webhook_id",
             "id",
-            sqlite_where=text("delivered_at IS NULL"),
-            postgresql_where=text("delivered_at IS NULL"),
+            sqlite_where=text("delivered_at IS NULL AND next_at IS NOT NULL"),
+            postgresql_where=text("delivered_at IS NULL AND next_at IS NOT NULL"),
         ),
         Index("ix_webhook_deliveries_event", "webhook_id", "event_id", unique=True),
         Index("ix_webhook_deliveries_event_id", "event_id"),

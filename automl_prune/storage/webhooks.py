@@ -1,11 +1,13 @@
 """Webhooks: who wants to be told of which events, and how far that is."""
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import ColumnElement, Executable, delete, exists, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from automl_prune.errors import NotFoundError, StateConflictError
@@ -25,6 +27,8 @@ PATIENCE = 20
 """Failures in a row, of whichever deliveries, after which a webhook is disabled."""
 
 _PAGE = 200
+_OPEN = (DeliveryRow.delivered_at.is_(None), DeliveryRow.next_at.is_not(None))
+"""Of deliveries that are still to arrive."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +93,24 @@ class Webhooks:
         with self._database.read() as session:
             return [_webhook(row) for row in session.scalars(query)]
 
+    def enable(self, webhook_id: str, tenant: str) -> Webhook:
+        """Let a disabled webhook go on where it stopped, with what is still kept of the events since.
+
+        What was to be sent again later is due at once; one that is not disabled stays as it is. NotFoundError when the
+        tenant has none of this id.
+        """
+        with self._database.write(through=True) as session:
+            row = _find(session, webhook_id, tenant)
+            if row.disabled_at is not None:
+                row.disabled_at, row.failures = None, 0
+                waiting = update(DeliveryRow).where(DeliveryRow.webhook_id == row.id, *_OPEN)
+                session.execute(waiting.values(next_at=self._database.now()))
+            return _webhook(row)
+
     def remove(self, webhook_id: str, tenant: str) -> None:
         """Forget a webhook and its deliveries; NotFoundError when the tenant has none of this id."""
         with self._database.write() as session:
-            row = session.get(WebhookRow, rules.text(webhook_id))
-            if row is None or row.tenant != tenant:
-                raise NotFoundError(f"There is no webhook {webhook_id[:80]!r}.")
+            row = _find(session, webhook_id, tenant)
             session.execute(delete(DeliveryRow).where(DeliveryRow.webhook_id == row.id))
             session.delete(row)
 
@@ -116,28 +132,56 @@ class Webhooks:
             if session.scalar(move.execution_options(synchronize_session=False)) is None:
                 return 0
             if wanted:
-                session.execute(insert(DeliveryRow).values(next_at=self._database.now()), wanted)
+                # Where the event at its position is not kept any more, some are read that have their deliveries.
+                new = (postgresql.insert if self._database.on_postgresql else sqlite.insert)(DeliveryRow)
+                session.execute(new.values(next_at=self._database.now()).on_conflict_do_nothing(), wanted)
         return len(wanted)
 
-    def claim(self, most: int) -> list[Delivery]:
-        """Deliveries whose time has come, for the caller to send; :meth:`settle` each."""
-        due = (DeliveryRow.delivered_at.is_(None), DeliveryRow.next_at <= self._database.now())
-        query = (
-            select(DeliveryRow, WebhookRow, EventRow)
-            .join(WebhookRow, WebhookRow.id == DeliveryRow.webhook_id)
-            .join(EventRow, EventRow.id == DeliveryRow.event_id)
-            .where(*due, WebhookRow.disabled_at.is_(None))
-            .order_by(DeliveryRow.next_at, DeliveryRow.id)
-            .limit(most)
-            .with_for_update(of=DeliveryRow, skip_locked=True)
-        )
+    def claim(self, most: int, held: Mapping[str, int] | None = None, most_held: int | None = None) -> list[Delivery]:
+        """Deliveries whose time has come, for the caller to send; :meth:`settle` each.
+
+        Of each webhook it is the oldest one, and none while another is on its way, whoever sends that. Tenants take turns:
+        next is the one with the fewest deliveries on their way, of its webhooks the one that waits longest.
+
+        Args:
+            most: So many at most.
+            held: How many the caller is sending already, by tenant.
+            most_held: So many of one tenant at most, those included.
+        """
+        with self._database.read() as session:
+            waiting = [(row.id, row.tenant) for row in session.execute(self._waiting())]
+        chosen = _in_turn(waiting, most, held or {}, most_held)
+        if not chosen:
+            return []
+        mine = select(WebhookRow).where(WebhookRow.id.in_(chosen), *self._is_free())
         with self._database.write() as session:
-            found = []
-            for row, webhook, event in session.execute(query).all():
-                row.attempts += 1
-                row.next_at = self._database.now(CLAIM_SECONDS)
-                found.append(Delivery(row.id, webhook.id, webhook.url, webhook.secret, rows.event(event), row.attempts))
-            return found
+            taken = [self._take(session, row) for row in session.scalars(mine.with_for_update(skip_locked=True)).all()]
+        return [delivery for delivery in taken if delivery is not None]
+
+    def _waiting(self) -> Executable:
+        """Webhooks with something to send now: id and tenant; first the one that was served longest ago."""
+        due = exists().where(DeliveryRow.webhook_id == WebhookRow.id, *self._is_due())
+        served = WebhookRow.free_at
+        return select(WebhookRow.id, WebhookRow.tenant).where(*self._is_free(), due).order_by(served.is_not(None), served)
+
+    def _is_free(self) -> tuple[ColumnElement[bool], ...]:
+        free = or_(WebhookRow.free_at.is_(None), WebhookRow.free_at <= self._database.now())
+        return WebhookRow.disabled_at.is_(None), free
+
+    def _is_due(self) -> tuple[ColumnElement[bool], ...]:
+        return *_OPEN, DeliveryRow.next_at <= self._database.now()
+
+    def _take(self, session: Session, webhook: WebhookRow) -> Delivery | None:
+        """The webhook's oldest delivery that is due, its lease taken; None when another sender was faster."""
+        due = (DeliveryRow.webhook_id == webhook.id, *self._is_due())
+        query = select(DeliveryRow, EventRow).join(EventRow, EventRow.id == DeliveryRow.event_id).where(*due)
+        found = session.execute(query.order_by(DeliveryRow.id).limit(1)).one_or_none()
+        if found is None:
+            return None
+        row, event = found
+        row.attempts += 1
+        row.next_at = webhook.free_at = self._database.now(CLAIM_SECONDS)
+        return Delivery(row.id, webhook.id, webhook.url, webhook.secret, rows.event(event), row.attempts)
 
     def settle(self, delivery: Delivery, status: int | None, error: str | None) -> None:
         """Record what became of a delivery: no ``error``: it arrived; else it is sent again later, or given up."""
@@ -146,6 +190,7 @@ class Webhooks:
             webhook = session.get(WebhookRow, delivery.webhook_id, with_for_update=True)
             if row is None or webhook is None or row.attempts != delivery.attempt:
                 return  # it was deleted, or taken up by another sender
+            webhook.free_at = self._database.now()
             row.status, row.last_error = status, None if error is None else rules.text(error)
             if error is None:
                 row.delivered_at, row.next_at, webhook.failures = self._database.now(), None, 0
@@ -158,6 +203,30 @@ class Webhooks:
         webhook.failures += 1
         if webhook.failures >= PATIENCE:
             webhook.disabled_at = self._database.now()
+
+
+def _find(session: Session, webhook_id: str, tenant: str) -> WebhookRow:
+    """The webhook's row, locked; NotFoundError when there is none, or it is another tenant's."""
+    row = session.get(WebhookRow, rules.text(webhook_id), with_for_update=True)
+    if row is None or row.tenant != tenant:
+        raise NotFoundError(f"There is no webhook {webhook_id[:80]!r}.")
+    return row
+
+
+def _in_turn(
+    waiting: Sequence[tuple[str, str]], most: int, held: Mapping[str, int], most_held: int | None
+) -> Collection[str]:
+    """Which of the webhooks (id and tenant, in order of their claims) are next."""
+    chosen: list[str] = []
+    counts, left = Counter(held), list(waiting)
+    while left and len(chosen) < most:
+        webhook, tenant = min(left, key=lambda one: counts[one[1]])  # the first of those with the fewest
+        if most_held is not None and counts[tenant] >= most_held:
+            break
+        left.remove((webhook, tenant))
+        chosen.append(webhook)
+        counts[tenant] += 1
+    return chosen
 
 
 def _webhook(row: WebhookRow) -> Webhook:

@@ -98,12 +98,17 @@ class SearchContract:
         assert found(label=("team", "edge"), before=b, limit=1) == [a]
         assert store.list_searches(label=("stage", "try"))[0].labels == {"team": "edge", "stage": "try"}
 
-    def test_a_listing_leaves_snapshots_out(self, store: Store) -> None:
-        """A snapshot may be large; it comes with one search, not with a page of them."""
+    def test_a_listing_leaves_snapshots_and_results_out(self, store: Store) -> None:
+        """They may be large, and come with one search, not with a page of them; whether there is a result is told."""
         search = driven(store)
         store.save_snapshot(search, 1, {"strategies": {}})
-        assert store.list_searches()[0].snapshot is None
-        assert store.renew(search, 1, lease_seconds=60).snapshot is None
+        before = store.list_searches()[0]
+        store.set_state(search, 1, SearchState.FINISHING, result={"trial": 3})
+        assert (before.snapshot, before.result, before.has_result) == (None, None, False)
+        for job in (store.list_searches()[0], store.renew(search, 1, lease_seconds=60)):
+            assert (job.snapshot, job.result, job.has_result) == (None, None, True)
+        whole = store.get_search(search)
+        assert (whole.snapshot, whole.result, whole.has_result) == ({"strategies": {}}, {"trial": 3}, True)
 
     # a search is claimed
 

@@ -68,6 +68,7 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     app.state.context = Context(store, settings, Reviews(review), catalog(), Standings(store))
     app.state.feed = Feed(store, Watcher(store.database), settings.max_streams)
     app.state.webhooks = Webhooks(store)
+    app.state.addresses = webhooks.Addresses(settings.webhook_hosts)
     app.state.devices = SqlDevices(store.database)
     problems.install(app)
     app.add_exception_handler(streams.NothingMoreError, streams.answer_nothing_more)

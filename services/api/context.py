@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
@@ -89,7 +90,7 @@ class Context:
         why = waiting.reason(job, self.store, self.settings, self.key_limits.running, ahead)
         return views.search(replace(job, state_reason=why), progress, best, base_url=self.settings.public_url)
 
-    @property
+    @cached_property
     def key_limits(self) -> KeyLimits:
         """How much the one who asks may have."""
         return self.principal.key.limits if self.principal.key else KeyLimits()

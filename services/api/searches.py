@@ -104,8 +104,12 @@ def get_best(search_id: SearchId, context: InContext) -> Mapping[str, Any]:
 
 
 @router.get("/searches/{search_id:id}/pareto")
-def get_pareto(search_id: SearchId, context: InContext) -> dict[str, Any]:
+async def get_pareto(search_id: SearchId, context: InContext) -> dict[str, Any]:
     """The trade-off between the objective and the first budget's metric, for the search and for its controls."""
+    return await to_thread.run_sync(_pareto, context, search_id, limiter=context.standings.threads)
+
+
+def _pareto(context: Context, search_id: str) -> dict[str, Any]:
     job = context.store.get_search(search_id)
     aim, cost = objective(job), str(job.spec["budgets"][0]["metric"])
     fronts = context.standings.fronts(job, cost, context.store.progress(job.id))

@@ -5,6 +5,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
+from anyio import CapacityLimiter
+
 from automl_prune.loop.arms import CONTROLS
 from automl_prune.loop.job import SearchJob, StoredTrial
 from automl_prune.loop.ports import Store
@@ -15,6 +17,7 @@ from automl_prune.problem import Objective
 from automl_prune.trial import TrialState
 
 _REMEMBERED = 4096
+_FRONTS = 4
 ARMS = (SEARCH, *CONTROLS)
 """The arms whose trials compete; together they are the evaluations that were ordered."""
 
@@ -24,10 +27,14 @@ class Standings:
 
     A trial has only one outcome, ever: so a best trial's number names all there is to say about it, and a search and its
     number of complete trials name the set that a front was made of.
+
+    Attributes:
+        threads: For fronts, of which one is made at a time: however many are asked for, other requests find threads.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.threads = CapacityLimiter(_FRONTS)
         self._lock, self._one_at_a_time = threading.Lock(), threading.Lock()
         self._trials: OrderedDict[tuple[str, int], StoredTrial] = OrderedDict()
         self._front = lru_cache(maxsize=256)(self._make_front)

@@ -1,5 +1,8 @@
 """Routes of webhooks: where a tenant wants its events sent."""
 
+import asyncio
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
@@ -11,11 +14,14 @@ from automl_prune.errors import FieldError, SpecError
 from automl_prune.loop.spec import field_errors
 from automl_prune.storage.webhooks import KINDS, Webhook, Webhooks
 from services.api.bodies import read_json
-from services.api.context import Context, InContext
+from services.api.context import InContext
 from services.api.openapi import body
 from services.webhooks import guard, signing
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+
+LOOK_UP_SECONDS = 5.0
+_LOOK_UPS = 4
 
 Kind = Literal["search.state", "trial.started", "trial.completed", "best.updated", "end"]
 
@@ -34,37 +40,81 @@ class WebhookOrder(BaseModel):
     )
 
 
+class Addresses:
+    """Checks the addresses of webhooks, looking up names in a few threads of its own: slow ones delay only each other.
+
+    Args:
+        exempt: Hosts that may be private.
+    """
+
+    def __init__(self, exempt: Collection[str]) -> None:
+        self._exempt = exempt
+        # A look-up cannot be broken off: one that nobody waits for any more keeps its thread here until it ends.
+        self._threads = ThreadPoolExecutor(_LOOK_UPS, "names")
+
+    async def check(self, url: str) -> None:
+        """Raise RefusedAddressError for what nothing is sent to, and for a name that is not looked up in time."""
+        named = guard.read_url(url, self._exempt)
+        if named is None:
+            return
+        try:
+            async with asyncio.timeout(LOOK_UP_SECONDS):
+                await asyncio.wrap_future(self._threads.submit(guard.check_name, *named))
+        except TimeoutError:
+            raise guard.RefusedAddressError(
+                f"A webhook's address names a host, and {named[0][:80]!r} could not be looked up within "
+                f"{LOOK_UP_SECONDS:g} seconds; check the name, or try again.",
+                pointer="/url",
+            ) from None
+
+
+def _addresses(request: Request) -> Addresses:
+    addresses: Addresses = request.app.state.addresses
+    return addresses
+
+
 def _webhooks(request: Request) -> Webhooks:
     webhooks: Webhooks = request.app.state.webhooks
     return webhooks
 
 
+InAddresses = Annotated[Addresses, Depends(_addresses)]
 InWebhooks = Annotated[Webhooks, Depends(_webhooks)]
 
 
 @router.post("", status_code=201, openapi_extra=body("WebhookOrder"))
-async def create_webhook(request: Request, response: Response, context: InContext, webhooks: InWebhooks) -> dict[str, Any]:
+async def create_webhook(
+    request: Request, response: Response, context: InContext, webhooks: InWebhooks, addresses: InAddresses
+) -> dict[str, Any]:
     """Have events sent to an address from now on, signed as Standard Webhooks does; the secret is shown here only.
 
-    Each event is sent at least once, in no certain order (its ``id`` tells); anything but 2xx is a failure, sent again for
-    half a day. After 20 failures in a row the webhook is disabled.
+    Each event is sent at least once, one after the other; anything but 2xx is a failure, sent again for half a day, while
+    later events pass it (the ``id`` tells their order). After 20 failures in a row the webhook is disabled,
+    until ``:enable``.
     """
     order = read_order(await read_json(request, context.settings.max_body_bytes))
-    made, secret = await to_thread.run_sync(_create, webhooks, order, context)
+    await addresses.check(order.url)
+    secret = order.secret or signing.new_secret()
+    tenant, kinds = context.principal.tenant, set(order.events)
+    made = await to_thread.run_sync(webhooks.create, tenant, order.url, secret, kinds)
     response.headers["Location"] = f"/v1/webhooks/{made.id}"
     return {**shown(made), "secret": secret}
-
-
-def _create(webhooks: Webhooks, order: WebhookOrder, context: Context) -> tuple[Webhook, str]:
-    guard.check_url(order.url, context.settings.webhook_hosts)
-    secret = order.secret or signing.new_secret()
-    return webhooks.create(context.principal.tenant, order.url, secret, set(order.events)), secret
 
 
 @router.get("")
 def list_webhooks(context: InContext, webhooks: InWebhooks) -> dict[str, Any]:
     """Where events are sent, and how that goes; without the secrets."""
     return {"items": [shown(webhook) for webhook in webhooks.known(context.principal.tenant)], "next_page_token": None}
+
+
+@router.post("/{webhook_id:id}:enable")
+def enable_webhook(webhook_id: str, context: InContext, webhooks: InWebhooks) -> dict[str, Any]:
+    """Let a webhook that was disabled go on, with no failures: from where it stopped, so that no event is missing.
+
+    Of what happened since, all is sent that the service still keeps; whoever wants only what comes makes a new webhook
+    instead. One that is not disabled stays as it is.
+    """
+    return shown(webhooks.enable(webhook_id, context.principal.tenant))
 
 
 @router.delete("/{webhook_id:id}", status_code=204)

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from automl_prune.errors import UserError
-from services import logs, ray_auth
+from services import garbage, logs, ray_auth
 from services.cli import children
 from services.cli.client import LOOPBACK
 from services.cli.database import answering
@@ -89,6 +89,7 @@ def _answer(settings: Settings, listening: socket.socket) -> None:
     with answering():
         store = open_store(settings)
     app = create_app(store, settings, reviewer(settings, SqlDevices(store.database)))
+    garbage.spare_what_is_here()
     name = f"[{settings.host}]" if ":" in settings.host else settings.host
     typer.echo(f"automl-prune is listening on http://{name}:{listening.getsockname()[1]}")
     Server(app, grace_seconds=GRACE_SECONDS).run(sockets=[listening])

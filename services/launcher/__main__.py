@@ -6,7 +6,7 @@ import threading
 from automl_prune.storage.keys import ApiKeys
 from automl_prune.storage.retention import Retention
 from automl_prune.storage.webhooks import Webhooks
-from services import logs, ray_auth
+from services import garbage, logs, ray_auth
 from services.launcher.launcher import Launcher
 from services.launcher.sweeping import sweeping
 from services.settings import Settings, load_settings
@@ -23,6 +23,7 @@ def main(settings: Settings | None = None) -> None:
         signal.signal(number, lambda *_: stop.set())
     ray_auth.require_closed(settings)
     store = open_store(settings)
+    garbage.spare_what_is_here()
     retention = Retention(store.database, settings.event_days, settings.event_least)
     with Sender(Webhooks(store), settings).running(), sweeping(retention):
         Launcher(store, settings, ApiKeys(store.database).running_limits).run(stop)

@@ -33,31 +33,41 @@ class RefusedAddressError(UserError):
     code = "refused_address"
 
 
-def check_url(url: str, exempt: Collection[str], *, pointer: str = "/url") -> None:
+def check_url(url: str, exempt: Collection[str]) -> None:
     """Raise RefusedAddressError for what is known to be refused now; ``exempt`` hosts may be private, and take http."""
+    named = read_url(url, exempt)
+    if named is not None:
+        check_name(*named)
 
-    def refuse(why: str) -> RefusedAddressError:
-        return RefusedAddressError(f"A webhook's address {why}.", pointer=pointer)
 
+def read_url(url: str, exempt: Collection[str]) -> tuple[str, int] | None:
+    """The host and port of an address, for :func:`check_name`, None for an exempt one; raises RefusedAddressError."""
     if len(url) > _LONGEST_URL or not url.isascii() or not url.isprintable() or " " in url:
-        raise refuse(f"is ASCII, without spaces, and has at most {_LONGEST_URL} characters")
+        raise _refused(f"is ASCII, without spaces, and has at most {_LONGEST_URL} characters")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 443
     except ValueError:
-        raise refuse("is a URL like https://example.org/hook") from None
+        raise _refused("is a URL like https://example.org/hook") from None
     if parts.scheme != "https" and not (parts.scheme == "http" and host in exempt):
-        raise refuse("begins with https://")
+        raise _refused("begins with https://")
     if not host or "%" in host or parts.username is not None or parts.password is not None or parts.fragment:
-        raise refuse("names a host, and neither a user, a password nor a fragment")
-    if host in exempt:
-        return
+        raise _refused("names a host, and neither a user, a password nor a fragment")
+    return None if host in exempt else (host, port)
+
+
+def check_name(host: str, port: int) -> None:
+    """Raise RefusedAddressError for a host that leads to a private network now; this takes as long as looking it up does."""
     try:
         addresses = resolve(host, port)
     except OSError:
         return  # perhaps it is there later; what it is then is checked then
     if not all(map(is_public, addresses)):
-        raise refuse("leads to a private network; its operator can allow that host with AUTOML_PRUNE_WEBHOOK_HOSTS")
+        raise _refused("leads to a private network; its operator can allow that host with AUTOML_PRUNE_WEBHOOK_HOSTS")
+
+
+def _refused(why: str) -> RefusedAddressError:
+    return RefusedAddressError(f"A webhook's address {why}.", pointer="/url")
 
 
 def resolve(host: str, port: int) -> list[str]:

@@ -1,11 +1,15 @@
-"""Sends what webhooks wait for, from the outbox that event streams read too: at least once, and again when it fails."""
+"""Sends what webhooks wait for, from the outbox that event streams read too: at least once, and again when it fails.
+
+Each webhook has one delivery on its way at a time, the oldest that is due; tenants share the slots evenly.
+"""
 
 import json
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 import httpcore
@@ -19,7 +23,10 @@ from services.webhooks import guard, signing
 log = logging.getLogger("automl_prune.webhooks")
 
 IDLE_SECONDS = 1.0
-_AT_ONCE = 4
+SLOTS = 8
+"""Deliveries on their way at once."""
+SLOTS_OF_TENANT = SLOTS // 2
+"""Of one tenant, so that another one's news need not wait for its receivers, however slow they are."""
 
 
 class Sender:
@@ -32,6 +39,7 @@ class Sender:
 
     def __init__(self, webhooks: Webhooks, settings: Settings) -> None:
         self._webhooks, self._exempt = webhooks, settings.webhook_hosts
+        self._sending: dict[Future[None], str] = {}  # and whose it is
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -48,9 +56,13 @@ class Sender:
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set."""
         outages = Outages(log, "the database of the webhooks")
-        with ThreadPoolExecutor(_AT_ONCE, "webhook") as pool:
+        look_at = time.monotonic()
+        with ThreadPoolExecutor(SLOTS, "webhook") as pool:
             while not stop.is_set():
                 try:
+                    if time.monotonic() >= look_at:
+                        look_at = time.monotonic() + IDLE_SECONDS
+                        self._webhooks.spread()
                     busy = self.step(pool)
                     outages.answered()
                 except Exception as error:
@@ -60,11 +72,16 @@ class Sender:
                     stop.wait(IDLE_SECONDS)
 
     def step(self, pool: ThreadPoolExecutor) -> bool:
-        """Send what is due; returns whether there was anything."""
-        spread = self._webhooks.spread()
-        due = self._webhooks.claim(_AT_ONCE)
-        list(pool.map(self._deliver, due))
-        return bool(spread or due)
+        """Begin to send what is due in the slots that are free, and wait a while for one; returns whether any was in use."""
+        due = self._webhooks.claim(SLOTS - len(self._sending), Counter(self._sending.values()), SLOTS_OF_TENANT)
+        self._sending |= {pool.submit(self._deliver, delivery): delivery.event.tenant for delivery in due}
+        ended = wait(self._sending, IDLE_SECONDS, FIRST_COMPLETED).done
+        busy = bool(self._sending)
+        for sent in ended:
+            del self._sending[sent]
+        for sent in ended:
+            sent.result()
+        return busy
 
     def _deliver(self, delivery: Delivery) -> None:
         status, error = self._sent(delivery)

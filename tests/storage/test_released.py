@@ -87,7 +87,7 @@ def test_every_search_is_still_there(store: SqlStore) -> None:
         SearchState.SUCCEEDED,
     ]
     assert {(job.tenant, job.priority, job.pause_requested) for job in store.list_searches()} == {("default", 0, False)}
-    assert (cancelled.name, done.labels, done.result) == (
+    assert (cancelled.name, done.labels, store.get_search(done.id).result) == (
         "never mind — 木",
         {"team": "edge"},
         {"schema_version": 1, "trial": 2},

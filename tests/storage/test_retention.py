@@ -76,10 +76,11 @@ def test_what_a_webhook_waits_for_stays(store: SqlStore) -> None:
     assert retention.prune() == 0, "nobody spread them"
     while webhooks.spread():
         pass
-    first, *rest = webhooks.claim(100)
-    assert len(rest) == 5
+    (first,) = webhooks.claim(100)
     assert retention.prune() == before.index(first.event.id)
-    for delivery in (first, *rest):
+    webhooks.settle(first, 200, None)
+    for _ in range(5):
+        (delivery,) = webhooks.claim(100)
         webhooks.settle(delivery, 200, None)
     retention.prune()
     assert numbers(store, search) == before[-1:]

@@ -14,7 +14,7 @@ from automl_prune.storage.database import Database
 from automl_prune.storage.sql import SqlStore
 from automl_prune.storage.statistics import Statistics
 from automl_prune.storage.watching import Watcher
-from automl_prune.storage.webhooks import Webhooks
+from automl_prune.storage.webhooks import Delivery, Webhooks
 from automl_prune.trial import Outcome, Trial, TrialState
 
 
@@ -95,17 +95,18 @@ def test_webhooks_get_each_event_once_however_many_send(store: SqlStore) -> None
     mine = [ordered(store, "them") for _ in range(5)]
     ordered(store, "us")
     store.request_cancel(mine[0], tenant="them")
+    claimed: list[Delivery] = []
     with ThreadPoolExecutor(3) as pool:
         assert sum(pool.map(lambda each: each.spread(), hooks)) == 7
-        claimed = [delivery for some in pool.map(lambda each: each.claim(10), hooks) for delivery in some]
-    assert sorted(d.event.id for d in claimed) == [e.id for e in sorted(store.events(tenant="them"), key=lambda e: e.id)][1:]
+        while found := [delivery for some in pool.map(lambda each: each.claim(10), hooks) for delivery in some]:
+            (delivery,) = found
+            hooks[0].settle(delivery, 200, None)
+            hooks[1].settle(delivery, 200, None)
+            claimed.append(delivery)
+    assert [d.event.id for d in claimed] == [e.id for e in store.events(tenant="them")][1:]
     assert {d.secret for d in claimed} == {"secret"}
     assert "secret" not in repr(claimed[0]).replace("search", "")
     assert [d.event.kind for d in claimed].count(EventKind.END) == 1
-    for delivery in claimed:
-        hooks[0].settle(delivery, 200, None)
-        hooks[1].settle(delivery, 200, None)
-    assert hooks[0].claim(10) == []
     hooks[0].remove(made.id, "them")
     assert hooks[0].known("them") == []
 

@@ -71,14 +71,14 @@ class Driving(Steps):
         return entry.job
 
     def renew(self, search_id: str, attempt: int, *, lease_seconds: float, worker: Worker | None = None) -> SearchJob:
-        """Extend the lease and read the search, without its snapshot; ``worker`` is who drives it from now on."""
+        """Extend the lease and read the search, without its snapshot and result; ``worker`` is who drives it from now on."""
         with self._lock:
             entry = self._owned(search_id, attempt)
             job = entry.touch(lease_expires_at=after(lease_seconds))
             if worker is not None:
                 job = entry.touch(**_holder(worker))
                 entry.attempts[-1] = replace(entry.attempts[-1], worker=worker)
-        return replace(job, snapshot=None)
+        return replace(job, snapshot=None, result=None)
 
     def set_state(
         self,
@@ -96,7 +96,9 @@ class Driving(Steps):
         why = None if reason is None else rules.text(reason)
         with self._lock:
             entry = self._owned(search_id, attempt)
-            job = entry.touch(info={**entry.job.info, **news}, result=entry.job.result if found is None else found)
+            job = entry.touch(info={**entry.job.info, **news})
+            if found is not None:
+                entry.touch(result=found, has_result=True)
             if state.is_terminal:
                 self._end(entry, state, why)
                 return

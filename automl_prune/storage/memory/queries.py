@@ -26,9 +26,9 @@ class Queries(Steps):
         before: str | None = None,
         tenant: str | None = None,
     ) -> list[SearchJob]:
-        """Searches newest first, without their snapshots; ``before`` is the last id of the previous page."""
+        """Searches newest first, without their snapshots and results; ``before`` is the last id of the previous page."""
         found = [
-            replace(job, snapshot=None)
+            replace(job, snapshot=None, result=None)
             for job in reversed(self._jobs(states, tenant))
             if (before is None or job.id < before)
             and (strategy is None or rules.strategy_of(job.spec) == strategy)

@@ -91,7 +91,7 @@ class Driving(Steps):
         return written(session, row)
 
     def renew(self, search_id: str, attempt: int, *, lease_seconds: float, worker: Worker | None = None) -> SearchJob:
-        """Extend the lease and read the search, without its snapshot; ``worker`` is who drives it from now on."""
+        """Extend the lease and read the search, without its snapshot and result; ``worker`` is who drives it from now on."""
         with self.database.write() as session:
             row = self._owned(session, search_id, attempt, lease_expires_at=self.database.now(lease_seconds))
             if worker is not None:

@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 
 from automl_prune.loop.job import DEFAULT_TENANT, SearchJob, SearchState, Submission
 from automl_prune.loop.ports import Idempotency
-from automl_prune.storage import rows, rules
+from automl_prune.storage import rules
 from automl_prune.storage.ids import new_search_id
-from automl_prune.storage.sql.steps import Steps, find, snapshot, written
+from automl_prune.storage.sql.steps import Steps, find, whole, written
 from automl_prune.storage.tables import IdempotencyRow, LabelRow, SearchRow
 
 
@@ -65,7 +65,7 @@ class Orders(Steps):
             if first is None:
                 return None
             rules.check_key(idempotency, first.fingerprint)
-            return rows.job(find(session, first.search_id), snapshot(session, first.search_id))
+            return whole(session, find(session, first.search_id))
 
     def _row(
         self, spec: Mapping[str, Any], name: str | None, labels: Mapping[str, str], tenant: str, priority: int

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session, aliased
 
 from automl_prune.loop.job import Artifact, Event, SearchAttempt, SearchJob, SearchState, StoredTrial
 from automl_prune.storage import rows, rules
-from automl_prune.storage.sql.steps import Steps, find, known, snapshot
+from automl_prune.storage.sql.steps import Steps, find, known, whole
 from automl_prune.storage.tables import ArtifactRow, AttemptRow, EventRow, LabelRow, SearchRow, TrialCountRow, TrialRow
 
 
@@ -17,7 +17,7 @@ class Queries(Steps):
     def get_search(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
         """One search."""
         with self.database.read() as session:
-            return rows.job(find(session, search_id, tenant=tenant), snapshot(session, search_id))
+            return whole(session, find(session, search_id, tenant=tenant, result=True))
 
     def list_searches(
         self,
@@ -29,7 +29,7 @@ class Queries(Steps):
         before: str | None = None,
         tenant: str | None = None,
     ) -> list[SearchJob]:
-        """Searches newest first, without their snapshots; ``before`` is the last id of the previous page."""
+        """Searches newest first, without their snapshots and results; ``before`` is the last id of the previous page."""
         query, place = select(SearchRow), SearchRow.id
         if label is not None:
             key, value = map(rules.text, label)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Insert, Row, String, bindparam, delete, event, func, insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
 from automl_prune.loop.job import EventKind, SearchJob, SearchState
 from automl_prune.storage import rows, rules
@@ -129,9 +129,11 @@ _WRITE_AND_NOTIFY = _event(created_at=func.now(), txid=func.txid_current()).retu
 )
 
 
-def find(session: Session, search_id: str, *, tenant: str | None = None, lock: bool = False) -> SearchRow:
-    """The search's row; NotFoundError when there is none, or it is another tenant's."""
-    row = session.get(SearchRow, search_id, with_for_update=lock)
+def find(
+    session: Session, search_id: str, *, tenant: str | None = None, lock: bool = False, result: bool = False
+) -> SearchRow:
+    """The search's row, with its result if that is asked for; NotFoundError when there is none, or another tenant's."""
+    row = session.get(SearchRow, search_id, with_for_update=lock, options=[undefer(SearchRow.result)] if result else [])
     if row is None or tenant not in (None, row.tenant):
         raise rules.no_search(search_id)
     return row
@@ -141,7 +143,12 @@ def written(session: Session, row: SearchRow) -> SearchJob:
     """The search after its pending changes, with the times the database set."""
     session.flush()
     session.refresh(row)
-    return rows.job(row, snapshot(session, row.id))
+    return whole(session, row)
+
+
+def whole(session: Session, row: SearchRow) -> SearchJob:
+    """The search with what is large about it."""
+    return rows.job(row, snapshot(session, row.id), row.result if row.has_result else None)
 
 
 def known(session: Session, search_id: str, tenant: str | None) -> None:

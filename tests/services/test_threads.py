@@ -1,0 +1,97 @@
+"""Requests that take long leave threads to the others; each test asks for more of them than there are threads."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from automl_prune.loop.ports import Store
+from automl_prune.storage.sql import SqlStore
+from services.api import standings, webhooks
+from services.settings import Settings
+from services.webhooks import guard
+
+MANY = 45
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"webhook_hosts": ("127.0.0.1",)})
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(MANY) as pool:
+        yield pool
+
+
+class Gate:
+    """Where calls wait until it is opened."""
+
+    def __init__(self) -> None:
+        self.entered, self.opened, self.here = threading.Event(), threading.Event(), 0
+
+    def wait(self) -> None:
+        self.here += 1
+        self.entered.set()
+        assert self.opened.wait(20)
+
+
+def test_names_that_are_looked_up_slowly(
+    client: TestClient, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+
+    def resolve(host: str, port: int) -> list[str]:
+        gate.wait()
+        return ["93.184.215.14"]
+
+    monkeypatch.setattr(guard, "resolve", resolve)
+    monkeypatch.setattr(webhooks, "LOOK_UP_SECONDS", 1.0)
+    slow = {"url": "https://slow.example/"}
+    try:
+        began = time.monotonic()
+        asked = [pool.submit(client.post, "/v1/webhooks", json=slow) for _ in range(MANY)]
+        assert gate.entered.wait(10)
+        assert client.post("/v1/webhooks", json={"url": "http://127.0.0.1:9/"}).status_code == 201
+        assert len(client.get("/v1/webhooks").json()["items"]) == 1
+        assert not any(each.done() for each in asked)
+        answers = [each.result(10) for each in asked]
+        assert time.monotonic() - began < 8
+    finally:
+        gate.opened.set()
+    assert gate.here == 4, "so many at once, and none that nobody waits for any more"
+    for answer in answers:
+        assert (answer.status_code, answer.json()["code"]) == (422, "refused_address")
+        (fault,) = answer.json()["errors"]
+        assert fault["pointer"] == "/url"
+        assert "'slow.example' could not be looked up within 1 seconds" in fault["detail"]
+    assert client.post("/v1/webhooks", json=slow).status_code == 201
+
+
+def test_fronts_that_take_long(
+    client: TestClient,
+    store: SqlStore,
+    fill: Callable[[Store], str],
+    pool: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate, scored, search = Gate(), standings.scored, fill(store)
+
+    def slowly(*of: Any) -> Any:
+        gate.wait()
+        return scored(*of)
+
+    monkeypatch.setattr(standings, "scored", slowly)
+    try:
+        asked = [pool.submit(client.get, f"/v1/searches/{search}/pareto") for _ in range(MANY)]
+        assert gate.entered.wait(10)
+        assert client.get(f"/v1/searches/{search}").status_code == 200
+        assert not any(each.done() for each in asked)
+    finally:
+        gate.opened.set()
+    assert {each.result(10).status_code for each in asked} == {200}
