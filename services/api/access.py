@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from automl_prune.loop.job import DEFAULT_TENANT
 from automl_prune.storage.keys import ApiKey, ApiKeys
 from automl_prune.storage.keys import Scope as May
-from services.api.headers import LOOPBACK, known_host, same_site
+from services.api.headers import known_host, same_site
 from services.api.problems import RequestError, problem_of, response_of
 from services.settings import Settings
 
@@ -48,13 +48,12 @@ class Door:
 
     def __init__(self, keys: ApiKeys, settings: Settings) -> None:
         self._keys, self._settings = keys, settings
-        self._local = settings.host in LOOPBACK
 
     def admit(self, method: str, path: str, headers: Headers) -> Principal:
         """Who is asking; raises RequestError for a key that is missing, unknown or not allowed this, or another site."""
         if path in PROBES:
             return ANYBODY
-        needs_key = not self._local or self._keys.exist()
+        needs_key = self._settings.beyond_this_machine or self._keys.exist()
         self._check_site(method, headers, by_key=needs_key)
         if not needs_key or path in OPEN or _PAGE.fullmatch(path):
             return ANYBODY

@@ -178,10 +178,15 @@ def test_a_key_that_is_not_valid_is_refused(client: TestClient, keys: ApiKeys) -
     assert client.get("/v1/searches", headers={"X-API-Key": token}).status_code == 401
 
 
+@pytest.mark.parametrize(
+    "where",
+    [{"host": "0.0.0.0"}, {"public_url": "http://prune.example"}],
+    ids=lambda where: " ".join(where),
+)
 def test_beyond_this_machine_a_key_is_asked_for_before_there_is_one(
-    store: SqlStore, tmp_path: Path, review: Review, keys: ApiKeys
+    store: SqlStore, tmp_path: Path, review: Review, keys: ApiKeys, where: dict[str, str]
 ) -> None:
-    settings = load_settings(home=tmp_path, host="0.0.0.0")
+    settings = load_settings(home=tmp_path, **where)
     with TestClient(create_app(store, settings, review), base_url="http://prune.example") as client:
         assert client.get("/v1/searches").status_code == 401
         assert client.get("/healthz").status_code == 200

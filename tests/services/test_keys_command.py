@@ -80,6 +80,14 @@ def test_beyond_this_machine_a_key_comes_first(call: Call) -> None:
     assert "0.0.0.0" in refused.stderr
 
 
+def test_behind_a_proxy_a_key_comes_first(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}PUBLIC_URL", "https://prune.example")
+    refused = call("serve", "--port", "0", "--no-launcher", code=2)
+    assert "automl-prune keys create" in refused.stderr
+    assert "'https://prune.example'" in refused.stderr
+    assert "unset AUTOML_PRUNE_PUBLIC_URL" in refused.stderr
+
+
 def test_a_key_that_no_header_takes_is_a_sentence(call: Call) -> None:
     for key in ("schlüssel", "a\nb"):
         assert "API key" in call("list", "--server", "http://127.0.0.1:9", "--key", key, code=2).stderr
