@@ -50,6 +50,7 @@ class SearchJob:
         cancel_requested: Set by the user; the driver stops at the next trial.
         pause_requested: Set by the user while a driver holds the search; the driver gives it back.
         tenant: Whose it is; nobody else sees it.
+        key_id: The API key that ordered it, whose limits it counts against; None where it took none.
         priority: Higher ones are claimed first.
         version: Counts what was changed about the search itself: its state and reason, requests, labels, name, priority,
             info and result. Its trials and renewed leases do not count.
@@ -84,6 +85,7 @@ class SearchJob:
     losses: int = 0
     owner: str | None = None
     host: str | None = None
+    key_id: str | None = None
     best: Mapping[str, "Best"] = field(default_factory=dict)
 
 

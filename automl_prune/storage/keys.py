@@ -40,9 +40,11 @@ class Scope(StrEnum):
 class KeyLimits:
     """How much a key may have at once; None: no limit but the service's own.
 
+    They hold for what it ordered even when it is revoked or has expired.
+
     Attributes:
-        queued: Searches of its tenant that wait.
-        running: Searches of its tenant that are driven.
+        queued: Searches that it ordered and that wait.
+        running: Searches that it ordered and that are driven.
         trials: ``trials.max`` of one search.
         parallel: ``trials.parallel`` of one search.
     """
@@ -169,16 +171,10 @@ class ApiKeys:
             return _key(row)
 
     def running_limits(self) -> dict[str, int]:
-        """How many searches of a tenant may run at once: the most that one of its valid keys allows, if all have a limit."""
-        valid = (
-            ApiKeyRow.revoked_at.is_(None),
-            or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > self._database.now()),
-        )
-        found: dict[str, list[int | None]] = {}
+        """How many searches that a key ordered may run at once, by its id; keys without such a limit are left out."""
         with self._database.read() as session:
-            for tenant, limits in session.execute(select(ApiKeyRow.tenant, ApiKeyRow.limits).where(*valid)):
-                found.setdefault(tenant, []).append(limits.get("running"))
-        return {tenant: max(n for n in most if n is not None) for tenant, most in found.items() if None not in most}
+            found = session.execute(select(ApiKeyRow.id, ApiKeyRow.limits)).all()
+        return {key_id: limits["running"] for key_id, limits in found if "running" in limits}
 
     def _long_ago(self) -> Any:
         return self._database.now(-USED_SECONDS)

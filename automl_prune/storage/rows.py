@@ -37,6 +37,7 @@ def job(row: SearchRow, snapshot: dict[str, Any] | None = None) -> SearchJob:
         losses=row.losses,
         owner=row.owner,
         host=row.host,
+        key_id=row.key_id,
         best=best(row.best),
     )
 

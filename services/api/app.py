@@ -65,7 +65,8 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
         redoc_url=None,
         responses=openapi.PROBLEM_RESPONSE,
     )
-    app.state.context = Context(store, settings, Reviews(review), catalog(), Standings(store))
+    keys = ApiKeys(store.database)
+    app.state.context = Context(store, settings, Reviews(review), catalog(), Standings(store), keys.running_limits)
     app.state.feed = Feed(store, Watcher(store.database), settings.max_streams)
     app.state.webhooks = Webhooks(store)
     app.state.devices = SqlDevices(store.database)
@@ -75,7 +76,7 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     app.state.metrics = metrics.Metrics(registry, store, app.state.feed)
     app.add_middleware(streams.Leavers)
     app.add_middleware(Heads)
-    app.add_middleware(Gate, door=Door(ApiKeys(store.database), settings))
+    app.add_middleware(Gate, door=Door(keys, settings))
     app.add_middleware(Telemetry, metrics=RequestMetrics(registry))
     app.add_middleware(Envelope)
     for module in (searches, changes, control, trials, streams, log_files, webhooks, devices, metrics, site):

@@ -57,6 +57,7 @@ class Context:
     Attributes:
         reviews: Say what a spec amounts to.
         catalog: What can be named in a spec, by kind.
+        running_limits: Tells how many searches an API key may have running at once, by its id, for those with a limit.
         principal: Who asks; the store of a request's context holds nothing but what is its tenant's.
     """
 
@@ -65,28 +66,34 @@ class Context:
     reviews: Reviews
     catalog: Mapping[str, Any]
     standings: Standings
+    running_limits: Callable[[], Mapping[str, int]]
     principal: Principal = ANYBODY
 
     def search_json(self, job: SearchJob) -> dict[str, Any]:
         """A search with how far it is and how well it does."""
-        return self._json(job, self.store.progress(job.id), self.standings.best_by_arm(job), None)
+        return self._json(job, self.store.progress(job.id), self.standings.best_by_arm(job), self._limits([job]), None)
 
     def searches_json(self, jobs: Sequence[SearchJob]) -> list[dict[str, Any]]:
         """The same of several, for which the store is asked once."""
         progress = self.store.progress_of([job.id for job in jobs])
         queued = [job.id for job in jobs if job.state is SearchState.QUEUED]
         ahead = self.store.ahead_of(queued) if queued else {}
-        best = self.standings.best_of(jobs)
-        return [self._json(job, progress[job.id], best[job.id], ahead) for job in jobs]
+        best, limits = self.standings.best_of(jobs), self._limits(jobs)
+        return [self._json(job, progress[job.id], best[job.id], limits, ahead) for job in jobs]
+
+    def _limits(self, jobs: Sequence[SearchJob]) -> Mapping[str, int]:
+        """Of the keys that matter for what these searches wait for."""
+        return self.running_limits() if any(job.state is SearchState.QUEUED and job.key_id for job in jobs) else {}
 
     def _json(
         self,
         job: SearchJob,
         progress: views.Progress,
         best: Mapping[str, StoredTrial],
+        limits: Mapping[str, int],
         ahead: Mapping[str, int] | None,
     ) -> dict[str, Any]:
-        why = waiting.reason(job, self.store, self.settings, self.key_limits.running, ahead)
+        why = waiting.reason(job, self.store, self.settings, limits, ahead)
         return views.search(replace(job, state_reason=why), progress, best, base_url=self.settings.public_url)
 
     @property

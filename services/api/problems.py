@@ -21,6 +21,7 @@ from automl_prune.errors import (
     LeaseLostError,
     NotFoundError,
     PreconditionError,
+    QueueFullError,
     SpecError,
     StateConflictError,
     UserError,
@@ -72,7 +73,10 @@ STATUS: Sequence[tuple[type[Exception], int]] = (
     (NotFoundError, 404),
     (StateConflictError, 409),
     (LeaseLostError, 409),
+    (QueueFullError, 429),
 )
+RETRY_SECONDS = 60
+"""After how long it is worth asking again when there was too much."""
 STORE_ERRORS = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError)
 TITLES = {
     400: "The request cannot be read",
@@ -113,7 +117,8 @@ def problem_of(error: Exception) -> Problem:
         return Problem(503, "store_unavailable", "The database does not answer; try again.", headers={"Retry-After": "5"})
     for cls, status in STATUS:
         if isinstance(error, cls):
-            return Problem(status, getattr(error, "code", "error"), str(error), _fields(error))
+            later = {"Retry-After": str(RETRY_SECONDS)} if status == 429 else {}
+            return Problem(status, getattr(error, "code", "error"), str(error), _fields(error), later)
     return Problem(500, "internal", "The service failed unexpectedly; its log names the cause under this request_id.")
 
 

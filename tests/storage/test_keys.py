@@ -151,14 +151,13 @@ def test_admin_is_every_scope(keys: ApiKeys) -> None:
     assert [scope for scope in Scope if reader.allows(scope)] == [Scope.READ]
 
 
-def test_a_tenant_may_run_what_its_most_generous_valid_key_allows(keys: ApiKeys) -> None:
-    keys.create("a", tenant="edge", limits=KeyLimits(running=1))
-    generous, _ = keys.create("b", tenant="edge", limits=KeyLimits(running=4))
-    keys.create("c", tenant="core", limits=KeyLimits(running=2))
-    keys.create("d", tenant="core")
-    assert keys.running_limits() == {"edge": 4}
-    keys.revoke(generous.id)
-    assert keys.running_limits() == {"edge": 1}
+def test_the_limit_of_a_key_outlives_it(keys: ApiKeys, database: Database) -> None:
+    small, _ = keys.create("a", tenant="edge", limits=KeyLimits(running=1))
+    none, _ = keys.create("b", tenant="edge", limits=KeyLimits(running=0), expires_in=timedelta(hours=1))
+    keys.create("c", tenant="edge")
+    keys.revoke(small.id)
+    _set(database, expires_at=datetime.now(UTC) - timedelta(hours=1))
+    assert keys.running_limits() == {small.id: 1, none.id: 0}
 
 
 @pytest.mark.parametrize(
