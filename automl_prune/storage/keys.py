@@ -27,7 +27,7 @@ _LONGEST = 200
 
 
 class Scope(StrEnum):
-    """What a key may be allowed; ``admin`` allows everything, but for its own tenant only."""
+    """What a key may be allowed; ``admin`` allows everything of its own tenant, and so not ``metrics``, which are of all."""
 
     READ = "search:read"
     WRITE = "search:write"
@@ -77,7 +77,7 @@ class ApiKey:
 
     def allows(self, scope: Scope) -> bool:
         """Whether the key may do what takes this scope."""
-        return scope in self.scopes or Scope.ADMIN in self.scopes
+        return scope in self.scopes or (Scope.ADMIN in self.scopes and scope is not Scope.METRICS)
 
 
 class ApiKeys:

@@ -3,6 +3,7 @@
 from importlib.metadata import version
 from typing import Any
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry
@@ -20,6 +21,7 @@ from services.api import (
     log_files,
     metrics,
     openapi,
+    probes,
     problems,
     searches,
     site,
@@ -68,6 +70,7 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     keys = ApiKeys(store.database)
     app.state.context = Context(store, settings, Reviews(review), catalog(), Standings(store), keys.running_limits)
     app.state.feed = Feed(store, Watcher(store.database), settings.max_streams)
+    app.state.probe_threads = CapacityLimiter(probes.AT_ONCE)
     app.state.webhooks = Webhooks(store)
     app.state.devices = SqlDevices(store.database)
     problems.install(app)
@@ -79,7 +82,7 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     app.add_middleware(Gate, door=Door(keys, settings))
     app.add_middleware(Telemetry, metrics=RequestMetrics(registry))
     app.add_middleware(Envelope)
-    for module in (searches, changes, control, trials, streams, log_files, webhooks, devices, metrics, site):
+    for module in (searches, changes, control, trials, streams, log_files, webhooks, devices, metrics, probes, site):
         app.include_router(module.router)
     app.mount("/web", StaticFiles(directory=site.WEB), name="web")
     return app

@@ -118,7 +118,7 @@ register_url_convertor("id", _Id())
 register_url_convertor("number", _Number())
 
 
-def _context(request: Request) -> Context:
+async def _context(request: Request) -> Context:
     context: Context = request.app.state.context
     principal = principal_of(request)
     return replace(context, store=of_tenant(context.store, principal.tenant), principal=principal)

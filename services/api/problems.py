@@ -99,7 +99,7 @@ def install(app: FastAPI) -> None:
     """Answer every error of ``app`` as a problem."""
     handled = (RequestError, HTTPException, RequestValidationError, ClientDisconnect, *(c for c, _ in STATUS), *STORE_ERRORS)
     for cls in (*handled, Exception):
-        app.add_exception_handler(cls, _answer)
+        app.add_exception_handler(cls, answer)
 
 
 def problem_of(error: Exception) -> Problem:
@@ -140,7 +140,8 @@ def response_of(problem: Problem, request: Request) -> JSONResponse:
     return JSONResponse(body, problem.status, headers, media_type="application/problem+json")
 
 
-async def _answer(request: Request, error: Exception) -> JSONResponse:
+async def answer(request: Request, error: Exception) -> JSONResponse:
+    """The problem that an exception is; the log is told of the service's own."""
     problem = problem_of(error)
     if problem.status == 405:
         problem = replace(problem, headers={**problem.headers, "Allow": _allowed(request)})

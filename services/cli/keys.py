@@ -23,7 +23,9 @@ SCOPES = ("search:read", "search:write", "devices", "metrics", "admin")
 
 Name = Annotated[str, typer.Argument(help="What the key is for.")]
 Tenant = Annotated[str, typer.Option(help="Whose searches the key sees, and no others.")]
-Scopes = Annotated[list[str] | None, typer.Option("--scope", help=f"{', '.join(SCOPES)}; may be repeated.")]
+Scopes = Annotated[
+    list[str] | None, typer.Option("--scope", help=f"{', '.join(SCOPES)} (all but metrics); may be repeated.")
+]
 Days = Annotated[float | None, typer.Option(min=0, help="Days until the key expires; without, it does not.")]
 Most = Annotated[int | None, typer.Option(min=0, help="Most at once, or of one search; without, no limit.")]
 
