@@ -20,6 +20,7 @@ from typing import Any
 from automl_prune.trial import Trial
 
 DEFAULT_TENANT = "default"
+HIGHEST_PRIORITY = 100
 
 
 class SearchState(StrEnum):

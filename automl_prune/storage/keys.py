@@ -13,7 +13,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from automl_prune.errors import NotFoundError, UserError
-from automl_prune.loop.job import DEFAULT_TENANT
+from automl_prune.loop.job import DEFAULT_TENANT, HIGHEST_PRIORITY
 from automl_prune.storage import rules, tokens
 from automl_prune.storage.database import Database
 from automl_prune.storage.tables import ApiKeyRow
@@ -47,14 +47,18 @@ class KeyLimits:
         running: Searches that it ordered and that are driven.
         trials: ``trials.max`` of one search.
         parallel: ``trials.parallel`` of one search.
+        priority: Of its searches, 0 to 100; above 0 they go before those of all other tenants, so that it takes leave.
     """
 
     queued: int | None = None
     running: int | None = None
     trials: int | None = None
     parallel: int | None = None
+    priority: int = 0
 
     def __post_init__(self) -> None:
+        if self.priority > HIGHEST_PRIORITY:
+            raise UserError(f"The limit priority is at most {HIGHEST_PRIORITY}, not {self.priority}.")
         for name, value in asdict(self).items():
             if value is not None and not 0 <= value < 2**31:
                 raise UserError(f"The limit {name} is a count from 0 on, not {value}.")

@@ -8,7 +8,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Path, Query, Request
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from automl_prune.loop.job import SearchJob, SearchState, StoredTrial
+from automl_prune.loop.job import HIGHEST_PRIORITY, SearchJob, SearchState, StoredTrial
 from automl_prune.loop.ports import Store
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.storage.keys import KeyLimits
@@ -99,7 +99,7 @@ class Context:
     @property
     def key_limits(self) -> KeyLimits:
         """How much the one who asks may have."""
-        return self.principal.key.limits if self.principal.key else KeyLimits()
+        return self.principal.key.limits if self.principal.key else KeyLimits(priority=HIGHEST_PRIORITY)
 
 
 class _Id(StringConvertor):

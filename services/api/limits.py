@@ -7,19 +7,28 @@ from automl_prune.storage.keys import KeyLimits
 from services.api.access import Principal
 from services.settings import Settings
 
+_PRIORITY = "/priority"
+
 
 def check(spec: SearchSpec, settings: Settings, own: KeyLimits) -> None:
-    """Raise SpecError for an order that is too large."""
+    """Raise SpecError for an order that is too large, or too urgent."""
     found = [
-        _too_many(f"/trials/{field}", ordered, most)
-        for field, ordered, most in (
-            ("max", spec.trials.max, _lower(settings.max_trials, own.trials)),
-            ("parallel", spec.trials.parallel, own.parallel),
+        _too_many(pointer, ordered, most)
+        for pointer, ordered, most in (
+            ("/trials/max", spec.trials.max, _lower(settings.max_trials, own.trials)),
+            ("/trials/parallel", spec.trials.parallel, own.parallel),
+            (_PRIORITY, spec.priority, own.priority),
         )
         if most is not None and ordered > most
     ]
     if found:
         raise SpecError(found)
+
+
+def check_priority(priority: int, own: KeyLimits) -> None:
+    """Raise SpecError for a change to a priority that a key may not give."""
+    if priority > own.priority:
+        raise SpecError([_too_many(_PRIORITY, priority, own.priority)])
 
 
 def orderer(principal: Principal, settings: Settings) -> Orderer:

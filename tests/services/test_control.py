@@ -130,6 +130,27 @@ def test_a_key_may_have_less(store: SqlStore, settings: Settings, review: Review
         assert store.claim(lease_seconds=9, limits=keys.running_limits()) is None, "its limits are those of its searches"
 
 
+def test_a_key_goes_before_others_only_where_it_may(
+    store: SqlStore, settings: Settings, review: Review, order: Order
+) -> None:
+    keys = ApiKeys(store.database)
+    tokens = {most: keys.create("key", limits=KeyLimits(priority=most))[1] for most in (0, 7)}
+    with TestClient(create_app(store, settings, review), base_url="http://127.0.0.1") as client:
+        for most, token in tokens.items():
+            client.headers["X-API-Key"] = token
+            search_id = placed(client, order, priority=most)
+            refusals = (
+                client.post("/v1/searches", json=order(priority=most + 1)),
+                client.patch(f"/v1/searches/{search_id}", json={"priority": most + 1}),
+            )
+            for refused in refusals:
+                (error,) = refused.json()["errors"]
+                assert (refused.status_code, error["pointer"], error["code"]) == (422, "/priority", "limit")
+                assert f"use {most} or less" in error["detail"]
+            assert client.patch(f"/v1/searches/{search_id}", json={"name": "new"}).status_code == 200
+            assert client.patch(f"/v1/searches/{search_id}", json={"priority": most - 1}).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [

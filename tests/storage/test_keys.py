@@ -53,7 +53,7 @@ def test_what_was_mistyped_is_no_token() -> None:
 
 
 def test_a_key_is_found_by_its_token_alone(keys: ApiKeys) -> None:
-    limits = KeyLimits(queued=3, running=1, trials=200, parallel=4)
+    limits = KeyLimits(queued=3, running=1, trials=200, parallel=4, priority=7)
     key, token = keys.create("ci", tenant="edge", scopes=[Scope.READ], limits=limits)
     other, _ = keys.create("other")
     found = keys.find(token)
@@ -71,6 +71,14 @@ def test_a_key_is_found_by_its_token_alone(keys: ApiKeys) -> None:
     assert keys.find("") is None
     assert [k.id for k in keys.known()] == [key.id, other.id]
     assert [k.id for k in keys.known(tenant="edge")] == [key.id]
+
+
+def test_a_key_from_before_there_was_a_limit_of_priority_has_the_lowest(keys: ApiKeys, database: Database) -> None:
+    _, token = keys.create("old", limits=KeyLimits(running=2, priority=9))
+    _set(database, limits={"running": 2})
+    found = keys.find(token)
+    assert found is not None
+    assert found.limits == KeyLimits(running=2, priority=0)
 
 
 def test_no_token_is_kept(keys: ApiKeys, database: Database) -> None:
@@ -180,6 +188,9 @@ def test_a_key_that_makes_no_sense_is_refused(sqlite_url: str, wrong: dict[str, 
     database.close()
     with pytest.raises(UserError, match="queued"):
         KeyLimits(queued=-1)
+    for priority in (-1, 101):
+        with pytest.raises(UserError, match="priority"):
+            KeyLimits(priority=priority)
 
 
 def _set(database: Database, **values: Any) -> None:
