@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from automl_prune.errors import NotFoundError, UserError
@@ -131,11 +131,9 @@ class ApiKeys:
         """The key of a token that is valid now, whose use is noted; None for any other."""
         if not tokens.is_token(token):
             return None
-        digest, now = tokens.digest(token), self._database.now()
+        digest = tokens.digest(token)
         query = select(ApiKeyRow, or_(ApiKeyRow.last_used_at.is_(None), ApiKeyRow.last_used_at < self._long_ago())).where(
-            ApiKeyRow.digest == digest,
-            ApiKeyRow.revoked_at.is_(None),
-            or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > now),
+            ApiKeyRow.digest == digest, *self._valid()
         )
         with self._database.read() as session:
             found = session.execute(query).one_or_none()
@@ -146,6 +144,11 @@ class ApiKeys:
         if is_due:
             self._note_use(key.id)
         return key
+
+    def valid(self, key_ids: Collection[str]) -> set[str]:
+        """Those of these keys that are valid now."""
+        with self._database.read() as session:
+            return set(session.scalars(select(ApiKeyRow.id).where(ApiKeyRow.id.in_(key_ids), *self._valid())))
 
     def exist(self) -> bool:
         """Whether a key was ever made, valid or not; from then on, nobody gets in without one."""
@@ -179,6 +182,10 @@ class ApiKeys:
         with self._database.read() as session:
             found = session.execute(select(ApiKeyRow.id, ApiKeyRow.limits)).all()
         return {key_id: limits["running"] for key_id, limits in found if "running" in limits}
+
+    def _valid(self) -> tuple[ColumnElement[bool], ...]:
+        expires = ApiKeyRow.expires_at
+        return ApiKeyRow.revoked_at.is_(None), or_(expires.is_(None), expires > self._database.now())
 
     def _long_ago(self) -> Any:
         return self._database.now(-USED_SECONDS)

@@ -4,6 +4,7 @@ The gate stands before the routes and decides by path and method alone, so that 
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from anyio import CapacityLimiter, to_thread
@@ -53,7 +54,7 @@ class Door:
 
     def admit(self, method: str, path: str, headers: Headers) -> Principal:
         """Who is asking; raises RequestError for a key that is missing, unknown or not allowed this, or another site."""
-        needs_key = self._settings.beyond_this_machine or self._keys.exist()
+        needs_key = self._needs_key()
         self._check_site(method, headers, by_key=needs_key)
         if not needs_key or path in OPEN or _PAGE.fullmatch(path):
             return ANYBODY
@@ -72,6 +73,13 @@ class Door:
             detail = f"This takes a key with the scope {scope}; this one has {', '.join(sorted(key.scopes))}."
             raise RequestError(403, "scope_missing", detail, headers={"WWW-Authenticate": challenge})
         return Principal(key.tenant, key)
+
+    def still_admits(self, key_ids: Collection[str]) -> set[str]:
+        """Those of these keys that let one in now; an empty id stands for no key."""
+        return self._keys.valid(key_ids) | (set() if self._needs_key() else {""})
+
+    def _needs_key(self) -> bool:
+        return self._settings.beyond_this_machine or self._keys.exist()
 
     def _check_site(self, method: str, headers: Headers, *, by_key: bool) -> None:
         """Without keys, whatever a browser here sends is obeyed: only our own pages may make it do so.

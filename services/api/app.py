@@ -69,7 +69,8 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     )
     keys = ApiKeys(store.database)
     app.state.context = Context(store, settings, Reviews(review), catalog(), Standings(store), keys.running_limits)
-    app.state.feed = Feed(store, Watcher(store.database), settings.max_streams)
+    door = Door(keys, settings)
+    app.state.feed = Feed(store, Watcher(store.database), settings.max_streams, door.still_admits)
     app.state.probe_threads = CapacityLimiter(probes.AT_ONCE)
     app.state.webhooks = Webhooks(store)
     app.state.devices = SqlDevices(store.database)
@@ -79,7 +80,7 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     app.state.metrics = metrics.Metrics(registry, store, app.state.feed)
     app.add_middleware(streams.Leavers)
     app.add_middleware(Heads)
-    app.add_middleware(Gate, door=Door(keys, settings))
+    app.add_middleware(Gate, door=door)
     app.add_middleware(Telemetry, metrics=RequestMetrics(registry))
     app.add_middleware(Envelope)
     for module in (searches, changes, control, trials, streams, log_files, webhooks, devices, metrics, probes, site):

@@ -96,8 +96,10 @@ def test_an_expired_key_opens_nothing(keys: ApiKeys, database: Database) -> None
     assert key.expires_at is not None
     assert abs(key.expires_at - datetime.now(UTC) - timedelta(hours=1)) < timedelta(minutes=1)
     assert keys.find(token) is not None
+    assert keys.valid([key.id, "key_none"]) == {key.id}
     _set(database, expires_at=datetime.now(UTC) - timedelta(seconds=1))
     assert keys.find(token) is None
+    assert keys.valid([key.id]) == set()
 
 
 def test_a_revoked_key_opens_nothing_but_keeps_the_door_closed(keys: ApiKeys, database: Database) -> None:
@@ -110,6 +112,7 @@ def test_a_revoked_key_opens_nothing_but_keeps_the_door_closed(keys: ApiKeys, da
     assert revoked.revoked_at is not None
     assert keys.revoke(key.id, tenant="edge").revoked_at == revoked.revoked_at
     assert keys.find(token) is None
+    assert keys.valid([key.id]) == set()
     assert keys.exist()
     assert ApiKeys(database).exist()
     with pytest.raises(NotFoundError, match="key_none"):
