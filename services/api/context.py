@@ -26,28 +26,40 @@ Review = Callable[[SearchSpec, str], Mapping[str, Any]]
 """Maps a spec, and the tenant that orders it, to what it amounts to."""
 
 _MOST_AT_ONCE = 17
+"""Orders of one tenant that are checked, or wait for it."""
+_THREADS = 8
+"""Of these, those that have a thread: more than may wait for an admission."""
+
+
+class _Seats:
+    """Where one tenant's orders are checked."""
+
+    def __init__(self) -> None:
+        self.threads, self.taken = CapacityLimiter(_THREADS), 0
 
 
 class Reviews:
-    """Reviews specs, each in a thread, and no more than a few; how many of them work at once is up to the review."""
+    """Reviews specs, each in a thread, and a few of each tenant; how many of them work at once is up to the review."""
 
     def __init__(self, review: Review) -> None:
         self._review = review
-        self._threads = CapacityLimiter(_MOST_AT_ONCE)
-        self._here = 0
+        self._tenants: dict[str, _Seats] = {}
 
     async def of(self, spec: SearchSpec, tenant: str) -> Mapping[str, Any]:
-        """The review of a tenant's spec; raises UserError, or RequestError (503) when too many are waiting for theirs."""
+        """The review of a tenant's spec; raises UserError, or RequestError (503) when too many of its orders wait."""
+        seats = self._tenants.setdefault(tenant, _Seats())
         # Counted here and not by the limiter, which a task joins only after others had a chance to run.
-        if self._here >= _MOST_AT_ONCE:
+        if seats.taken >= _MOST_AT_ONCE:
             raise RequestError(503, "busy", "Too many searches are being checked at once; try again.", retry_after=5)
-        self._here += 1
+        seats.taken += 1
         try:
-            return await to_thread.run_sync(self._review, spec, tenant, limiter=self._threads)
+            return await to_thread.run_sync(self._review, spec, tenant, limiter=seats.threads)
         except BusyError as error:
             raise RequestError(503, "busy", str(error), retry_after=30) from None
         finally:
-            self._here -= 1
+            seats.taken -= 1
+            if not seats.taken:
+                del self._tenants[tenant]
 
 
 @dataclass(frozen=True)
