@@ -16,6 +16,7 @@ AutomlPruneError
 │   ├── PreconditionError     it was changed since the caller looked
 │   ├── IdempotencyError      the key was used for another order
 │   └── LateOutcomeError      the trial has been started again; what its last attempt brings is refused
+├── QueueFullError            as many searches wait already as may
 ├── LeaseLostError            this attempt no longer owns the search; its results are refused
 ├── MeasurementError          a time that is no time: not positive, not finite, of other conditions, or never taken
 └── EvaluationError           a candidate could not be scored; fails the trial, never the search
@@ -147,6 +148,12 @@ class LateOutcomeError(StateConflictError):
     """The trial has been started again; what an earlier attempt brings is refused."""
 
     code = "late_outcome"
+
+
+class QueueFullError(AutomlPruneError):
+    """As many searches of a tenant, or of an API key, wait already as may."""
+
+    code = "too_many_queued"
 
 
 class LeaseLostError(AutomlPruneError):

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
@@ -11,6 +12,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from automl_prune.errors import FieldError, SpecError
 
 PREFIX = "AUTOML_PRUNE_"
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Names of this machine that no other one reaches."""
 
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 Count = Annotated[int, Field(ge=1)]
@@ -84,6 +87,12 @@ class Settings(BaseSettings):
     device_patience_seconds: float = Field(600, ge=0, description="How long a search waits for a device that is gone.")
     log_format: Literal["text", "json"] = Field("text", description="One line per event on stderr, or one JSON object.")
     plugins: Modules = Field((), description="Modules to import for what they register; separated by commas.")
+
+    @property
+    def beyond_this_machine(self) -> bool:
+        """Whether others reach the service: where it listens, or through a proxy, which a public address stands for."""
+        named = self.host if self.public_url is None else urlsplit(self.public_url).hostname
+        return self.host not in LOOPBACK or named not in LOOPBACK
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,16 @@ def reviewer(settings: Settings, devices: DeviceStore | None = None) -> Callable
     Devices that an order names must be known and heard of; none is asked for anything.
 
     An order whose network must be admitted first gives its turn away while it waits for that. Raises UserError, or BusyError
-    when too many wait.
+    when too many wait, of all or of the tenant.
     """
     turns, admissions, capacity = threading.BoundedSemaphore(_REVIEWS), Admissions(settings), Capacity(settings)
 
-    def admit(network: NetworkDefinition, num_classes: int, cache: Path) -> Architecture:
+    def admit(network: NetworkDefinition, num_classes: int, cache: Path, *, tenant: str) -> Architecture:
         if (found := admissions.known(network, num_classes, cache)) is not None:
             return found
         turns.release()
         try:
-            return admissions(network, num_classes, cache)
+            return admissions(network, num_classes, cache, tenant=tenant)
         finally:
             turns.acquire()
 
@@ -64,7 +65,8 @@ def reviewer(settings: Settings, devices: DeviceStore | None = None) -> Callable
         with turns:
             capacity.check(spec)  # what no machine can hold is known before the long work
             found = only_local if devices is None else registered(devices, tenant, settings)
-            return make_plan(spec, roots(settings), admit=admit, fetch=False, devices=found).summary()
+            admits = partial(admit, tenant=tenant)
+            return make_plan(spec, roots(settings), admit=admits, fetch=False, devices=found).summary()
 
     return review
 

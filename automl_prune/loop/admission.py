@@ -30,6 +30,8 @@ POINTER = "/search_space/name"
 
 Admit = Callable[[NetworkDefinition, int, Path], Architecture]
 """Maps a network, a number of classes and the cache folder to a verified architecture; raises UserError."""
+MOST_KEPT = 256
+"""Networks that are known in one folder, by number of classes; beyond them, the oldest are forgotten."""
 
 
 def cached(network: NetworkDefinition, num_classes: int, cache: Path, *, seconds: float = SECONDS) -> Architecture | None:
@@ -79,7 +81,18 @@ def admitted(
     with os.fdopen(handle, "w") as stream:
         json.dump(architecture.to_json(), stream)
     Path(temporary).replace(file)
+    _forget_oldest(cache)
     return architecture
+
+
+def _forget_oldest(cache: Path) -> None:
+    """Keep the newest: whoever orders makes up names and numbers of classes, and each leaves a file."""
+    found = []
+    for file in cache.glob("architecture-*.json"):
+        with suppress(FileNotFoundError):  # another process forgets, too
+            found.append((file.stat().st_mtime_ns, file))
+    for _, file in sorted(found)[:-MOST_KEPT]:
+        file.unlink(missing_ok=True)
 
 
 def _learn(network: NetworkDefinition, num_classes: int, seconds: float, on_stage: Callable[[str], None]) -> Architecture:

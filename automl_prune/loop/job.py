@@ -20,6 +20,7 @@ from typing import Any
 from automl_prune.trial import Trial
 
 DEFAULT_TENANT = "default"
+HIGHEST_PRIORITY = 100
 
 
 class SearchState(StrEnum):
@@ -50,6 +51,7 @@ class SearchJob:
         cancel_requested: Set by the user; the driver stops at the next trial.
         pause_requested: Set by the user while a driver holds the search; the driver gives it back.
         tenant: Whose it is; nobody else sees it.
+        key_id: The API key that ordered it, whose limits it counts against; None where it took none.
         priority: Higher ones are claimed first.
         version: Counts what was changed about the search itself: its state and reason, requests, labels, name, priority,
             info and result. Its trials and renewed leases do not count.
@@ -86,6 +88,7 @@ class SearchJob:
     losses: int = 0
     owner: str | None = None
     host: str | None = None
+    key_id: str | None = None
     best: Mapping[str, "Best"] = field(default_factory=dict)
 
 

@@ -30,7 +30,25 @@ from automl_prune.loop.job import (
 from automl_prune.trial import Evaluator, Outcome, Trial
 
 Limits = Callable[[str], int | None] | Mapping[str, int]
-"""How many searches of a tenant may run at once; None, or a tenant that is not named: any number."""
+"""How many searches that an API key ordered may run at once, by its id; None, or a key that is not named: any number."""
+
+
+@dataclass(frozen=True)
+class Orderer:
+    """Who orders, and how many searches may wait before another one is refused; None: any number.
+
+    Attributes:
+        key_id: The API key, which is kept with the search.
+        queued: Most that wait of those that this key ordered.
+        of_tenant: Most that wait of its tenant's, whoever ordered them.
+    """
+
+    key_id: str | None = None
+    queued: int | None = None
+    of_tenant: int | None = None
+
+
+ANYBODY = Orderer()
 
 
 @dataclass(frozen=True)
@@ -59,8 +77,9 @@ class Store(Protocol):
         labels: Mapping[str, str],
         tenant: str = DEFAULT_TENANT,
         priority: int = 0,
+        by: Orderer = ANYBODY,
     ) -> SearchJob:
-        """Queue a search; when this returns, it is durable."""
+        """Queue a search; when this returns, it is durable. Raises QueueFullError; several at once cannot pass a limit."""
         ...
 
     def add_search_once(
@@ -72,10 +91,12 @@ class Store(Protocol):
         idempotency: Idempotency,
         tenant: str = DEFAULT_TENANT,
         priority: int = 0,
+        by: Orderer = ANYBODY,
     ) -> Submission:
         """Queue a search unless the tenant's key came before, in the last 24 hours: then that search, as it is now.
 
-        Raises IdempotencyError when the key came with another fingerprint. Of several at the same moment one is new.
+        Raises IdempotencyError when the key came with another fingerprint, and QueueFullError where one would be made. Of
+        several at the same moment one is new.
         """
         ...
 
@@ -137,8 +158,10 @@ class Store(Protocol):
         """Searches newest first, without their snapshots and results; ``before`` is the last id of the previous page."""
         ...
 
-    def count_searches(self, *, states: Sequence[SearchState] = (), tenant: str | None = None) -> int:
-        """How many searches there are."""
+    def count_searches(
+        self, *, states: Sequence[SearchState] = (), key_id: str | None = None, tenant: str | None = None
+    ) -> int:
+        """How many searches there are, that this API key ordered if one is given."""
         ...
 
     def ahead_of(self, search_ids: Sequence[str], *, tenant: str | None = None) -> dict[str, int]:
@@ -204,8 +227,8 @@ class Store(Protocol):
     ) -> SearchJob | None:
         """Take a search that is queued, or whose lease ran out, as its next attempt; None when there is none.
 
-        Of these the one of the highest priority, and of equals the oldest; those of a tenant that has as many running as
-        ``limits`` allow wait. A lease that ran out is a lost driver: the search fails with the ``most_losses``-th.
+        Of these the one of the highest priority, and of equals the oldest; those of an API key that has as many running
+        as ``limits`` allow wait. A lease that ran out is a lost driver: the search fails with the ``most_losses``-th.
         """
         ...
 

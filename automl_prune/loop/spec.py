@@ -9,6 +9,7 @@ from pydantic.config import JsonDict
 from automl_prune.errors import FieldError, SpecError
 from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe, Strict
 from automl_prune.granularity import Override
+from automl_prune.loop.job import HIGHEST_PRIORITY
 from automl_prune.strict import read
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -154,7 +155,9 @@ class Resources(Strict):
         return gpu
 
 
-Priority = Annotated[int, Field(ge=-100, le=100, description="Searches of higher priority are started first.")]
+Priority = Annotated[
+    int, Field(ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY, description="Searches of higher priority are started first.")
+]
 
 
 class SearchSpec(Strict):

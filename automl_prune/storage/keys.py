@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from automl_prune.errors import NotFoundError, UserError
-from automl_prune.loop.job import DEFAULT_TENANT
+from automl_prune.loop.job import DEFAULT_TENANT, HIGHEST_PRIORITY
 from automl_prune.storage import rules, tokens
 from automl_prune.storage.database import Database
 from automl_prune.storage.tables import ApiKeyRow
@@ -27,7 +27,7 @@ _LONGEST = 200
 
 
 class Scope(StrEnum):
-    """What a key may be allowed; ``admin`` allows everything, but for its own tenant only."""
+    """What a key may be allowed; ``admin`` allows everything of its own tenant, and so not ``metrics``, which are of all."""
 
     READ = "search:read"
     WRITE = "search:write"
@@ -40,19 +40,25 @@ class Scope(StrEnum):
 class KeyLimits:
     """How much a key may have at once; None: no limit but the service's own.
 
+    They hold for what it ordered even when it is revoked or has expired.
+
     Attributes:
-        queued: Searches of its tenant that wait.
-        running: Searches of its tenant that are driven.
+        queued: Searches that it ordered and that wait.
+        running: Searches that it ordered and that are driven.
         trials: ``trials.max`` of one search.
         parallel: ``trials.parallel`` of one search.
+        priority: Of its searches, 0 to 100; above 0 they go before those of all other tenants, so that it takes leave.
     """
 
     queued: int | None = None
     running: int | None = None
     trials: int | None = None
     parallel: int | None = None
+    priority: int = 0
 
     def __post_init__(self) -> None:
+        if self.priority > HIGHEST_PRIORITY:
+            raise UserError(f"The limit priority is at most {HIGHEST_PRIORITY}, not {self.priority}.")
         for name, value in asdict(self).items():
             if value is not None and not 0 <= value < 2**31:
                 raise UserError(f"The limit {name} is a count from 0 on, not {value}.")
@@ -75,7 +81,7 @@ class ApiKey:
 
     def allows(self, scope: Scope) -> bool:
         """Whether the key may do what takes this scope."""
-        return scope in self.scopes or Scope.ADMIN in self.scopes
+        return scope in self.scopes or (Scope.ADMIN in self.scopes and scope is not Scope.METRICS)
 
 
 class ApiKeys:
@@ -125,11 +131,9 @@ class ApiKeys:
         """The key of a token that is valid now, whose use is noted; None for any other."""
         if not tokens.is_token(token):
             return None
-        digest, now = tokens.digest(token), self._database.now()
+        digest = tokens.digest(token)
         query = select(ApiKeyRow, or_(ApiKeyRow.last_used_at.is_(None), ApiKeyRow.last_used_at < self._long_ago())).where(
-            ApiKeyRow.digest == digest,
-            ApiKeyRow.revoked_at.is_(None),
-            or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > now),
+            ApiKeyRow.digest == digest, *self._valid()
         )
         with self._database.read() as session:
             found = session.execute(query).one_or_none()
@@ -140,6 +144,11 @@ class ApiKeys:
         if is_due:
             self._note_use(key.id)
         return key
+
+    def valid(self, key_ids: Collection[str]) -> set[str]:
+        """Those of these keys that are valid now."""
+        with self._database.read() as session:
+            return set(session.scalars(select(ApiKeyRow.id).where(ApiKeyRow.id.in_(key_ids), *self._valid())))
 
     def exist(self) -> bool:
         """Whether a key was ever made, valid or not; from then on, nobody gets in without one."""
@@ -169,16 +178,14 @@ class ApiKeys:
             return _key(row)
 
     def running_limits(self) -> dict[str, int]:
-        """How many searches of a tenant may run at once: the most that one of its valid keys allows, if all have a limit."""
-        valid = (
-            ApiKeyRow.revoked_at.is_(None),
-            or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > self._database.now()),
-        )
-        found: dict[str, list[int | None]] = {}
+        """How many searches that a key ordered may run at once, by its id; keys without such a limit are left out."""
         with self._database.read() as session:
-            for tenant, limits in session.execute(select(ApiKeyRow.tenant, ApiKeyRow.limits).where(*valid)):
-                found.setdefault(tenant, []).append(limits.get("running"))
-        return {tenant: max(n for n in most if n is not None) for tenant, most in found.items() if None not in most}
+            found = session.execute(select(ApiKeyRow.id, ApiKeyRow.limits)).all()
+        return {key_id: limits["running"] for key_id, limits in found if "running" in limits}
+
+    def _valid(self) -> tuple[ColumnElement[bool], ...]:
+        expires = ApiKeyRow.expires_at
+        return ApiKeyRow.revoked_at.is_(None), or_(expires.is_(None), expires > self._database.now())
 
     def _long_ago(self) -> Any:
         return self._database.now(-USED_SECONDS)

@@ -38,6 +38,7 @@ def job(row: SearchRow, snapshot: dict[str, Any] | None = None, result: dict[str
         losses=row.losses,
         owner=row.owner,
         host=row.host,
+        key_id=row.key_id,
         best=best(row.best),
     )
 

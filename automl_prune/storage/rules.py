@@ -11,6 +11,7 @@ from automl_prune.errors import (
     LeaseLostError,
     NotFoundError,
     PreconditionError,
+    QueueFullError,
     StateConflictError,
 )
 from automl_prune.loop.job import SearchState
@@ -118,11 +119,20 @@ def check_priority(search_id: str, state: str) -> None:
         raise StateConflictError(f"Search {search_id!r} has ended ({state}); a priority would change nothing.")
 
 
-def limit_of(limits: Limits | None, tenant: str) -> int | None:
-    """How many searches of a tenant may run at once; None: any number."""
-    if limits is None:
+def check_room(waiting: int, most: int) -> None:
+    """Raise QueueFullError when as many wait already as may."""
+    if waiting >= most:
+        raise QueueFullError(
+            f"{waiting} of your searches wait already, and the limit is {most}; order again when one has started, or cancel "
+            "one."
+        )
+
+
+def limit_of(limits: Limits | None, key_id: str | None) -> int | None:
+    """How many searches that a key ordered may run at once; None: any number."""
+    if limits is None or key_id is None:
         return None
-    return limits(tenant) if callable(limits) else limits.get(tenant)
+    return limits(key_id) if callable(limits) else limits.get(key_id)
 
 
 def taken_over(attempt: int) -> str:

@@ -116,6 +116,7 @@ class SearchRow(Base):
     host: Mapped[str | None]
     best: Mapped[dict[str, Any] | None]
     events_pruned: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    key_id: Mapped[str | None]
 
     labels: Mapped[list["LabelRow"]] = relationship(lazy="selectin")
 

@@ -6,16 +6,16 @@ import pytest
 
 from automl_prune.errors import LateOutcomeError, StateConflictError
 from automl_prune.loop.job import SearchState, Worker
-from automl_prune.loop.ports import Store
+from automl_prune.loop.ports import Orderer, Store
 from automl_prune.testing.store_kit import SCORED, SPEC, add, claimed, driven
 from automl_prune.trial import Outcome, TrialState
 
 WORKER = Worker("launcher", "machine", 7)
 
 
-def of(store: Store, tenant: str) -> str:
-    """Queue a search of a tenant."""
-    return store.add_search(SPEC, name=None, labels={}, tenant=tenant).id
+def of(store: Store, key: str) -> str:
+    """Queue a search that an API key orders."""
+    return store.add_search(SPEC, name=None, labels={}, by=Orderer(key)).id
 
 
 class AttemptContract:
@@ -35,13 +35,14 @@ class AttemptContract:
         waiting = [store.add_search(SPEC, name=None, labels={}, tenant=tenant).id for tenant in ("mine", "other")]
         assert store.ahead_of(waiting, tenant="other") == {waiting[1]: 1}
 
-    def test_a_tenant_runs_no_more_than_its_limit(self, store: Store) -> None:
-        """Others go on; what is paused, given back or ended makes room."""
+    def test_a_key_runs_no_more_than_its_limit(self, store: Store) -> None:
+        """Others go on, those of no key too; what is paused, given back or ended makes room."""
         first, second, third = (of(store, "a") for _ in range(3))
         of(store, "b")
+        add(store)
         limits = {"a": 2}
-        taken = [store.claim(lease_seconds=60, limits=limits) for _ in range(4)]
-        assert [job.tenant if job else None for job in taken] == ["a", "a", "b", None]
+        taken = [store.claim(lease_seconds=60, limits=limits) for _ in range(5)]
+        assert [job.key_id if job else "none left" for job in taken] == ["a", "a", "b", None, "none left"]
         assert store.get_search(third).state is SearchState.QUEUED
         store.request_pause(first)
         store.release(first, 1, reason="so")
@@ -53,13 +54,13 @@ class AttemptContract:
         assert store.claim(lease_seconds=60, limits=limits) is not None
 
     def test_limits_may_be_asked_for(self, store: Store) -> None:
-        """A function of the tenant; 0 is none at all, None any number."""
+        """A function of the key; 0 is none at all, None any number."""
         of(store, "a")
         free = of(store, "b")
-        found = store.claim(lease_seconds=60, limits=lambda tenant: 0 if tenant == "a" else None)
+        found = store.claim(lease_seconds=60, limits=lambda key: 0 if key == "a" else None)
         assert found is not None
         assert found.id == free
-        assert store.claim(lease_seconds=60, limits=lambda tenant: 0) is None
+        assert store.claim(lease_seconds=60, limits=lambda key: 0) is None
 
     def test_threads_keep_the_limit(self, store: Store) -> None:
         """Two claims at the same moment do not both see the last free place."""

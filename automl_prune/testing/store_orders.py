@@ -1,13 +1,14 @@
 """What a store does for clients: whose a search is, ordering it once, changing it, pausing it."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
 
-from automl_prune.errors import IdempotencyError, NotFoundError, PreconditionError, StateConflictError
+from automl_prune.errors import IdempotencyError, NotFoundError, PreconditionError, QueueFullError, StateConflictError
 from automl_prune.loop.job import SearchState, Submission
-from automl_prune.loop.ports import Idempotency, Store
+from automl_prune.loop.ports import Idempotency, Orderer, Store
 from automl_prune.testing.store_kit import (
     CLIENT_CALLS,
     SCORED,
@@ -111,6 +112,66 @@ class OrderContract:
         assert len({answer.job.id for answer in answers}) == 1
         assert [answer.replayed for answer in answers].count(False) == 1
         assert store.count_searches() == 1
+
+    # so many searches may wait
+
+    def test_only_so_many_of_a_tenants_searches_wait(self, store: Store) -> None:
+        """Those of others do not count, nor those that run, rest or have ended."""
+        by = Orderer(of_tenant=2)
+        store.add_search(SPEC, name=None, labels={}, tenant="other")
+        ids = [store.add_search(SPEC, name=None, labels={}, tenant="mine", by=by).id for _ in range(2)]
+        with pytest.raises(QueueFullError, match="the limit is 2"):
+            store.add_search(SPEC, name=None, labels={}, tenant="mine", by=by)
+        store.request_pause(ids[0])
+        ids.append(store.add_search(SPEC, name=None, labels={}, tenant="mine", by=by).id)
+        store.request_cancel(ids[1])
+        store.add_search(SPEC, name=None, labels={}, tenant="mine", by=by)
+        with pytest.raises(QueueFullError):
+            once(store, "k", tenant="mine", by=by)
+        assert store.count_searches(tenant="mine") == 4
+
+    def test_only_so_many_of_a_keys_searches_wait(self, store: Store) -> None:
+        """Whatever other keys ordered; the key is kept with its search."""
+        first, second = Orderer("key_1", queued=1, of_tenant=9), Orderer("key_2", queued=1, of_tenant=9)
+        mine = store.add_search(SPEC, name=None, labels={}, by=first)
+        assert (mine.key_id, store.get_search(mine.id).key_id, store.get_search(add(store)).key_id) == (
+            "key_1",
+            "key_1",
+            None,
+        )
+        assert store.add_search(SPEC, name=None, labels={}, by=second).key_id == "key_2"
+        assert (store.count_searches(key_id="key_1"), store.count_searches(key_id="key_1", tenant="other")) == (1, 0)
+        for order in (store.add_search, partial(store.add_search_once, idempotency=Idempotency("k", "f"))):
+            with pytest.raises(QueueFullError, match="the limit is 1"):
+                order(SPEC, name=None, labels={}, by=first)
+
+    def test_what_was_ordered_before_is_answered_though_the_queue_is_full(self, store: Store) -> None:
+        """The key of an order that was refused stays free."""
+        by = Orderer(of_tenant=1)
+        first = once(store, "k", by=by).job
+        assert once(store, "k", by=by) == Submission(first, replayed=True)
+        with pytest.raises(QueueFullError):
+            once(store, "l", "other", by=by)
+        store.request_cancel(first.id)
+        assert not once(store, "l", by=by).replayed
+
+    def test_threads_keep_the_length_of_the_queue(self, store: Store) -> None:
+        """Of orders at the same moment no two see the last free place."""
+
+        def order(number: int) -> bool:
+            by = Orderer(f"key_{number % 2}", queued=2, of_tenant=3)
+            try:
+                if number % 3:
+                    store.add_search(SPEC, name=None, labels={}, by=by)
+                else:
+                    once(store, f"k{number}", by=by)
+            except QueueFullError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            taken = list(pool.map(order, range(16)))
+        assert taken.count(True) == store.count_searches() == 3
 
     # a search is changed
 

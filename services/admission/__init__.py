@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from typing import Any
 from automl_prune.architecture import Architecture
 from automl_prune.errors import TraceError, UserError
 from automl_prune.loop.admission import POINTER, cached
+from automl_prune.loop.job import DEFAULT_TENANT
 from automl_prune.networks import NetworkDefinition
 from services.settings import PREFIX, Settings, environment
 
@@ -30,10 +32,17 @@ AT_ONCE = 2
 """Networks that are admitted at the same time."""
 MOST_WAITING = 8
 """Orders that may wait for an admission."""
+MOST_OF_TENANT = 4
+"""Of these, one tenant's; they share the admissions of …"""
+NETWORKS_OF_TENANT = 2
+"""… so many networks, so that nobody else's order finds all turns taken for long."""
 STARTING_SECONDS = 60.0
 """How long a child may take, beyond the limit, until it begins to build."""
 _DYING_SECONDS = 5.0
 _KINDS = {kind.code: kind for kind in (UserError, TraceError)}
+
+_Key = tuple[str, int]
+"""A network's name and its number of classes."""
 
 
 class BusyError(Exception):
@@ -41,7 +50,9 @@ class BusyError(Exception):
 
 
 class Admissions:
-    """Admits networks, each in a child process, a few at once; orders for the same network share one. Thread-safe.
+    """Admits networks, each in a child process, a few at once, and of them few of one tenant. Thread-safe.
+
+    Orders for the same network share one admission, whosever they are.
 
     Args:
         settings: The cache folder, the time limit, and what the child is told.
@@ -51,46 +62,60 @@ class Admissions:
         self._settings = settings
         self._lock = threading.Lock()
         self._turns = threading.BoundedSemaphore(AT_ONCE)
-        self._running: dict[tuple[str, int], Future[Architecture]] = {}
-        self._waiting = 0
+        self._running: dict[_Key, Future[Architecture]] = {}
+        self._seats: Counter[tuple[str, _Key]] = Counter()
 
-    def __call__(self, network: NetworkDefinition, num_classes: int, cache: Path) -> Architecture:
+    def __call__(
+        self, network: NetworkDefinition, num_classes: int, cache: Path, *, tenant: str = DEFAULT_TENANT
+    ) -> Architecture:
         """The network's verified architecture.
 
         Raises:
             UserError: It cannot be admitted, or not within the time limit; says why.
-            BusyError: Too many wait already.
+            BusyError: Too many wait already, of all or of this tenant.
         """
         if (found := self.known(network, num_classes, cache)) is not None:
             return found
-        with self._seat():
-            return self._shared(network.name, num_classes)
+        key = (network.name, num_classes)
+        with self._seat(tenant, key):
+            return self._shared(key)
+
+    @property
+    def waiting(self) -> int:
+        """Orders that wait for an admission."""
+        return self._seats.total()
 
     def known(self, network: NetworkDefinition, num_classes: int, cache: Path) -> Architecture | None:
         """What is known of a network without admitting it."""
         return cached(network, num_classes, cache, seconds=verification_seconds(self._settings))
 
     @contextmanager
-    def _seat(self) -> Iterator[None]:
+    def _seat(self, tenant: str, key: _Key) -> Iterator[None]:
         with self._lock:
-            if self._waiting >= MOST_WAITING:
-                raise BusyError("Too many networks are being admitted at once; try again.")
-            self._waiting += 1
+            self._check_room(tenant, key)
+            self._seats[tenant, key] += 1
         try:
             yield
         finally:
             with self._lock:
-                self._waiting -= 1
+                self._seats[tenant, key] -= 1
+                self._seats += Counter()  # forgets who has none any more
 
-    def _shared(self, name: str, num_classes: int) -> Architecture:
-        key = (name, num_classes)
+    def _check_room(self, tenant: str, key: _Key) -> None:
+        if self.waiting >= MOST_WAITING:
+            raise BusyError("Too many networks are being admitted at once; try again.")
+        own = {network: orders for (whose, network), orders in self._seats.items() if whose == tenant}
+        if sum(own.values()) >= MOST_OF_TENANT or (key not in own and len(own) >= NETWORKS_OF_TENANT):
+            raise BusyError("Too many of the networks that you ordered are being admitted at once; try again.")
+
+    def _shared(self, key: _Key) -> Architecture:
         with self._lock:
             first = key not in self._running
             future = self._running.setdefault(key, Future())
         if first:
             try:
                 with self._turns:
-                    future.set_result(admit_in_child(name, num_classes, self._settings))
+                    future.set_result(admit_in_child(*key, self._settings))
             except BaseException as error:
                 future.set_exception(error)
             finally:

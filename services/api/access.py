@@ -4,9 +4,10 @@ The gate stands before the routes and decides by path and method alone, so that 
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -14,8 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from automl_prune.loop.job import DEFAULT_TENANT
 from automl_prune.storage.keys import ApiKey, ApiKeys
 from automl_prune.storage.keys import Scope as May
-from services.api.headers import LOOPBACK, known_host, same_site
-from services.api.problems import RequestError, problem_of, response_of
+from services.api.headers import known_host, same_site
+from services.api.problems import RequestError, answer, problem_of
 from services.settings import Settings
 
 PROBES = frozenset({"/healthz", "/readyz"})
@@ -24,6 +25,8 @@ OPEN = frozenset({"/version", "/", "/docs"})
 """Paths that take no key, besides the page's files and addresses: they tell nothing about anybody's searches."""
 _PAGE = re.compile(r"/web/.*|/searches/[A-Za-z0-9_-]{1,64}")
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_AT_ONCE = 40
+"""Keys that are looked up at the same time; not in the threads of routes, of which all may be taken."""
 _REALM = 'Bearer realm="automl-prune"'
 
 
@@ -48,13 +51,10 @@ class Door:
 
     def __init__(self, keys: ApiKeys, settings: Settings) -> None:
         self._keys, self._settings = keys, settings
-        self._local = settings.host in LOOPBACK
 
     def admit(self, method: str, path: str, headers: Headers) -> Principal:
         """Who is asking; raises RequestError for a key that is missing, unknown or not allowed this, or another site."""
-        if path in PROBES:
-            return ANYBODY
-        needs_key = not self._local or self._keys.exist()
+        needs_key = self._needs_key()
         self._check_site(method, headers, by_key=needs_key)
         if not needs_key or path in OPEN or _PAGE.fullmatch(path):
             return ANYBODY
@@ -74,6 +74,13 @@ class Door:
             raise RequestError(403, "scope_missing", detail, headers={"WWW-Authenticate": challenge})
         return Principal(key.tenant, key)
 
+    def still_admits(self, key_ids: Collection[str]) -> set[str]:
+        """Those of these keys that let one in now; an empty id stands for no key."""
+        return self._keys.valid(key_ids) | (set() if self._needs_key() else {""})
+
+    def _needs_key(self) -> bool:
+        return self._settings.beyond_this_machine or self._keys.exist()
+
     def _check_site(self, method: str, headers: Headers, *, by_key: bool) -> None:
         """Without keys, whatever a browser here sends is obeyed: only our own pages may make it do so.
 
@@ -92,6 +99,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, door: Door) -> None:
         self.app, self._door = app, door
+        self._threads = CapacityLimiter(_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -99,12 +107,20 @@ class Gate:
             await self.app(scope, receive, send)
             return
         try:
-            principal = await to_thread.run_sync(self._door.admit, scope["method"], scope["path"], Headers(scope=scope))
+            principal = await self._admit(scope["method"], scope["path"], Headers(scope=scope))
         except Exception as error:  # a refusal, or a database that is away
-            await response_of(problem_of(error), Request(scope))(scope, receive, send)
+            if problem_of(error).status == 500:  # answered, and logged with its traceback, like one of a route
+                raise
+            response = await answer(Request(scope), error)
+            await response(scope, receive, send)
             return
         scope.setdefault("state", {})["principal"] = principal
         await self.app(scope, receive, send)
+
+    async def _admit(self, method: str, path: str, headers: Headers) -> Principal:
+        if path in PROBES:  # whatever holds up the others
+            return ANYBODY
+        return await to_thread.run_sync(self._door.admit, method, path, headers, limiter=self._threads)
 
 
 def principal_of(request: Request) -> Principal:

@@ -3,6 +3,7 @@
 from importlib.metadata import version
 from typing import Any
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry
@@ -20,6 +21,7 @@ from services.api import (
     log_files,
     metrics,
     openapi,
+    probes,
     problems,
     searches,
     site,
@@ -65,8 +67,11 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
         redoc_url=None,
         responses=openapi.PROBLEM_RESPONSE,
     )
-    app.state.context = Context(store, settings, Reviews(review), catalog(), Standings(store))
-    app.state.feed = Feed(store, Watcher(store.database), settings.max_streams)
+    keys = ApiKeys(store.database)
+    app.state.context = Context(store, settings, Reviews(review), catalog(), Standings(store), keys.running_limits)
+    door = Door(keys, settings)
+    app.state.feed = Feed(store, Watcher(store.database), settings.max_streams, door.still_admits)
+    app.state.probe_threads = CapacityLimiter(probes.AT_ONCE)
     app.state.webhooks = Webhooks(store)
     app.state.addresses = webhooks.Addresses(settings.webhook_hosts)
     app.state.devices = SqlDevices(store.database)
@@ -76,10 +81,10 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     app.state.metrics = metrics.Metrics(registry, store, app.state.feed)
     app.add_middleware(streams.Leavers)
     app.add_middleware(Heads)
-    app.add_middleware(Gate, door=Door(ApiKeys(store.database), settings))
+    app.add_middleware(Gate, door=door)
     app.add_middleware(Telemetry, metrics=RequestMetrics(registry))
     app.add_middleware(Envelope)
-    for module in (searches, changes, control, trials, streams, log_files, webhooks, devices, metrics, site):
+    for module in (searches, changes, control, trials, streams, log_files, webhooks, devices, metrics, probes, site):
         app.include_router(module.router)
     app.mount("/web", StaticFiles(directory=site.WEB), name="web")
     return app

@@ -15,6 +15,7 @@ from automl_prune import strict
 from automl_prune.errors import FieldError, PreconditionError, SpecError, StateConflictError
 from automl_prune.loop.job import SearchJob
 from automl_prune.loop.spec import Label, Name, Priority, field_errors
+from services.api import limits
 from services.api.bodies import read_json
 from services.api.context import Context, InContext, SearchId
 from services.api.openapi import body
@@ -72,6 +73,8 @@ def _changed(context: Context, job: SearchJob, change: Change) -> SearchJob:
     given = change.model_fields_set
     if not given:
         return job
+    if "priority" in given:
+        limits.check_priority(change.priority, context.key_limits)
     return context.store.update_search(
         job.id,
         name=(change.name or "") if "name" in given else None,

@@ -9,7 +9,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Path, Query, Request
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from automl_prune.loop.job import SearchJob, SearchState, StoredTrial
+from automl_prune.loop.job import HIGHEST_PRIORITY, SearchJob, SearchState, StoredTrial
 from automl_prune.loop.ports import Store
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.storage.keys import KeyLimits
@@ -27,28 +27,40 @@ Review = Callable[[SearchSpec, str], Mapping[str, Any]]
 """Maps a spec, and the tenant that orders it, to what it amounts to."""
 
 _MOST_AT_ONCE = 17
+"""Orders of one tenant that are checked, or wait for it."""
+_THREADS = 8
+"""Of these, those that have a thread: more than may wait for an admission."""
+
+
+class _Seats:
+    """Where one tenant's orders are checked."""
+
+    def __init__(self) -> None:
+        self.threads, self.taken = CapacityLimiter(_THREADS), 0
 
 
 class Reviews:
-    """Reviews specs, each in a thread, and no more than a few; how many of them work at once is up to the review."""
+    """Reviews specs, each in a thread, and a few of each tenant; how many of them work at once is up to the review."""
 
     def __init__(self, review: Review) -> None:
         self._review = review
-        self._threads = CapacityLimiter(_MOST_AT_ONCE)
-        self._here = 0
+        self._tenants: dict[str, _Seats] = {}
 
     async def of(self, spec: SearchSpec, tenant: str) -> Mapping[str, Any]:
-        """The review of a tenant's spec; raises UserError, or RequestError (503) when too many are waiting for theirs."""
+        """The review of a tenant's spec; raises UserError, or RequestError (503) when too many of its orders wait."""
+        seats = self._tenants.setdefault(tenant, _Seats())
         # Counted here and not by the limiter, which a task joins only after others had a chance to run.
-        if self._here >= _MOST_AT_ONCE:
+        if seats.taken >= _MOST_AT_ONCE:
             raise RequestError(503, "busy", "Too many searches are being checked at once; try again.", retry_after=5)
-        self._here += 1
+        seats.taken += 1
         try:
-            return await to_thread.run_sync(self._review, spec, tenant, limiter=self._threads)
+            return await to_thread.run_sync(self._review, spec, tenant, limiter=seats.threads)
         except BusyError as error:
             raise RequestError(503, "busy", str(error), retry_after=30) from None
         finally:
-            self._here -= 1
+            seats.taken -= 1
+            if not seats.taken:
+                del self._tenants[tenant]
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ class Context:
     Attributes:
         reviews: Say what a spec amounts to.
         catalog: What can be named in a spec, by kind.
+        running_limits: Tells how many searches an API key may have running at once, by its id, for those with a limit.
         principal: Who asks; the store of a request's context holds nothing but what is its tenant's.
     """
 
@@ -66,34 +79,40 @@ class Context:
     reviews: Reviews
     catalog: Mapping[str, Any]
     standings: Standings
+    running_limits: Callable[[], Mapping[str, int]]
     principal: Principal = ANYBODY
 
     def search_json(self, job: SearchJob) -> dict[str, Any]:
         """A search with how far it is and how well it does."""
-        return self._json(job, self.store.progress(job.id), self.standings.best_by_arm(job), None)
+        return self._json(job, self.store.progress(job.id), self.standings.best_by_arm(job), self._limits([job]), None)
 
     def searches_json(self, jobs: Sequence[SearchJob]) -> list[dict[str, Any]]:
         """The same of several, for which the store is asked once."""
         progress = self.store.progress_of([job.id for job in jobs])
         queued = [job.id for job in jobs if job.state is SearchState.QUEUED]
         ahead = self.store.ahead_of(queued) if queued else {}
-        best = self.standings.best_of(jobs)
-        return [self._json(job, progress[job.id], best[job.id], ahead) for job in jobs]
+        best, limits = self.standings.best_of(jobs), self._limits(jobs)
+        return [self._json(job, progress[job.id], best[job.id], limits, ahead) for job in jobs]
+
+    def _limits(self, jobs: Sequence[SearchJob]) -> Mapping[str, int]:
+        """Of the keys that matter for what these searches wait for."""
+        return self.running_limits() if any(job.state is SearchState.QUEUED and job.key_id for job in jobs) else {}
 
     def _json(
         self,
         job: SearchJob,
         progress: views.Progress,
         best: Mapping[str, StoredTrial],
+        limits: Mapping[str, int],
         ahead: Mapping[str, int] | None,
     ) -> dict[str, Any]:
-        why = waiting.reason(job, self.store, self.settings, self.key_limits.running, ahead)
+        why = waiting.reason(job, self.store, self.settings, limits, ahead)
         return views.search(replace(job, state_reason=why), progress, best, base_url=self.settings.public_url)
 
     @cached_property
     def key_limits(self) -> KeyLimits:
         """How much the one who asks may have."""
-        return self.principal.key.limits if self.principal.key else KeyLimits()
+        return self.principal.key.limits if self.principal.key else KeyLimits(priority=HIGHEST_PRIORITY)
 
 
 class _Id(StringConvertor):
@@ -112,7 +131,7 @@ register_url_convertor("id", _Id())
 register_url_convertor("number", _Number())
 
 
-def _context(request: Request) -> Context:
+async def _context(request: Request) -> Context:
     context: Context = request.app.state.context
     principal = principal_of(request)
     return replace(context, store=of_tenant(context.store, principal.tenant), principal=principal)

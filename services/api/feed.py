@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ RETRY_MS = 3_000
 PING_SECONDS = 15.0
 """A stream is never silent for longer: what stands between may take silence for the end."""
 PING = b": ping\n\n"
+KEY_SECONDS = 60.0
+"""For how long, at most, a stream outlives its key."""
 
 
 class Item(NamedTuple):
@@ -88,10 +90,13 @@ class Feed:
         store: Where events are read.
         watcher: Says when to.
         most: Streams that one key may have open.
+        still_admits: Tells which of some keys, by id, still let one in.
     """
 
-    def __init__(self, store: Store, watcher: Watcher, most: int) -> None:
-        self._store, self.watcher, self._most = store, watcher, most
+    def __init__(
+        self, store: Store, watcher: Watcher, most: int, still_admits: Callable[[Collection[str]], Collection[str]]
+    ) -> None:
+        self._store, self.watcher, self._most, self._still_admits = store, watcher, most, still_admits
         self._channels: dict[str, _Channel] = {}
         self._open: Counter[str] = Counter()
         self._listeners: set[Listener] = set()
@@ -123,7 +128,10 @@ class Feed:
             self._leave(listener)
 
     async def stream(self, listener: Listener) -> AsyncIterator[bytes]:
-        """The listener's events up to the search's ``end``, or a ``shutdown``; nothing of either when it is too slow."""
+        """The listener's events up to the search's ``end``, or a ``shutdown``.
+
+        Neither comes when the listener is too slow, or its key is not valid any more.
+        """
         yield f"retry: {RETRY_MS}\n\n".encode()
         if pruned := await to_thread.run_sync(self._pruned, listener):
             listener.after = pruned
@@ -195,7 +203,26 @@ class Feed:
             self._pump = None
 
     async def _run(self) -> None:
-        """Read on in every channel whose search has news; runs while there is a channel."""
+        """Hand out what happens, and send away whom nobody admits any more; runs while there is a channel."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._hand_out())
+            tasks.create_task(self._watch_keys())
+
+    async def _watch_keys(self) -> None:
+        while True:
+            await asyncio.sleep(KEY_SECONDS)
+            asked = {listener.key for listener in self._listeners}
+            try:
+                admitted = await to_thread.run_sync(self._still_admits, asked)
+            except STORE_ERRORS as error:
+                log.warning("the keys of streams cannot be read (%s); trying again", type(error).__name__)
+                continue
+            for listener in self._listeners:
+                if listener.key in asked.difference(admitted):
+                    listener.stop()
+
+    async def _hand_out(self) -> None:
+        """Read on in every channel whose search has news."""
         async with aclosing(self.watcher.changes()) as changes:
             async for touched in changes:
                 for search_id in list(self._channels) if touched is None else touched:

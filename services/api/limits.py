@@ -1,36 +1,41 @@
 """How much one may order: the service's limits, which a key's may lower."""
 
 from automl_prune.errors import FieldError, SpecError
-from automl_prune.loop.job import SearchState
-from automl_prune.loop.ports import Store
+from automl_prune.loop.ports import Orderer
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.storage.keys import KeyLimits
-from services.api.problems import RequestError
+from services.api.access import Principal
 from services.settings import Settings
 
-RETRY_SECONDS = 60
+_PRIORITY = "/priority"
 
 
-def check(spec: SearchSpec, store: Store, settings: Settings, own: KeyLimits) -> None:
-    """Raise SpecError for an order that is too large, and RequestError (429) when too many in ``store`` wait."""
+def check(spec: SearchSpec, settings: Settings, own: KeyLimits) -> None:
+    """Raise SpecError for an order that is too large, or too urgent."""
     found = [
-        _too_many(f"/trials/{field}", ordered, most)
-        for field, ordered, most in (
-            ("max", spec.trials.max, _lower(settings.max_trials, own.trials)),
-            ("parallel", spec.trials.parallel, own.parallel),
+        _too_many(pointer, ordered, most)
+        for pointer, ordered, most in (
+            ("/trials/max", spec.trials.max, _lower(settings.max_trials, own.trials)),
+            ("/trials/parallel", spec.trials.parallel, own.parallel),
+            (_PRIORITY, spec.priority, own.priority),
         )
         if most is not None and ordered > most
     ]
     if found:
         raise SpecError(found)
-    most = _lower(settings.max_queued, own.queued)
-    if store.count_searches(states=[SearchState.QUEUED]) >= most:
-        raise RequestError(
-            429,
-            "too_many_queued",
-            f"{most} of your searches wait already, which is the limit; order again when one has started, or cancel one.",
-            retry_after=RETRY_SECONDS,
-        )
+
+
+def check_priority(priority: int, own: KeyLimits) -> None:
+    """Raise SpecError for a change to a priority that a key may not give."""
+    if priority > own.priority:
+        raise SpecError([_too_many(_PRIORITY, priority, own.priority)])
+
+
+def orderer(principal: Principal, settings: Settings) -> Orderer:
+    """Who orders, and how many searches may wait."""
+    if principal.key is None:
+        return Orderer(of_tenant=settings.max_queued)
+    return Orderer(principal.key.id, principal.key.limits.queued, settings.max_queued)
 
 
 def _lower(service: int, key: int | None) -> int:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -137,7 +138,8 @@ def _by_state(name: str, help_text: str, counts: dict[str, int]) -> Metric:
 
 
 @router.get("/metrics", response_class=Response)
-def get_metrics(request: Request) -> Response:
+async def get_metrics(request: Request) -> Response:
     """Counts for Prometheus: requests, searches and trials by state, durations; no names of tenants."""
     metrics: Metrics = request.app.state.metrics
-    return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    text = await to_thread.run_sync(metrics.text, limiter=request.app.state.probe_threads)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)

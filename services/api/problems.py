@@ -21,6 +21,7 @@ from automl_prune.errors import (
     LeaseLostError,
     NotFoundError,
     PreconditionError,
+    QueueFullError,
     SpecError,
     StateConflictError,
     UserError,
@@ -72,7 +73,10 @@ STATUS: Sequence[tuple[type[Exception], int]] = (
     (NotFoundError, 404),
     (StateConflictError, 409),
     (LeaseLostError, 409),
+    (QueueFullError, 429),
 )
+RETRY_SECONDS = 60
+"""After how long it is worth asking again when there was too much."""
 STORE_ERRORS = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError)
 TITLES = {
     400: "The request cannot be read",
@@ -95,7 +99,7 @@ def install(app: FastAPI) -> None:
     """Answer every error of ``app`` as a problem."""
     handled = (RequestError, HTTPException, RequestValidationError, ClientDisconnect, *(c for c, _ in STATUS), *STORE_ERRORS)
     for cls in (*handled, Exception):
-        app.add_exception_handler(cls, _answer)
+        app.add_exception_handler(cls, answer)
 
 
 def problem_of(error: Exception) -> Problem:
@@ -113,7 +117,8 @@ def problem_of(error: Exception) -> Problem:
         return Problem(503, "store_unavailable", "The database does not answer; try again.", headers={"Retry-After": "5"})
     for cls, status in STATUS:
         if isinstance(error, cls):
-            return Problem(status, getattr(error, "code", "error"), str(error), _fields(error))
+            later = {"Retry-After": str(RETRY_SECONDS)} if status == 429 else {}
+            return Problem(status, getattr(error, "code", "error"), str(error), _fields(error), later)
     return Problem(500, "internal", "The service failed unexpectedly; its log names the cause under this request_id.")
 
 
@@ -135,7 +140,8 @@ def response_of(problem: Problem, request: Request) -> JSONResponse:
     return JSONResponse(body, problem.status, headers, media_type="application/problem+json")
 
 
-async def _answer(request: Request, error: Exception) -> JSONResponse:
+async def answer(request: Request, error: Exception) -> JSONResponse:
+    """The problem that an exception is; the log is told of the service's own."""
     problem = problem_of(error)
     if problem.status == 405:
         problem = replace(problem, headers={**problem.headers, "Allow": _allowed(request)})

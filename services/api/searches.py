@@ -13,7 +13,6 @@ from services.api import idempotency, limits, views
 from services.api.context import NO_NUL, Context, InContext, Limit, PageToken, SearchId, Spec, Text
 from services.api.openapi import SPEC_BODY
 from services.api.paging import page, read_search_token
-from services.api.problems import RequestError
 from services.api.standings import objective
 
 router = APIRouter(prefix="/v1", tags=["searches"])
@@ -46,15 +45,9 @@ def _replayed(context: Context, spec: SearchSpec, key: str) -> Submission | None
 
 
 def _place(context: Context, spec: SearchSpec, key: str | None) -> Submission:
-    try:
-        limits.check(spec, context.store, context.settings, context.key_limits)
-    except RequestError:
-        # The one that fills the queue may be this very order, sent twice at the same moment.
-        if key is not None and (placed := _replayed(context, spec, key)) is not None:
-            return placed
-        raise
-    body = spec.model_dump(mode="json")
-    told: dict[str, Any] = {"name": spec.name, "labels": spec.labels, "priority": spec.priority}
+    limits.check(spec, context.settings, context.key_limits)
+    body, by = spec.model_dump(mode="json"), limits.orderer(context.principal, context.settings)
+    told: dict[str, Any] = {"name": spec.name, "labels": spec.labels, "priority": spec.priority, "by": by}
     if key is None:
         return Submission(context.store.add_search(body, **told), replayed=False)
     return context.store.add_search_once(body, **told, idempotency=idempotency.once(key, spec))

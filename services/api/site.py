@@ -1,4 +1,4 @@
-"""Routes that are not about searches: listings, probes, the page."""
+"""Routes that are not about searches: listings, the version, the page."""
 
 import platform
 from dataclasses import asdict
@@ -45,19 +45,6 @@ def list_datasets(context: InContext) -> Any:
 async def list_plugins() -> Any:
     """Plug-ins of this server: where each was found, and why one is left out."""
     return {"items": [asdict(plugin) for plugin in plugins()], "next_page_token": None}
-
-
-@router.get("/healthz", tags=["probes"])
-async def healthz() -> dict[str, str]:
-    """Whether the process answers; touches nothing else."""
-    return {"status": "ok"}
-
-
-@router.get("/readyz", tags=["probes"])
-def readyz(context: InContext) -> dict[str, str]:
-    """Whether the store answers; 503 when it does not."""
-    context.store.list_searches(limit=1)
-    return {"status": "ready"}
 
 
 @router.get("/version", tags=["probes"])

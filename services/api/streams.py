@@ -95,9 +95,9 @@ async def stream_events(listener: Annotated[Listener, Depends(_listener)], feed:
     """What happens to a search, as server-sent events: search.state, trial.started, trial.completed, best.updated, end.
 
     From the search's beginning, or from behind Last-Event-ID; the stream closes after ``end``, and with ``shutdown`` when
-    the server stops: come back then. Old events are not kept for ever: where some that should follow are gone, the first
-    event is a ``reset``, which says so. Read the search anew then; what follows is complete again. 204 to one who knows of
-    the end.
+    the server stops: come back then. It closes without either once the key is revoked or has expired, within a minute. Old
+    events are not kept for ever: where some that should follow are gone, the first event is a ``reset``, which says so.
+    Read the search anew then; what follows is complete again. 204 to one who knows of the end.
     """
     return EventStream(feed.stream(listener))
 

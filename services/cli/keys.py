@@ -23,7 +23,9 @@ SCOPES = ("search:read", "search:write", "devices", "metrics", "admin")
 
 Name = Annotated[str, typer.Argument(help="What the key is for.")]
 Tenant = Annotated[str, typer.Option(help="Whose searches the key sees, and no others.")]
-Scopes = Annotated[list[str] | None, typer.Option("--scope", help=f"{', '.join(SCOPES)}; may be repeated.")]
+Scopes = Annotated[
+    list[str] | None, typer.Option("--scope", help=f"{', '.join(SCOPES)} (all but metrics); may be repeated.")
+]
 Days = Annotated[float | None, typer.Option(min=0, help="Days until the key expires; without, it does not.")]
 Most = Annotated[int | None, typer.Option(min=0, help="Most at once, or of one search; without, no limit.")]
 
@@ -38,6 +40,10 @@ def create(
     max_running: Most = None,
     max_trials: Most = None,
     max_parallel: Most = None,
+    max_priority: Annotated[
+        int,
+        typer.Option(min=0, max=100, help="Highest priority of its searches; above 0 they go before all other tenants'."),
+    ] = 0,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -48,7 +54,7 @@ def create(
     wanted = scope or [Scope.READ, Scope.WRITE]
     if unknown := [s for s in wanted if s not in SCOPES]:
         raise UnknownNameError("scope", unknown[0], SCOPES)
-    limits = KeyLimits(queued=max_queued, running=max_running, trials=max_trials, parallel=max_parallel)
+    limits = KeyLimits(max_queued, max_running, max_trials, max_parallel, max_priority)
     with opened(load_settings(home=home)) as keys:
         key, token = keys.create(
             name,

@@ -38,7 +38,7 @@ def serve(
 ) -> None:
     """Take searches over HTTP and run them; Ctrl-C stops."""
     settings = load_settings(host=host, port=port, home=home, data_root=data_root, weights_root=weights_root)
-    if settings.host not in LOOPBACK:
+    if settings.beyond_this_machine:
         require_keys(settings)
     ray_auth.require_closed(settings)
     listening = listen(settings.host, settings.port)
@@ -60,12 +60,15 @@ def _leave() -> NoReturn:
 
 
 def require_keys(settings: Settings) -> None:
-    """Raise UserError unless there is an API key: without one, whoever reaches this machine could run searches."""
+    """Raise UserError unless there is an API key: without one, whoever reaches the service could run searches."""
     with opened(settings) as keys:
         if not keys.exist():
+            where, instead = f"Listening on {settings.host!r}", f"listen on {', '.join(LOOPBACK)}"
+            if settings.host in LOOPBACK:
+                where, instead = f"The public address {settings.public_url!r}", "unset AUTOML_PRUNE_PUBLIC_URL"
             raise UserError(
-                f"Listening on {settings.host!r} would let everyone who reaches this machine run searches: make an API key "
-                f"first, with 'automl-prune keys create NAME', or listen on {', '.join(LOOPBACK)}."
+                f"{where} would let everyone who gets there run searches: make an API key first, with "
+                f"'automl-prune keys create NAME', or {instead}."
             )
 
 

@@ -42,7 +42,7 @@ class Launcher:
     Args:
         store: Where searches queue.
         settings: How many at once, and what drivers are told.
-        limits: Asked how many searches of a tenant may run at once, on all machines together.
+        limits: Asked how many searches that an API key ordered may run at once, on all machines together.
     """
 
     def __init__(self, store: Store, settings: Settings, limits: Callable[[], Limits | None] = lambda: None) -> None:

@@ -1,6 +1,8 @@
 """Every fault of an order is found before the first trial, with its field, what came and what would do."""
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 
 from automl_prune.errors import UserError
-from automl_prune.loop.admission import admitted
+from automl_prune.loop.admission import admitted, cached
 from automl_prune.loop.plan import Roots, make_plan
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.networks import NETWORKS
@@ -137,6 +139,19 @@ def test_a_corrupt_file_is_refused(roots: Roots) -> None:
     with pytest.raises(UserError, match=r"broken\.pt") as caught:
         make_plan(order(weights="broken.pt"), roots)
     assert caught.value.pointer == "/weights"
+
+
+def test_only_the_newest_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("automl_prune.loop.admission.MOST_KEPT", 2)
+    (tmp_path / "latency-table.json").write_text("not ours")
+    for age, name in enumerate(("oldest", "older", "old")):
+        file = tmp_path / f"architecture-{name}.json"
+        file.write_text("{}")
+        os.utime(file, (time.time() - 900 + age,) * 2)
+    learned = admitted(NETWORKS.get("digits_resnet"), 10, tmp_path)
+    kept = sorted(file.name.partition("_resnet")[0] for file in tmp_path.iterdir())
+    assert kept == ["architecture-digits", "architecture-old.json", "latency-table.json"]
+    assert cached(NETWORKS.get("digits_resnet"), 10, tmp_path) == learned
 
 
 def test_a_network_is_admitted_once(roots: Roots) -> None:

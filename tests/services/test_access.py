@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from starlette.routing import BaseRoute
 
+from automl_prune.latency.registered import Measurement
 from automl_prune.loop.ports import Store
 from automl_prune.storage.keys import ApiKeys, KeyLimits, Scope
 from automl_prune.storage.sql import SqlStore
+from automl_prune.storage.sql.devices import SqlDevices
+from automl_prune.storage.webhooks import Webhook, Webhooks
+from automl_prune.testing.store_devices import GOOD, HOW, PI, put
 from services.api import tenancy
 from services.api.access import OPEN, PROBES, scope_of
 from services.api.app import create_app
@@ -50,6 +55,48 @@ def ours(store: SqlStore, fill: Fill) -> str:
     return fill(store)
 
 
+@dataclass(frozen=True)
+class Belongings:
+    """What the tenant ``default`` has besides a search: a webhook, and a device whose agent is at a measurement."""
+
+    webhooks: Webhooks
+    devices: SqlDevices
+    webhook: Webhook
+    measurement: Measurement
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """What patterns are filled with."""
+        return {"webhook_id": self.webhook.id, "device": "pi", "measurement_id": self.measurement.id}
+
+    def body(self, pattern: str) -> dict[str, Any]:
+        """What its owner could send there."""
+        held = {"id": self.measurement.id, "attempt": self.measurement.attempt}
+        report = {"attempt": self.measurement.attempt, "conditions": HOW.to_json(), "timing": GOOD.to_json()}
+        ends: dict[str, dict[str, Any]] = {
+            "/claims": {"most": 4},
+            ":renew": {"measurements": [held]},
+            "{measurement_id}": report,
+        }
+        return next((body for end, body in ends.items() if pattern.endswith(end)), {"priority": 0})
+
+    def now(self) -> Any:
+        """All of it, as it is."""
+        device = self.devices.device("default", "pi")
+        claimable = self.devices.has_work("default", "pi")
+        results = self.devices.results("default", self.measurement.batch, wanted_seconds=600)
+        return self.webhooks.known("default"), device.last_seen_at, device.measured, claimable, results
+
+
+@pytest.fixture
+def belongings(store: SqlStore) -> Belongings:
+    webhooks, devices = Webhooks(store), SqlDevices(store.database)
+    webhook = webhooks.create("default", "https://example.org/hook", "a secret of sixteen", ["end"])
+    put(devices, tenant="default", seconds=600)
+    (measurement,) = devices.claim("default", "pi", most=1, lease_seconds=600)
+    return Belongings(webhooks, devices, webhook, measurement)
+
+
 @pytest.fixture
 def make(keys: ApiKeys) -> Callable[..., dict[str, str]]:
     """Makes a key and returns the headers that send it."""
@@ -79,9 +126,9 @@ def calls(app: FastAPI) -> list[Call]:
     return [*sorted((m, p) for m, p in found if m != "HEAD"), ("GET", "/openapi.json")]
 
 
-def filled(path: str, search_id: str) -> str:
-    """A pattern with the ids of a search that exists."""
-    for name, value in {"search_id": search_id, "number": "0", "name": "model.safetensors"}.items():
+def filled(path: str, search_id: str, **others: str) -> str:
+    """A pattern with the ids of a search, and of other things, that exist."""
+    for name, value in {"search_id": search_id, "number": "0", "name": "model.safetensors", **others}.items():
         path = path.replace(f"{{{name}}}", value)
     return re.sub(r"\{\w+\}", "some_id", path)
 
@@ -109,20 +156,29 @@ def test_without_a_key_nothing_but_probes_and_the_page_answers(
 
 
 def test_another_tenants_key_finds_nothing_on_any_route(
-    app: FastAPI, client: TestClient, make: Callable[..., dict[str, str]], ours: str, store: SqlStore, order: Order
+    app: FastAPI,
+    client: TestClient,
+    make: Callable[..., dict[str, str]],
+    ours: str,
+    belongings: Belongings,
+    store: SqlStore,
+    order: Order,
 ) -> None:
-    before, stranger = store.get_search(ours), make("strangers", *Scope)
+    before, stranger = (store.get_search(ours), belongings.now()), make("strangers", *Scope)
+    walked = [call for call in closed(app) if re.search(r"\{(webhook_id|device|measurement_id)\}", call[1])]
+    assert len(walked) >= 5
     for method, pattern in closed(app):
-        path = filled(pattern, ours)
+        path = filled(pattern, ours, **belongings.ids)
+        assert "some_id" not in path
         if pattern in ALIKE or (method, pattern) in {("POST", "/v1/searches"), ("POST", "/v1/webhooks")}:
             continue
-        answer = client.request(method, path, json={"priority": 1}, headers=stranger)
+        answer = client.request(method, path, json=belongings.body(pattern), headers=stranger)
         assert ours not in answer.text or path in answer.text, (method, path)
         if "{" in pattern:
             assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), (method, path, answer.text)
         else:
             assert (answer.status_code, answer.json()["items"]) == (200, []), (method, path)
-    assert store.get_search(ours) == before
+    assert (store.get_search(ours), belongings.now()) == before
     theirs = client.post("/v1/searches", json=order(), headers=stranger).json()["id"]
     assert store.get_search(theirs).tenant == "strangers"
     owner = make("default", Scope.READ)
@@ -132,17 +188,35 @@ def test_another_tenants_key_finds_nothing_on_any_route(
     assert client.get(f"/v1/searches/{theirs}", headers=owner).status_code == 404
 
 
-def test_the_owners_key_finds_all_of_it(
-    app: FastAPI, client: TestClient, make: Callable[..., dict[str, str]], ours: str
+def test_a_device_of_the_same_name_opens_nothing_of_the_others(
+    client: TestClient, make: Callable[..., dict[str, str]], belongings: Belongings
 ) -> None:
-    owner = make("default", Scope.ADMIN)
+    before, measurement = belongings.now(), belongings.measurement
+    stranger, owner = make("strangers", Scope.DEVICES), make("default", Scope.DEVICES)
+    belongings.devices.register("strangers", "pi", PI)
+    report = filled("/v1/devices/{device}/measurements/{measurement_id}", "", **belongings.ids)
+
+    def post(path: str, pattern: str, who: dict[str, str]) -> Any:
+        return client.post(path, json=belongings.body(pattern), headers=who)
+
+    refused = post(report, "{measurement_id}", stranger)
+    assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
+    assert post("/v1/devices/pi:renew", ":renew", stranger).json()["lost"] == [measurement.id]
+    assert post("/v1/devices/pi/claims", "/claims", stranger).json()["items"] == []
+    assert belongings.now() == before
+    assert post("/v1/devices/pi:renew", ":renew", owner).json()["lost"] == []
+    assert post(report, "{measurement_id}", owner).json()["state"] == "done"
+    webhook = f"/v1/webhooks/{belongings.webhook.id}"
+    assert client.delete(webhook, headers=make("default", Scope.WRITE)).status_code == 204
+
+
+def test_the_owners_key_finds_all_of_it(
+    app: FastAPI, client: TestClient, make: Callable[..., dict[str, str]], ours: str, belongings: Belongings
+) -> None:
+    owner = make("default", Scope.ADMIN, Scope.METRICS)
     for method, pattern in closed(app):
-        if (
-            method == "GET"
-            and not re.search(r"webhook_id|\{device\}", pattern)
-            and not pattern.endswith(("/best", "/events"))
-        ):
-            assert client.get(filled(pattern, ours), headers=owner).status_code == 200, pattern
+        if method == "GET" and not pattern.endswith(("/best", "/events")):
+            assert client.get(filled(pattern, ours, **belongings.ids), headers=owner).status_code == 200, pattern
 
 
 def test_a_key_does_what_its_scopes_say_and_no_more(
@@ -154,7 +228,7 @@ def test_a_key_does_what_its_scopes_say_and_no_more(
         if not pattern.startswith("/v1/devices"):
             assert (needed == Scope.READ) == (method == "GET" and pattern != "/metrics"), (method, pattern)
         for scope, headers in by_scope.items():
-            if scope in (needed, Scope.ADMIN):
+            if scope == needed or (scope is Scope.ADMIN and needed != Scope.METRICS):
                 continue
             answer = client.request(method, filled(pattern, ours), json={}, headers=headers)
             assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing"), (method, pattern, scope)
@@ -178,10 +252,15 @@ def test_a_key_that_is_not_valid_is_refused(client: TestClient, keys: ApiKeys) -
     assert client.get("/v1/searches", headers={"X-API-Key": token}).status_code == 401
 
 
+@pytest.mark.parametrize(
+    "where",
+    [{"host": "0.0.0.0"}, {"public_url": "http://prune.example"}],
+    ids=lambda where: " ".join(where),
+)
 def test_beyond_this_machine_a_key_is_asked_for_before_there_is_one(
-    store: SqlStore, tmp_path: Path, review: Review, keys: ApiKeys
+    store: SqlStore, tmp_path: Path, review: Review, keys: ApiKeys, where: dict[str, str]
 ) -> None:
-    settings = load_settings(home=tmp_path, host="0.0.0.0")
+    settings = load_settings(home=tmp_path, **where)
     with TestClient(create_app(store, settings, review), base_url="http://prune.example") as client:
         assert client.get("/v1/searches").status_code == 401
         assert client.get("/healthz").status_code == 200

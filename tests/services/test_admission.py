@@ -20,7 +20,7 @@ from automl_prune.architecture import Architecture
 from automl_prune.errors import TraceError, UserError
 from automl_prune.loop.admission import admitted
 from automl_prune.networks import NETWORKS
-from services.admission import MOST_WAITING, Admissions, BusyError, admit_in_child
+from services.admission import MOST_OF_TENANT, MOST_WAITING, NETWORKS_OF_TENANT, Admissions, BusyError, admit_in_child
 from services.settings import Settings, load_settings
 
 LIMIT = 15.0
@@ -132,35 +132,64 @@ def test_two_processes_that_learn_the_same_at_once_agree(settings: Settings, tmp
     assert [file.suffix for file in tmp_path.iterdir()] == [".json"]
 
 
-def test_orders_for_one_network_share_one_admission(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, go = [], threading.Event()
+class Held:
+    """Admissions that are held up until ``go`` is set, and then fail; ``asked`` are the networks."""
 
-    def slow(name: str, num_classes: int, _: Settings) -> Architecture:
-        asked.append((name, num_classes))
-        assert go.wait(20)
+    def __init__(self, settings: Settings) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self.go, self.admissions, self.cache = threading.Event(), Admissions(settings), settings.home / "empty"
+        self.pool = ThreadPoolExecutor(MOST_WAITING + 1)
+
+    def admit(self, name: str, num_classes: int, settings: Settings) -> Architecture:
+        self.asked.append((name, num_classes))
+        assert self.go.wait(20)
         raise UserError("no")
 
-    monkeypatch.setattr(services.admission, "admit_in_child", slow)
-    admissions, cache = Admissions(settings), settings.home / "empty"
-    network = NETWORKS.get("resnet20")
+    def order(self, classes: int, tenant: str) -> Future[Architecture]:
+        """Order a network; returns when that waits, or was refused."""
+        before, network = self.admissions.waiting, NETWORKS.get("resnet20")
+        future = self.pool.submit(self.admissions, network, classes, self.cache, tenant=tenant)
+        end = time.monotonic() + 10
+        while self.admissions.waiting == before and not future.done() and time.monotonic() < end:
+            time.sleep(0.01)
+        return future
 
-    def order(classes: int) -> Future[Architecture]:
-        return pool.submit(admissions, network, classes, cache)
 
-    with ThreadPoolExecutor(MOST_WAITING + 1) as pool:
+@pytest.fixture
+def held(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    made = Held(settings)
+    monkeypatch.setattr(services.admission, "admit_in_child", made.admit)
+    with made.pool:
         try:
-            waiting = [order(3) for _ in range(MOST_WAITING)]
-            end = time.monotonic() + 10
-            while admissions._waiting < MOST_WAITING and time.monotonic() < end:
-                time.sleep(0.01)
-            with pytest.raises(BusyError):
-                order(4).result()
+            yield made
         finally:
-            go.set()
-        assert all(isinstance(each.exception(), UserError) for each in waiting)
-    assert asked == [("resnet20", 3)]
+            made.go.set()
+
+
+def test_orders_for_one_network_share_one_admission(held: Held) -> None:
+    waiting = [held.order(3, tenant) for tenant in ("a", "b") for _ in range(MOST_OF_TENANT)]
+    with pytest.raises(BusyError, match="Too many networks"):
+        held.order(3, "c").result(5)
+    held.go.set()
+    assert len(waiting) == MOST_WAITING
+    assert all(isinstance(each.exception(), UserError) for each in waiting)
+    assert held.asked == [("resnet20", 3)]
+    assert held.admissions.waiting == 0
     with pytest.raises(UserError, match="no"):
-        admissions(network, 3, cache)
+        held.order(3, "a").result(5)
+
+
+def test_one_tenant_leaves_room_for_the_others(held: Held) -> None:
+    orders = [held.order(classes, "greedy") for classes in range(2, 2 + NETWORKS_OF_TENANT)]
+    with pytest.raises(BusyError, match="you ordered"):
+        held.order(99, "greedy").result(5)
+    orders += [held.order(2, "greedy") for _ in range(MOST_OF_TENANT - NETWORKS_OF_TENANT)]
+    with pytest.raises(BusyError, match="you ordered"):
+        held.order(2, "greedy").result(5)
+    orders.append(held.order(99, "modest"))
+    held.go.set()
+    assert all(isinstance(each.exception(), UserError) for each in orders)
+    assert ("resnet20", 99) in held.asked
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 
 from automl_prune.loop.job import Artifact, SearchState
 from automl_prune.loop.ports import Store
+from automl_prune.storage.keys import ApiKeys
 from automl_prune.storage.sql import SqlStore
 from automl_prune.trial import Outcome, TrialState
 from services.api.app import create_app
@@ -36,7 +37,8 @@ def test_an_order_becomes_a_queued_search(client: TestClient, store: SqlStore, o
 
 def test_links_are_absolute_when_the_address_is_known(store: SqlStore, tmp_path: Path, review: Review, order: Order) -> None:
     settings = load_settings(home=tmp_path, public_url="https://prune.example/")
-    client = TestClient(create_app(store, settings, review), base_url="http://127.0.0.1")
+    _, token = ApiKeys(store.database).create("test")
+    client = TestClient(create_app(store, settings, review), base_url="http://127.0.0.1", headers={"X-API-Key": token})
     response = client.post("/v1/searches", json=order())
     assert response.headers["location"] == response.json()["links"]["self"]
     assert response.json()["links"]["page"].startswith("https://prune.example/searches/srch_")

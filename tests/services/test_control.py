@@ -1,6 +1,7 @@
 """What users may do to searches, what they are told while one waits, and how much they may order."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,13 @@ def test_too_many_waiting_searches_are_refused(store: SqlStore, small: Settings,
         placed(client, order)
 
 
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"], indirect=True)
+def test_orders_at_the_same_moment_keep_the_limit(store: SqlStore, small: Settings, review: Review, order: Order) -> None:
+    with TestClient(create_app(store, small, review), base_url="http://127.0.0.1") as client, ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda _: client.post("/v1/searches", json=order()).status_code, range(8))
+        assert sorted(answers) == [201] * 2 + [429] * 6
+
+
 def test_too_large_an_order_is_refused_with_its_field(
     store: SqlStore, small: Settings, review: Review, order: Order
 ) -> None:
@@ -101,18 +109,46 @@ def test_too_large_an_order_is_refused_with_its_field(
 
 def test_a_key_may_have_less(store: SqlStore, settings: Settings, review: Review, order: Order) -> None:
     limits = KeyLimits(queued=1, running=1, trials=10, parallel=1)
-    _, token = ApiKeys(store.database).create("small", limits=limits)
+    keys = ApiKeys(store.database)
+    key, token = keys.create("small", limits=limits)
     headers = {"Authorization": f"Bearer {token}"}
     with TestClient(create_app(store, settings, review), base_url="http://127.0.0.1", headers=headers) as client:
         response = client.post("/v1/searches", json=order(trials={"max": 11, "parallel": 2}))
         assert [e["pointer"] for e in response.json()["errors"]] == ["/trials/max", "/trials/parallel"]
         running = placed(client, order, trials={"max": 8, "parallel": 1})
-        assert store.claim(lease_seconds=9, limits=ApiKeys(store.database).running_limits()) is not None
+        assert store.claim(lease_seconds=9, limits=keys.running_limits()) is not None
         waiting = placed(client, order, trials={"max": 8, "parallel": 1})
-        assert store.claim(lease_seconds=9, limits=ApiKeys(store.database).running_limits()) is None
-        assert reason(client, waiting) == "queued: waiting for one of yours to end (your limit of 1 running search)"
+        assert store.claim(lease_seconds=9, limits=keys.running_limits()) is None
+        assert reason(client, waiting) == (
+            "queued: waiting for another one of the same key to end (its limit of 1 running search)"
+        )
         assert store.get_search(running).state is SearchState.PREPARING
-        assert client.post("/v1/searches", json=order(trials={"max": 8, "parallel": 1})).status_code == 429
+        refused = client.post("/v1/searches", json=order(trials={"max": 8, "parallel": 1}))
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_queued")
+        keys.create("large")
+        keys.revoke(key.id)
+        assert store.claim(lease_seconds=9, limits=keys.running_limits()) is None, "its limits are those of its searches"
+
+
+def test_a_key_goes_before_others_only_where_it_may(
+    store: SqlStore, settings: Settings, review: Review, order: Order
+) -> None:
+    keys = ApiKeys(store.database)
+    tokens = {most: keys.create("key", limits=KeyLimits(priority=most))[1] for most in (0, 7)}
+    with TestClient(create_app(store, settings, review), base_url="http://127.0.0.1") as client:
+        for most, token in tokens.items():
+            client.headers["X-API-Key"] = token
+            search_id = placed(client, order, priority=most)
+            refusals = (
+                client.post("/v1/searches", json=order(priority=most + 1)),
+                client.patch(f"/v1/searches/{search_id}", json={"priority": most + 1}),
+            )
+            for refused in refusals:
+                (error,) = refused.json()["errors"]
+                assert (refused.status_code, error["pointer"], error["code"]) == (422, "/priority", "limit")
+                assert f"use {most} or less" in error["detail"]
+            assert client.patch(f"/v1/searches/{search_id}", json={"name": "new"}).status_code == 200
+            assert client.patch(f"/v1/searches/{search_id}", json={"priority": most - 1}).status_code == 200
 
 
 @pytest.mark.parametrize(

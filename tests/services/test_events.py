@@ -14,6 +14,7 @@ from sqlalchemy import update
 
 from automl_prune.loop.job import Event, SearchJob, SearchState
 from automl_prune.loop.ports import Store
+from automl_prune.storage.keys import ApiKeys
 from automl_prune.storage.retention import Retention
 from automl_prune.storage.sql import SqlStore
 from automl_prune.storage.tables import EventRow, SearchRow
@@ -194,6 +195,24 @@ def test_a_key_has_only_so_many_streams(
         time.sleep(0.02)
     with following(url) as events:
         assert next(events).event == "search.state"
+
+
+def test_a_stream_ends_with_its_key(
+    app: FastAPI, store: SqlStore, fill: Fill, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.api.feed.KEY_SECONDS", 0.1)
+    job, keys = store.get_search(fill(store)), ApiKeys(store.database)
+    url = f"{serve(app)}/v1/searches/{job.id}/events?last_event_id=latest"
+    with following(url) as without:
+        (short, short_token), (_, long_token) = keys.create("short"), keys.create("long")
+        assert list(without) == [], "from the first key on, nobody gets in without one"
+    with following(url, **{"X-API-Key": short_token}) as cut, following(url, **{"X-API-Key": long_token}) as kept:
+        keys.revoke(short.id)
+        assert list(cut) == []
+        assert httpx.get(url, headers={"X-API-Key": short_token}, trust_env=False).status_code == 401
+        time.sleep(0.3)
+        finish(store, job)
+        assert [event.event for event in kept] == ["search.state", "end"]
 
 
 def test_a_crowd_of_listeners_costs_the_store_as_much_as_one(

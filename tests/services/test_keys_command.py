@@ -50,7 +50,7 @@ def test_a_key_is_shown_once_listed_and_revoked(call: Call) -> None:
     (listed,) = json.loads(call("keys", "list", "--json").stdout)["items"]
     assert (listed["name"], listed["tenant"], listed["hint"]) == ("ci", "edge", token[-4:])
     assert listed["scopes"] == ["search:read", "search:write"]
-    assert listed["limits"] == {"queued": None, "running": 2, "trials": None, "parallel": None}
+    assert listed["limits"] == {"queued": None, "running": 2, "trials": None, "parallel": None, "priority": 0}
     assert token not in json.dumps(listed)
     shown = call("keys", "list").stdout
     assert listed["id"] in shown
@@ -64,6 +64,9 @@ def test_a_key_for_programs_is_json(call: Call) -> None:
     made = json.loads(call("keys", "create", "ops", "--scope", "metrics", "--scope", "admin", "--json").stdout)
     assert re.fullmatch(r"aps_[0-9a-f]{72}", made["key"])
     assert (made["scopes"], made["expires_at"]) == (["admin", "metrics"], None)
+    urgent = json.loads(call("keys", "create", "ci", "--max-priority", "7", "--json").stdout)
+    assert urgent["limits"]["priority"] == 7
+    call("keys", "create", "ci", "--max-priority", "101", code=2)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +81,14 @@ def test_beyond_this_machine_a_key_comes_first(call: Call) -> None:
     refused = call("serve", "--host", "0.0.0.0", "--port", "0", "--no-launcher", code=2)
     assert "automl-prune keys create" in refused.stderr
     assert "0.0.0.0" in refused.stderr
+
+
+def test_behind_a_proxy_a_key_comes_first(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}PUBLIC_URL", "https://prune.example")
+    refused = call("serve", "--port", "0", "--no-launcher", code=2)
+    assert "automl-prune keys create" in refused.stderr
+    assert "'https://prune.example'" in refused.stderr
+    assert "unset AUTOML_PRUNE_PUBLIC_URL" in refused.stderr
 
 
 def test_a_key_that_no_header_takes_is_a_sentence(call: Call) -> None:

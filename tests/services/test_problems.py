@@ -1,3 +1,4 @@
+import asyncio
 import http.client
 import json
 import sqlite3
@@ -19,6 +20,7 @@ from automl_prune.errors import (
     FieldError,
     LeaseLostError,
     NotFoundError,
+    QueueFullError,
     SpecError,
     StateConflictError,
     UnknownNameError,
@@ -27,6 +29,7 @@ from automl_prune.errors import (
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.storage.sql import SqlStore
 from services.api.app import create_app
+from services.api.context import Reviews
 from services.api.problems import TITLES, RequestError, problem_of
 from services.settings import Settings
 
@@ -61,6 +64,7 @@ def post(client: TestClient, content: bytes | str, path: str = "/v1/searches", *
         (NotFoundError("x"), 404, "not_found"),
         (StateConflictError("x"), 409, "state_conflict"),
         (LeaseLostError("x"), 409, "lease_lost"),
+        (QueueFullError("x"), 429, "too_many_queued"),
         (EvaluationError("x"), 500, "internal"),
         (RuntimeError("x"), 500, "internal"),
         (ClientDisconnect(), 400, "client_disconnected"),
@@ -218,6 +222,26 @@ def test_503_when_too_many_reviews_wait(store: SqlStore, settings: Settings, ord
         finally:
             go.set()
         assert sorted(each.result().status_code for each in asked) == [200] * 17 + [503]
+
+
+def test_a_tenant_whose_reviews_wait_holds_up_no_other(order: Callable[..., dict[str, Any]]) -> None:
+    go, spec = threading.Event(), SearchSpec.parse(order())
+
+    def slow(spec: SearchSpec, tenant: str) -> Mapping[str, Any]:
+        assert tenant == "modest" or go.wait(20)
+        return {"of": tenant}
+
+    async def ask() -> None:
+        reviews = Reviews(slow)
+        waiting = [asyncio.create_task(reviews.of(spec, "greedy")) for _ in range(18)]
+        done, _ = await asyncio.wait(waiting, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        assert [type(each.exception()) for each in done] == [RequestError]
+        assert await asyncio.wait_for(reviews.of(spec, "modest"), 10) == {"of": "modest"}
+        go.set()
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+        assert answers.count({"of": "greedy"}) == 17
+
+    asyncio.run(ask())
 
 
 def test_request_ids_are_kept_when_sane(client: TestClient) -> None:

@@ -68,6 +68,23 @@ def test_a_bad_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, name: s
         load_settings()
 
 
+@pytest.mark.parametrize(
+    ("host", "public_url", "beyond"),
+    [
+        ("127.0.0.1", None, False),
+        ("::1", "http://localhost:8422/", False),
+        ("127.0.0.1", "http://[::1]:8422", False),
+        ("0.0.0.0", None, True),
+        ("0.0.0.0", "http://localhost:8422", True),
+        ("127.0.0.1", "https://prune.example", True),
+        ("127.0.0.1", "https://127.0.0.1.prune.example", True),
+        ("127.0.0.1", "https://localhost@prune.example", True),
+    ],
+)
+def test_a_public_address_is_beyond_this_machine(host: str, public_url: str | None, beyond: bool) -> None:
+    assert load_settings(host=host, public_url=public_url).beyond_this_machine == beyond
+
+
 def test_an_unknown_override_is_refused() -> None:
     with pytest.raises(SpecError, match="AUTOML_PRUNE_PROT"):
         load_settings(prot=1)

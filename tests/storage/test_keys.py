@@ -53,7 +53,7 @@ def test_what_was_mistyped_is_no_token() -> None:
 
 
 def test_a_key_is_found_by_its_token_alone(keys: ApiKeys) -> None:
-    limits = KeyLimits(queued=3, running=1, trials=200, parallel=4)
+    limits = KeyLimits(queued=3, running=1, trials=200, parallel=4, priority=7)
     key, token = keys.create("ci", tenant="edge", scopes=[Scope.READ], limits=limits)
     other, _ = keys.create("other")
     found = keys.find(token)
@@ -73,6 +73,14 @@ def test_a_key_is_found_by_its_token_alone(keys: ApiKeys) -> None:
     assert [k.id for k in keys.known(tenant="edge")] == [key.id]
 
 
+def test_a_key_from_before_there_was_a_limit_of_priority_has_the_lowest(keys: ApiKeys, database: Database) -> None:
+    _, token = keys.create("old", limits=KeyLimits(running=2, priority=9))
+    _set(database, limits={"running": 2})
+    found = keys.find(token)
+    assert found is not None
+    assert found.limits == KeyLimits(running=2, priority=0)
+
+
 def test_no_token_is_kept(keys: ApiKeys, database: Database) -> None:
     _, token = keys.create("ci")
     keys.find(token)
@@ -88,8 +96,10 @@ def test_an_expired_key_opens_nothing(keys: ApiKeys, database: Database) -> None
     assert key.expires_at is not None
     assert abs(key.expires_at - datetime.now(UTC) - timedelta(hours=1)) < timedelta(minutes=1)
     assert keys.find(token) is not None
+    assert keys.valid([key.id, "key_none"]) == {key.id}
     _set(database, expires_at=datetime.now(UTC) - timedelta(seconds=1))
     assert keys.find(token) is None
+    assert keys.valid([key.id]) == set()
 
 
 def test_a_revoked_key_opens_nothing_but_keeps_the_door_closed(keys: ApiKeys, database: Database) -> None:
@@ -102,6 +112,7 @@ def test_a_revoked_key_opens_nothing_but_keeps_the_door_closed(keys: ApiKeys, da
     assert revoked.revoked_at is not None
     assert keys.revoke(key.id, tenant="edge").revoked_at == revoked.revoked_at
     assert keys.find(token) is None
+    assert keys.valid([key.id]) == set()
     assert keys.exist()
     assert ApiKeys(database).exist()
     with pytest.raises(NotFoundError, match="key_none"):
@@ -144,21 +155,21 @@ def test_a_use_that_cannot_be_noted_keeps_nobody_out(sqlite_url: str) -> None:
     database.close()
 
 
-def test_admin_is_every_scope(keys: ApiKeys) -> None:
+def test_admin_is_every_scope_but_the_one_that_is_about_all_tenants(keys: ApiKeys) -> None:
     admin, _ = keys.create("root", scopes=[Scope.ADMIN])
     reader, _ = keys.create("reader", scopes=[Scope.READ])
-    assert all(admin.allows(scope) for scope in Scope)
+    assert [scope for scope in Scope if not admin.allows(scope)] == [Scope.METRICS]
+    assert keys.create("both", scopes=[Scope.ADMIN, Scope.METRICS])[0].allows(Scope.METRICS)
     assert [scope for scope in Scope if reader.allows(scope)] == [Scope.READ]
 
 
-def test_a_tenant_may_run_what_its_most_generous_valid_key_allows(keys: ApiKeys) -> None:
-    keys.create("a", tenant="edge", limits=KeyLimits(running=1))
-    generous, _ = keys.create("b", tenant="edge", limits=KeyLimits(running=4))
-    keys.create("c", tenant="core", limits=KeyLimits(running=2))
-    keys.create("d", tenant="core")
-    assert keys.running_limits() == {"edge": 4}
-    keys.revoke(generous.id)
-    assert keys.running_limits() == {"edge": 1}
+def test_the_limit_of_a_key_outlives_it(keys: ApiKeys, database: Database) -> None:
+    small, _ = keys.create("a", tenant="edge", limits=KeyLimits(running=1))
+    none, _ = keys.create("b", tenant="edge", limits=KeyLimits(running=0), expires_in=timedelta(hours=1))
+    keys.create("c", tenant="edge")
+    keys.revoke(small.id)
+    _set(database, expires_at=datetime.now(UTC) - timedelta(hours=1))
+    assert keys.running_limits() == {small.id: 1, none.id: 0}
 
 
 @pytest.mark.parametrize(
@@ -180,6 +191,9 @@ def test_a_key_that_makes_no_sense_is_refused(sqlite_url: str, wrong: dict[str, 
     database.close()
     with pytest.raises(UserError, match="queued"):
         KeyLimits(queued=-1)
+    for priority in (-1, 101):
+        with pytest.raises(UserError, match="priority"):
+            KeyLimits(priority=priority)
 
 
 def _set(database: Database, **values: Any) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, event, text
 
 from automl_prune.errors import UserError
 from automl_prune.loop.job import Artifact, SearchState, Worker
-from automl_prune.loop.ports import Idempotency
+from automl_prune.loop.ports import Idempotency, Orderer
 from automl_prune.storage.engine import connect
 from automl_prune.storage.sql import SqlStore
 from automl_prune.testing import StoreContract
@@ -115,7 +115,8 @@ def every_call(store: SqlStore) -> None:
     store.progress_of([search, "another"], tenant="default")
     store.attempts(search)
     store.renew(search, 1, lease_seconds=0, worker=Worker("w", "h", 1))
-    taken = store.claim(lease_seconds=60, limits={"default": 3}, most_losses=9)
+    store.add_search({}, name=None, labels={}, priority=9, by=Orderer("a", queued=9, of_tenant=9))
+    taken = store.claim(lease_seconds=60, limits={"a": 0}, most_losses=9)
     assert taken is not None
     store.request_pause(search)
     store.release(search, taken.attempt, reason="")

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from automl_prune.errors import AutomlPruneError
 from automl_prune.loop.job import Artifact, Event, SearchAttempt, SearchJob, SearchState, StoredTrial, Submission, Worker
-from automl_prune.loop.ports import Idempotency, Store
+from automl_prune.loop.ports import Idempotency, Orderer, Store
 from automl_prune.storage.memory import MemoryStore
 from automl_prune.storage.sql import SqlStore
 from automl_prune.testing.store_kit import trial
@@ -99,18 +99,20 @@ class Stores(RuleBasedStateMachine):
         self.order(lambda store: store.add_search({"n": 0}, name=None, labels={"a": "b"}, tenant=tenant))
 
     @precondition(lambda self: len(self.ids) < 4)
-    @rule(tenant=TENANTS, priority=st.integers(-1, 1))
-    def add(self, tenant: str, priority: int) -> None:
-        self.order(lambda store: store.add_search({"n": 1}, name="n", labels={}, tenant=tenant, priority=priority))
+    @rule(tenant=TENANTS, priority=st.integers(-1, 1), key=st.sampled_from([None, "a", "b"]))
+    def add(self, tenant: str, priority: int, key: str | None) -> None:
+        told: dict[str, Any] = {"tenant": tenant, "priority": priority, "by": Orderer(key)}
+        self.order(lambda store: store.add_search({"n": 1}, name="n", labels={}, **told))
 
     @precondition(lambda self: len(self.ids) < 4)
-    @rule(tenant=TENANTS, key=st.sampled_from("kl"), fingerprint=st.sampled_from("fffg"))
-    def add_once(self, tenant: str, key: str, fingerprint: str) -> None:
+    @rule(tenant=TENANTS, key=st.sampled_from("kl"), fingerprint=st.sampled_from("fffg"), most=st.sampled_from([None, 1]))
+    def add_once(self, tenant: str, key: str, fingerprint: str, most: int | None) -> None:
         made: list[Any] = []
         for store in self.stores:
             try:
                 once = Idempotency(key, fingerprint)
-                made.append(store.add_search_once({}, name=None, labels={}, idempotency=once, tenant=tenant))
+                by = Orderer("a", most)
+                made.append(store.add_search_once({}, name=None, labels={}, idempotency=once, tenant=tenant, by=by))
             except AutomlPruneError as error:
                 made.append((type(error), str(error)))
         if isinstance(made[0], Submission) and not made[0].replayed:

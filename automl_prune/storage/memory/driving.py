@@ -33,10 +33,10 @@ class Driving(Steps):
         return iter(sorted(waiting, key=lambda entry: (-entry.job.priority, entry.job.id)))
 
     def _is_full(self, entry: Entry, limits: Limits | None) -> bool:
-        limit = rules.limit_of(limits, entry.job.tenant)
+        limit = rules.limit_of(limits, entry.job.key_id)
         if limit is None:
             return False
-        others = (e.job for e in self._entries.values() if e is not entry and e.job.tenant == entry.job.tenant)
+        others = (e.job for e in self._entries.values() if e is not entry and e.job.key_id == entry.job.key_id)
         return sum(job.state in rules.OWNED for job in others) >= limit
 
     def _settled(self, entry: Entry, most_losses: int | None) -> bool:

@@ -36,9 +36,11 @@ class Queries(Steps):
         ]
         return found[:limit]
 
-    def count_searches(self, *, states: Sequence[SearchState] = (), tenant: str | None = None) -> int:
-        """How many searches there are."""
-        return len(self._jobs(states, tenant))
+    def count_searches(
+        self, *, states: Sequence[SearchState] = (), key_id: str | None = None, tenant: str | None = None
+    ) -> int:
+        """How many searches there are, that this API key ordered if one is given."""
+        return sum(key_id in (None, job.key_id) for job in self._jobs(states, tenant))
 
     def ahead_of(self, search_ids: Sequence[str], *, tenant: str | None = None) -> dict[str, int]:
         """How many queued searches, of anybody, are claimed before these, by id; only those that are queued are in it."""

@@ -32,8 +32,8 @@ class Driving(Steps):
         with self.database.write() as session:
             self._count_alone(session, limits)
             while (row := self._claimable(session, full)) is not None:
-                if self._is_full(session, row, limits):
-                    full.add(row.tenant)
+                if row.key_id is not None and self._is_full(session, row, limits):
+                    full.add(row.key_id)
                 elif not self._settled(session, row, most_losses):
                     return self._take(session, row, lease_seconds, worker)
         return None
@@ -47,16 +47,17 @@ class Driving(Steps):
         ready = or_(SearchRow.state == SearchState.QUEUED.value, SearchRow.lease_expires_at <= self.database.now())
         query = select(SearchRow).where(SearchRow.finished_at.is_(None), ready)
         if full:
-            query = query.where(SearchRow.tenant.not_in(sorted(full)))
+            query = query.where(or_(SearchRow.key_id.is_(None), SearchRow.key_id.not_in(sorted(full))))
         query = query.order_by(SearchRow.priority.desc(), SearchRow.id).limit(1)
         # SQLite has no row locks and leaves this out; there BEGIN IMMEDIATE admits one claim at a time
         return session.scalar(query.with_for_update(skip_locked=True))
 
     def _is_full(self, session: Session, row: SearchRow, limits: Limits | None) -> bool:
-        limit = rules.limit_of(limits, row.tenant)
+        limit = rules.limit_of(limits, row.key_id)
         if limit is None:
             return False
-        running = (SearchRow.tenant == row.tenant, SearchRow.state.in_(_OWNED), SearchRow.id != row.id)
+        of_key = (SearchRow.tenant == row.tenant, SearchRow.key_id == row.key_id)  # there is an index by tenant
+        running = (*of_key, SearchRow.state.in_(_OWNED), SearchRow.id != row.id)
         return (session.scalar(select(func.count()).select_from(SearchRow).where(*running)) or 0) >= limit
 
     def _settled(self, session: Session, row: SearchRow, most_losses: int | None) -> bool:

@@ -4,16 +4,18 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import ColumnElement, delete, func, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from automl_prune.loop.job import DEFAULT_TENANT, SearchJob, SearchState, Submission
-from automl_prune.loop.ports import Idempotency
+from automl_prune.loop.ports import ANYBODY, Idempotency, Orderer
 from automl_prune.storage import rules
 from automl_prune.storage.ids import new_search_id
 from automl_prune.storage.sql.steps import Steps, find, whole, written
 from automl_prune.storage.tables import IdempotencyRow, LabelRow, SearchRow
+
+_ORDERS = 0x6F726472  # PostgreSQL's advisory locks by tenant: "ordr"
 
 
 class Orders(Steps):
@@ -27,11 +29,12 @@ class Orders(Steps):
         labels: Mapping[str, str],
         tenant: str = DEFAULT_TENANT,
         priority: int = 0,
+        by: Orderer = ANYBODY,
     ) -> SearchJob:
         """Queue a search; when this returns, it survives the loss of the process and of power."""
-        row = self._row(spec, name, labels, tenant, priority)
+        row = self._row(spec, name, labels, tenant, priority, by)
         with self.database.write(through=True) as session:
-            return self._add(session, row)
+            return self._add(session, row, by)
 
     def add_search_once(
         self,
@@ -42,12 +45,13 @@ class Orders(Steps):
         idempotency: Idempotency,
         tenant: str = DEFAULT_TENANT,
         priority: int = 0,
+        by: Orderer = ANYBODY,
     ) -> Submission:
         """Queue a search unless the tenant's key came before; IdempotencyError when it came with another fingerprint."""
-        row = self._row(spec, name, labels, tenant, priority)
+        row = self._row(spec, name, labels, tenant, priority, by)
         with self.database.write(through=True) as session:
             if self._is_new(session, idempotency, row):
-                return Submission(self._add(session, row), replayed=False)
+                return Submission(self._add(session, row, by), replayed=False)
             first = session.get_one(IdempotencyRow, (tenant, idempotency.key))
             rules.check_key(idempotency, first.fingerprint)
             return Submission(written(session, find(session, first.search_id)), replayed=True)
@@ -68,7 +72,13 @@ class Orders(Steps):
             return whole(session, find(session, first.search_id))
 
     def _row(
-        self, spec: Mapping[str, Any], name: str | None, labels: Mapping[str, str], tenant: str, priority: int
+        self,
+        spec: Mapping[str, Any],
+        name: str | None,
+        labels: Mapping[str, str],
+        tenant: str,
+        priority: int,
+        by: Orderer,
     ) -> SearchRow:
         now = self.database.now()
         return SearchRow(
@@ -86,13 +96,26 @@ class Orders(Steps):
             labels=_labels(labels),
             tenant=tenant,
             priority=priority,
+            key_id=by.key_id,
         )
 
-    def _add(self, session: Session, row: SearchRow) -> SearchJob:
+    def _add(self, session: Session, row: SearchRow, by: Orderer) -> SearchJob:
+        self._check_room(session, row, by)
         session.add(row)
         session.flush()
         self._tell_state(session, row)
         return written(session, row)
+
+    def _check_room(self, session: Session, row: SearchRow, by: Orderer) -> None:
+        """Raise QueueFullError; of a tenant's orders at the same moment, each counts those before it."""
+        limits = [(by.of_tenant, true()), (by.queued, SearchRow.key_id == by.key_id)]
+        if self.database.on_postgresql and any(most is not None for most, _ in limits):  # SQLite writes one by one
+            session.execute(select(func.pg_advisory_xact_lock(_ORDERS, func.hashtext(row.tenant))))
+        waiting = (SearchRow.tenant == row.tenant, SearchRow.state == SearchState.QUEUED.value)
+        for most, whose in limits:
+            if most is not None:
+                found = session.scalar(select(func.count()).select_from(SearchRow).where(*waiting, whose))
+                rules.check_room(found or 0, most)
 
     def _is_new(self, session: Session, idempotency: Idempotency, row: SearchRow) -> bool:
         """Take the key for the search; of two transactions at once the second waits for the first."""

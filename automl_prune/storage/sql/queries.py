@@ -43,10 +43,15 @@ class Queries(Steps):
         with self.database.read() as session:
             return [rows.job(row) for row in session.scalars(query)]
 
-    def count_searches(self, *, states: Sequence[SearchState] = (), tenant: str | None = None) -> int:
-        """How many searches there are."""
+    def count_searches(
+        self, *, states: Sequence[SearchState] = (), key_id: str | None = None, tenant: str | None = None
+    ) -> int:
+        """How many searches there are, that this API key ordered if one is given."""
+        conditions = _of(states, tenant)
+        if key_id is not None:
+            conditions.append(SearchRow.key_id == key_id)
         with self.database.read() as session:
-            return session.scalar(select(func.count()).select_from(SearchRow).where(*_of(states, tenant))) or 0
+            return session.scalar(select(func.count()).select_from(SearchRow).where(*conditions)) or 0
 
     def ahead_of(self, search_ids: Sequence[str], *, tenant: str | None = None) -> dict[str, int]:
         """How many queued searches, of anybody, are claimed before these, by id; only those that are queued are in it."""

@@ -1,4 +1,4 @@
-"""Webhooks take turns, each with one delivery on its way."""
+"""Which key ordered a search, and whose turn it is to send to a webhook."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Say that every webhook is free, and order what each still has to send."""
+    """Keep both from now on: no key's limit holds for what is there already, and every webhook is free."""
+    op.add_column("searches", sa.Column("key_id", sa.String(), nullable=True))
     op.add_column("webhooks", sa.Column("free_at", sa.DateTime(timezone=True), nullable=True))
     op.drop_index("ix_webhook_deliveries_due", "webhook_deliveries")
     is_open = sa.text("delivered_at IS NULL AND next_at IS NOT NULL")
