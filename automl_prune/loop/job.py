@@ -165,7 +165,7 @@ class StoredTrial:
     """A trial as the store keeps it, with the order of events and its times.
 
     ``asked_seq`` and ``told_seq`` come from one counter per search: sorted together they replay the conversation with
-    the strategies.
+    the strategies. ``started_at`` is that of its last attempt.
     """
 
     trial: Trial
@@ -173,6 +173,7 @@ class StoredTrial:
     told_seq: int | None
     asked_at: datetime
     ended_at: datetime | None
+    started_at: datetime | None = None
 
 
 @dataclass(frozen=True)

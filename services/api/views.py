@@ -59,6 +59,7 @@ def trial(stored: StoredTrial, job: SearchJob) -> dict[str, Any]:
         "winner": one.number in job.info.get("family", ()),
         "repaired": one.repaired,
         "asked_at": _time(stored.asked_at),
+        "started_at": _time(stored.started_at),
         "ended_at": _time(stored.ended_at),
     }
 
