@@ -175,6 +175,14 @@ class StoredTrial:
     ended_at: datetime | None
     started_at: datetime | None = None
 
+    @property
+    def overhead(self) -> float | None:
+        """Seconds from its last start to its record that were not evaluation; None where that is not known."""
+        evaluated = self.trial.outcome.cost.get("seconds") if self.trial.outcome else None
+        if evaluated is None or self.started_at is None or self.ended_at is None:
+            return None
+        return max(0.0, (self.ended_at - self.started_at).total_seconds() - evaluated)
+
 
 @dataclass(frozen=True)
 class Artifact:

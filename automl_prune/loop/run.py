@@ -20,7 +20,7 @@ from automl_prune.loop.family import FamilyKeeper, family_json
 from automl_prune.loop.job import Artifact, SearchJob, SearchState
 from automl_prune.loop.plan import Plan, evaluations
 from automl_prune.loop.ports import Executor, Store
-from automl_prune.loop.result import build_result
+from automl_prune.loop.result import build_result, executor_cost
 from automl_prune.loop.standing import BASE, SEARCH
 from automl_prune.messages import is_storage_full, said
 from automl_prune.trial import Evaluator, Trial
@@ -100,7 +100,8 @@ def run_search(
     if controller.stopping:
         store.set_state(job.id, job.attempt, SearchState.CANCELLED, reason="cancelled by request")
     else:
-        result = build_result(plan, job.id, controller.history, seconds=_since(job.started_at))
+        spent = executor_cost(store.trials(job.id), executor.describe())
+        result = build_result(plan, job.id, controller.history, seconds=_since(job.started_at), executor=spent)
         if controller.strategy and controller.strategy.family:
             result["family"] = family_json(plan.problem.space, controller.strategy.family, controller.history)
         try:

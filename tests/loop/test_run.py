@@ -71,6 +71,18 @@ def test_the_result_keeps_its_contract(finished: Finished) -> None:
     assert result["metrics"]["top1"] > 0.5
 
 
+def test_the_result_says_what_the_executor_took(finished: Finished) -> None:
+    """Of all stored trials, whichever driver they had; what was evaluated is none of it."""
+    assert finished.job.result is not None
+    spent = finished.job.result["provenance"]["search_cost"]
+    stored = finished.store.trials(finished.job.id)
+    busy = sum((t.ended_at - t.started_at).total_seconds() for t in stored if t.ended_at and t.started_at)
+    executor = spent["executor"]
+    assert (executor["kind"], executor["workers"], executor["trials"]) == ("inline", 1, len(stored))
+    assert executor["overhead_seconds"] == pytest.approx(busy - spent["seconds"], abs=0.01)
+    assert 0 <= executor["median_overhead_seconds"] <= executor["overhead_seconds"] < spent["wall_seconds"]
+
+
 def test_every_candidate_meets_every_budget(finished: Finished) -> None:
     candidates = [t.candidate for t in finished.trials if t.arm in ("search", "uniform", "random", "final")]
     assert all(finished.plan.problem.is_feasible(c) and c in finished.plan.problem.space for c in candidates)

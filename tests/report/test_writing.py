@@ -29,6 +29,7 @@ def test_a_report_holds_what_the_result_says(told: Told, tmp_path: Path) -> None
     assert quality("top1", result["metrics"]["top1"]) in best
     assert amount(result["metrics"]["latency_ms"]["pi4"]) in best
     assert "| control: uniform |" in report
+    assert f"(median of {len(told.trials)}, inline executor)" in report
     assert f"takes {amount(result['metrics']['latency_ms']['pi4'])} ms on pi4 as measured; " in report
     assert all(f"]({name})" in report for name in DRAWN)
 
