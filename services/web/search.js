@@ -120,8 +120,13 @@ function tiles(search, result) {
     tile(format.capital(format.metricName(cost)), format.count(best[cost]), cost in base ? `${format.percent(best[cost], base[cost])} of full ${format.count(base[cost])}` : ""),
     versus("uniform"), versus("random"), search.spec.controls?.includes("global") ? versus("global") : null,
     h("div", { class: "tile" }, h("dt", null, "Evaluations"), h("dd", null, progress(search.progress))),
-    tile("Time", format.duration(seconds), `${search.progress.running} running now`),
+    tile("Time", format.duration(seconds), busy(search)),
   ];
+}
+
+function busy({ state, progress: { running, slots } }) {
+  if (ENDED.includes(state)) return "";
+  return slots ? `${running} of ${slots} slots busy` : `${running} running now`;
 }
 
 function tile(name, value, note, sign) {

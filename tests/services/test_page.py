@@ -99,6 +99,7 @@ def test_a_search_is_drawn(browse: Browse, store: SqlStore, fill: Fill) -> None:
     assert "1 failed trial has no score" in document
     assert 'href="http://127.0.0.1:8265"' in document
     assert f'href="/v1/searches/{job_id}/artifacts/model.safetensors"' in document
+    assert "0 of 2 slots busy" in document
     assert "Cancel search" in document
 
 
