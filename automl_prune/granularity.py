@@ -103,13 +103,14 @@ def rules_of(
 
 
 def allowed_widths(
-    architecture: Architecture, rules: Sequence[Rule]
+    architecture: Architecture, rules: Sequence[Rule], most: int | None = None
 ) -> tuple[dict[str, tuple[int, ...]], tuple[KeptWhole, ...]]:
     """Widths of each searched group, ascending and ending with the full one, and the cuttable groups that are kept whole.
 
     Raises:
         UnknownNameError: A pattern matches nothing.
-        UserError: Rules contradict each other, or one of the order's overrides has no effect.
+        UserError: Rules contradict each other, one of the order's overrides has no effect, or a group has more than ``most``
+            widths to choose from.
         WidthError: A listed width that its group cannot take.
     """
     meant = _meant(architecture, rules)
@@ -124,6 +125,8 @@ def allowed_widths(
             whole[group.name] = KeptWhole(group.name, "pattern", f"kept whole by {override.match!r} in {place}")
             continue
         widths = _choices(group, found, rules)
+        if most is not None and len(widths) > most:
+            raise _too_many(group, len(widths), most, found)
         if len(widths) > 1:
             choices[group.name] = widths
         else:
@@ -189,6 +192,15 @@ def _choices(group: ChannelGroup, found: Mapping[str, tuple[Any, Rule]], rules: 
     lowest = max(1, math.ceil(least * group.width - 1e-9))
     highest = min(group.width - 1, math.floor(most * group.width + 1e-9))
     return (*range(math.ceil(lowest / step) * step, highest + 1, step), group.width)
+
+
+def _too_many(group: ChannelGroup, count: int, most: int, found: Mapping[str, tuple[Any, Rule]]) -> UserError:
+    said = f"Group {group.name!r} has {count:,} widths to choose from; {most:,} is the most."
+    if "widths" in found:
+        return UserError(f"{said} List fewer.", pointer=found["widths"][1].at("widths"))
+    step, rule = found["round_to"]
+    needed = math.ceil(math.lcm(step, group.divisor) * count / most)
+    return UserError(f"{said} Raise round_to from {step} to {needed} or more.", pointer=rule.at("round_to"))
 
 
 def _only_full(group: ChannelGroup, found: Mapping[str, tuple[Any, Rule]]) -> str:

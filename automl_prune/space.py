@@ -46,6 +46,7 @@ class ChannelSpace:
         overrides: Sequence[Override] = (),
         declared: Sequence[Override] = (),
         allow_empty: bool = False,
+        most_choices: int | None = None,
     ) -> "ChannelSpace":
         """The space of an architecture's free groups.
 
@@ -57,14 +58,16 @@ class ChannelSpace:
             overrides: What differs for some groups; where two match the same group, the later wins.
             declared: Overrides of the network's author, which come before ``frozen`` and ``overrides``.
             allow_empty: Whether a space without any group is an answer too.
+            most_choices: Widths that one group may have to choose from; None: any number.
 
         Raises:
             UnknownNameError: A pattern matches nothing.
-            UserError: Rules contradict each other, an override has no effect, or nothing is left to search.
+            UserError: Rules contradict each other, an override has no effect, a group has too many choices, or nothing is
+                left to search.
             WidthError: A listed width that its group cannot take.
         """
         rules = rules_of(round_to, min_ratio, declared, frozen, overrides)
-        choices, kept_whole = allowed_widths(architecture, rules)
+        choices, kept_whole = allowed_widths(architecture, rules, most_choices)
         if not choices and not allow_empty:
             raise _nothing_left(architecture, kept_whole)
         return cls(names=tuple(choices), choices=tuple(choices.values()), kept_whole=kept_whole)

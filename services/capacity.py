@@ -22,6 +22,15 @@ Machine = tuple[float, float]
 """Processors and GPUs."""
 
 
+def slots(spec: SearchSpec, settings: Settings) -> int:
+    """Trials of an order that run at once at most."""
+    if spec.execution == "inline":
+        return 1
+    if settings.ray_address:
+        return spec.trials.parallel
+    return min(spec.trials.parallel, max(1, int(settings.workers / spec.resources.cpu)))
+
+
 class Capacity:
     """The machines that trials run on: this one, or those of the configured cluster, asked for once a minute.
 

@@ -21,7 +21,7 @@ from automl_prune.networks import NetworkDefinition
 from automl_prune.storage.sql import SqlStore
 from services import ray_auth
 from services.admission import Admissions
-from services.capacity import Capacity
+from services.capacity import Capacity, slots
 from services.database import database_url
 from services.devices import registered
 from services.settings import Settings
@@ -85,8 +85,7 @@ def make_executor(
         kind = "tune" if trains else "actors"
     if kind == "inline":
         return InlineExecutor()
-    here = max(1, int(settings.workers / spec.resources.cpu))
-    workers = spec.trials.parallel if settings.ray_address else min(spec.trials.parallel, here)
+    workers = slots(spec, settings)
     cpu, gpu = spec.resources.cpu, spec.resources.gpu
     if kind == "actors":
         return ActorsExecutor(search_id, workers=workers, cpu=cpu, gpu=gpu)

@@ -13,12 +13,15 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from automl_prune.errors import EvaluationError
-from automl_prune.execution.cluster import LOCAL, cause_of_death, current, joined, receive_evaluator, short_id
+from automl_prune.execution.cluster import LOCAL, cause_of_death, current, joined, lack, receive_evaluator, short_id
 from automl_prune.execution.common import CANCELLED, PAUSE, Losses, evaluate_safely, sentence
 from automl_prune.loop.ports import TrialSource
 from automl_prune.trial import Evaluator, Outcome, Trial
 
 logger = logging.getLogger(__name__)
+
+STANDSTILL_SECONDS = 10.0
+"""How long workers may be without a place, and nothing be evaluated, before that is told."""
 
 
 class ActorsExecutor:
@@ -77,6 +80,9 @@ class ActorsExecutor:
 class PruneWorker:
     """The actor: builds its evaluator once, then evaluates one trial at a time."""
 
+    def arrive(self) -> None:
+        """Nothing: answers as soon as the actor has a place."""
+
     def build(self, factory: "list[ray.ObjectRef[Any]]", cpu: float, gpu: float) -> str | None:
         """Build the evaluator; the reason if it cannot be built, so that what raises here is Ray alone."""
         try:
@@ -102,6 +108,9 @@ class _Run:
         self._executor, self._source = executor, source
         self._factory = [ray.put(make_evaluator)]  # in a list Ray leaves the opening to the worker
         self._setting_up: dict[ray.ObjectRef[Any], Any] = {}
+        self._arrivals: dict[ray.ObjectRef[Any], ray.ObjectRef[Any]] = {}
+        self._still_since: float | None = None
+        self._told_still = False
         self._busy: dict[ray.ObjectRef[Any], tuple[Any, Trial]] = {}
         self._idle: deque[Any] = deque()
         self._waiting: deque[Trial] = deque()
@@ -114,13 +123,14 @@ class _Run:
             if not (self._busy or self._waiting) and self._source.finished:
                 return
             self._collect()
+            self._look()
         self.abandon()
 
     def abandon(self) -> None:
         """Dismiss the workers and complete what is in flight as cancelled."""
         self.dismiss()
         trials = [*(trial for _, trial in self._busy.values()), *self._waiting]
-        for left in (self._setting_up, self._busy, self._waiting):
+        for left in (self._setting_up, self._arrivals, self._busy, self._waiting):
             left.clear()
         for trial in trials:
             self._source.complete(trial, CANCELLED)
@@ -145,9 +155,13 @@ class _Run:
     def _hire(self) -> None:
         name, cpu, gpu = self._executor.name_worker(), self._executor.cpu, self._executor.gpu
         worker: Any = ray.remote(PruneWorker).options(name=name, num_cpus=cpu, num_gpus=gpu).remote()
-        self._setting_up[worker.build.remote(self._factory, cpu, gpu)] = worker
+        arrival, built = worker.arrive.remote(), worker.build.remote(self._factory, cpu, gpu)
+        self._setting_up[built], self._arrivals[built] = worker, arrival
 
     def _start(self, worker: Any, trial: Trial) -> None:
+        if self._told_still:
+            self._told_still = False
+            self._source.stand_still(None)
         self._busy[worker.evaluate.options(name=trial.name).remote(trial)] = worker, trial
 
     def _collect(self) -> None:
@@ -163,8 +177,22 @@ class _Run:
             else:
                 self._take_worker(ref)
 
+    def _look(self) -> None:
+        """Tell the source when nothing is evaluated because Ray has no place for a worker; the next start takes it back."""
+        if self._busy or not self._setting_up:
+            self._still_since = None
+            return
+        self._still_since = self._still_since or time.monotonic()
+        if self._told_still or time.monotonic() - self._still_since < STANDSTILL_SECONDS:
+            return
+        arrived, _ = ray.wait(list(self._arrivals.values()), num_returns=1, timeout=0)
+        if not arrived:
+            self._told_still = True
+            self._source.stand_still(f"waiting for a worker: {lack(self._executor.cpu, self._executor.gpu)}")
+
     def _take_worker(self, ref: "ray.ObjectRef[Any]") -> None:
         worker = self._setting_up.pop(ref)
+        del self._arrivals[ref]
         try:
             reason = ray.get(ref)
         except RayError as error:

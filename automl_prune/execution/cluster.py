@@ -122,6 +122,15 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def lack(cpu: float, gpu: float) -> str:
+    """What a worker asks for, and how much of that Ray's machines have free together."""
+    asked = {name: amount for name, amount in (("CPU", cpu), ("GPU", gpu)) if amount}
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    has = " and ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}" for name in asked)
+    return f"{' and '.join(f'{amount:g} {name}' for name, amount in asked.items())} asked, {has} free in the cluster"
+
+
 def short_id(search_id: str) -> str:
     """The last characters of a search's id, which tell searches apart in the dashboard."""
     return search_id[-8:]

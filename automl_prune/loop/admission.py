@@ -27,11 +27,25 @@ from automl_prune.surgery.verify import SECONDS, admit
 log = logging.getLogger(__name__)
 
 POINTER = "/search_space/name"
+MOST_GROUPS = 4096
+"""Groups, and layers, of a network that somebody orders by name."""
+MOST_CHOICES = 1024
+"""Widths of one group in such an order."""
 
 Admit = Callable[[NetworkDefinition, int, Path], Architecture]
 """Maps a network, a number of classes and the cache folder to a verified architecture; raises UserError."""
 MOST_KEPT = 256
 """Networks that are known in one folder, by number of classes; beyond them, the oldest are forgotten."""
+
+
+def check_size(network: NetworkDefinition, architecture: Architecture) -> None:
+    """Raise UserError for a network that is too large to be searched here."""
+    for what, number in (("groups", len(architecture.groups)), ("layers", len(architecture.layers))):
+        if number > MOST_GROUPS:
+            raise UserError(
+                f"{network.name!r} has {number:,} {what}; {MOST_GROUPS:,} is the most. Name a smaller network.",
+                pointer=POINTER,
+            )
 
 
 def cached(network: NetworkDefinition, num_classes: int, cache: Path, *, seconds: float = SECONDS) -> Architecture | None:

@@ -54,6 +54,7 @@ class Controller:
         on_arm: Called with an arm's name when it starts.
         on_trial: Called with every trial that ends.
         out_of_time: Whether the search arm must stop asking.
+        on_standstill: Called with the reason why nothing can be evaluated for now, and with None once something is.
         patience: Complete feasible trials without a better one after which the search arm stops asking.
         judge: What an outcome comes to, with all that is known of its trial besides; the answer is what is recorded.
     """
@@ -69,12 +70,14 @@ class Controller:
         on_arm: Callable[[str], None] = lambda name: None,
         on_trial: Callable[[Trial], None] = lambda trial: None,
         out_of_time: Callable[[], bool] = lambda: False,
+        on_standstill: Callable[[str | None], None] = lambda reason: None,
         patience: int | None = None,
         judge: Callable[[Trial, Outcome], Outcome] = lambda trial, outcome: outcome,
     ) -> None:
         self._store, self._id, self._attempt = store, search_id, attempt
         self._problem, self._arms = problem, list(arms)
         self._on_arm, self._on_trial, self._out_of_time = on_arm, on_trial, out_of_time
+        self._on_standstill = on_standstill
         self._patience, self._judge = Patience(problem, patience), judge
         self._strategies: dict[str, Strategy] = {}
         self._asked: dict[str, int] = {}
@@ -147,6 +150,10 @@ class Controller:
         if self._since_snapshot >= max(SNAPSHOT_EVERY, len(self._told) // SNAPSHOT_PART):
             self._snapshot(sequence)
         self._failure = self._failure or self._why_give_up(ended)
+
+    def stand_still(self, reason: str | None) -> None:
+        """Pass on why nothing can be evaluated for now."""
+        self._on_standstill(reason)
 
     @property
     def finished(self) -> bool:

@@ -170,7 +170,7 @@ class StoredTrial:
     """A trial as the store keeps it, with the order of events and its times.
 
     ``asked_seq`` and ``told_seq`` come from one counter per search: sorted together they replay the conversation with
-    the strategies.
+    the strategies. ``started_at`` is that of its last attempt.
     """
 
     trial: Trial
@@ -178,6 +178,15 @@ class StoredTrial:
     told_seq: int | None
     asked_at: datetime
     ended_at: datetime | None
+    started_at: datetime | None = None
+
+    @property
+    def overhead(self) -> float | None:
+        """Seconds from its last start to its record that were not evaluation; None where that is not known."""
+        evaluated = self.trial.outcome.cost.get("seconds") if self.trial.outcome else None
+        if evaluated is None or self.started_at is None or self.ended_at is None:
+            return None
+        return max(0.0, (self.ended_at - self.started_at).total_seconds() - evaluated)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from automl_prune.evaluation.loading import check_classes
 from automl_prune.evaluation.recipe import WITHOUT_CRITERION, FineTune, Recipe
 from automl_prune.evaluation.setup import HYPERNETWORK, EvaluationSetup, Given, Recovery
 from automl_prune.evaluation.weights import fit_file, resolve_weights
-from automl_prune.loop.admission import Admit, admitted
+from automl_prune.loop.admission import MOST_CHOICES, Admit, admitted, check_size
 from automl_prune.loop.budgets import budget_json, priced
 from automl_prune.loop.confirmation import rounds
 from automl_prune.loop.latencies import DeviceLookup, Latencies, Progress, Timed, latency_budgets, only_local, quietly
@@ -194,7 +194,9 @@ def make_plan(
         resolve_weights(roots.weights, spec.weights)  # a missing file is known before the long work
     architecture = admit(network, num_classes, roots.cache)
     weights = read_weights(spec, network, num_classes, roots)
-    space = ordered_space(spec.search_space, network, architecture)
+    if given is None:  # who hands over objects burdens no machine but their own
+        check_size(network, architecture)
+    space = ordered_space(spec.search_space, network, architecture, most_choices=None if given else MOST_CHOICES)
     timed = Timed(network, num_classes, architecture, space, roots.cache / "latency")
     budgeted = priced(spec, timed, devices, now=fetch, progress=progress)
     problem = Problem(
@@ -217,7 +219,12 @@ def make_plan(
 
 
 def ordered_space(
-    wanted: SearchSpaceSpec, network: NetworkDefinition, architecture: Architecture, *, allow_empty: bool = False
+    wanted: SearchSpaceSpec,
+    network: NetworkDefinition,
+    architecture: Architecture,
+    *,
+    allow_empty: bool = False,
+    most_choices: int | None = None,
 ) -> ChannelSpace:
     """The space that an order describes: the preset's declaration with the order's changes; raises UserError."""
     preset = network.preset(wanted.preset)
@@ -229,6 +236,7 @@ def ordered_space(
         overrides=[o.override() for o in wanted.overrides],
         declared=preset.declared,
         allow_empty=allow_empty,
+        most_choices=most_choices,
     )
 
 

@@ -311,6 +311,10 @@ class TrialSource(Protocol):
         """Hand an outcome back; exactly once per trial handed out."""
         ...
 
+    def stand_still(self, reason: str | None) -> None:
+        """Hear why no trial that was handed out can be evaluated for now; None once one is."""
+        ...
+
     @property
     def finished(self) -> bool:
         """True once no further trial will come; trials in flight still complete."""

@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from automl_prune.costs import CONVENTION
 from automl_prune.errors import EvaluationError
 from automl_prune.loop.arms import CONTROLS, FINAL, REPORT
 from automl_prune.loop.budgets import budget_json
+from automl_prune.loop.job import StoredTrial
 from automl_prune.loop.latencies import Latencies, drop_flat
 from automl_prune.loop.plan import Plan
 from automl_prune.loop.standing import BASE, SEARCH
@@ -27,8 +29,17 @@ SEEN_NOTE = (
 _SCORES = ("top1", "top1_standard_error", "top5", "loss")
 
 
-def build_result(plan: Plan, search_id: str, trials: Sequence[Trial], *, seconds: float) -> dict[str, Any]:
+def build_result(
+    plan: Plan, search_id: str, trials: Sequence[Trial], *, seconds: float, executor: Mapping[str, Any]
+) -> dict[str, Any]:
     """The architecture JSON of a finished search, without its artifacts.
+
+    Args:
+        plan: The order.
+        search_id: The search.
+        trials: All that ended.
+        seconds: From its start to now.
+        executor: What :func:`executor_cost` found.
 
     Raises:
         EvaluationError: No candidate could be scored and recovered.
@@ -71,7 +82,7 @@ def build_result(plan: Plan, search_id: str, trials: Sequence[Trial], *, seconds
                 "python": platform.python_version(),
             },
             "convention": CONVENTION,
-            "search_cost": search_cost(trials) | {"wall_seconds": seconds},
+            "search_cost": search_cost(trials) | {"wall_seconds": seconds, "executor": dict(executor)},
         },
         "artifacts": [],
     }
@@ -112,6 +123,25 @@ def search_cost(trials: Sequence[Trial]) -> dict[str, Any]:
             spent[name] += trial.outcome.cost.get(name, 0.0) if trial.outcome else 0.0
     total = {key: sum(arm[key] for arm in by_arm.values()) for key in ("evaluations", "images", "seconds", "cpu_seconds")}
     return total | {"by_arm": by_arm}
+
+
+def executor_cost(trials: Sequence[StoredTrial], executor: Mapping[str, Any]) -> dict[str, Any]:
+    """What evaluating took besides the evaluations themselves: handing trials over, waiting for a worker, recording.
+
+    Known from the store, so that trials of earlier drivers count alike; those without times are left out.
+
+    Args:
+        trials: Of the search.
+        executor: The description of the one that ended it.
+    """
+    took = [trial.overhead for trial in trials if trial.overhead is not None]
+    return {
+        "kind": executor.get("kind"),
+        "workers": executor.get("workers"),
+        "trials": len(took),
+        "overhead_seconds": sum(took),
+        "median_overhead_seconds": median(took) if took else None,
+    }
 
 
 def _row(trials: Sequence[Trial], report: Trial, latencies: Latencies | None) -> dict[str, Any]:

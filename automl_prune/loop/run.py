@@ -20,7 +20,7 @@ from automl_prune.loop.family import FamilyKeeper, family_json
 from automl_prune.loop.job import Artifact, SearchJob, SearchState
 from automl_prune.loop.plan import Plan, evaluations
 from automl_prune.loop.ports import Executor, Store
-from automl_prune.loop.result import build_result
+from automl_prune.loop.result import build_result, executor_cost
 from automl_prune.loop.standing import BASE, SEARCH
 from automl_prune.messages import is_storage_full, said
 from automl_prune.trial import Evaluator, Trial
@@ -61,6 +61,12 @@ def run_search(
     searching = _Stopwatch(store, job)
     artifacts.mkdir(parents=True, exist_ok=True)
     keeper = FamilyKeeper(store, job, artifacts)
+    stage = _Stage(store, job, plan, executor)
+
+    def enter(arm: str) -> None:
+        if arm == SEARCH:
+            searching.start()
+        stage.enter(arm)
 
     def told(trial: Trial) -> None:
         if trial.arm == SEARCH and controller.strategy:
@@ -84,8 +90,9 @@ def run_search(
             seed=plan.spec.seed,
             latencies=plan.latencies,
         ),
-        on_arm=lambda arm: _enter(store, job, plan, executor, arm, searching),
+        on_arm=enter,
         on_trial=told,
+        on_standstill=stage.stand_still,
         out_of_time=lambda: searching.seconds > (plan.spec.trials.max_seconds or float("inf")),
         patience=plan.spec.trials.patience,
         judge=plan.latencies.judge if plan.latencies else lambda trial, outcome: outcome,
@@ -100,7 +107,8 @@ def run_search(
     if controller.stopping:
         store.set_state(job.id, job.attempt, SearchState.CANCELLED, reason="cancelled by request")
     else:
-        result = build_result(plan, job.id, controller.history, seconds=_since(job.started_at))
+        spent = executor_cost(store.trials(job.id), executor.describe())
+        result = build_result(plan, job.id, controller.history, seconds=_since(job.started_at), executor=spent)
         if controller.strategy and controller.strategy.family:
             result["family"] = family_json(plan.problem.space, controller.strategy.family, controller.history)
         try:
@@ -169,12 +177,22 @@ _STAGES: Mapping[str, tuple[SearchState, str]] = {
 }
 
 
-def _enter(store: Store, job: SearchJob, plan: Plan, executor: Executor, arm: str, searching: _Stopwatch) -> None:
-    """Say where the search is, each time an arm starts."""
-    if arm == SEARCH:
-        searching.start()
-    state, reason = _STAGES.get(arm, (SearchState.FINISHING, "confirming the leaders on more images"))
-    store.set_state(job.id, job.attempt, state, reason=reason, info=describe(plan, executor))
+class _Stage:
+    """Where the search is, told each time an arm starts, and while nothing can be evaluated."""
+
+    def __init__(self, store: Store, job: SearchJob, plan: Plan, executor: Executor) -> None:
+        self._store, self._job, self._plan, self._executor = store, job, plan, executor
+        self._state, self._reason = SearchState.PREPARING, ""
+
+    def enter(self, arm: str) -> None:
+        self._state, self._reason = _STAGES.get(arm, (SearchState.FINISHING, "confirming the leaders on more images"))
+        self._tell(self._reason, info=describe(self._plan, self._executor))
+
+    def stand_still(self, reason: str | None) -> None:
+        self._tell(reason or self._reason)
+
+    def _tell(self, reason: str, *, info: Mapping[str, Any] | None = None) -> None:
+        self._store.set_state(self._job.id, self._job.attempt, self._state, reason=reason, info=info)
 
 
 def describe(plan: Plan, executor: Executor) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Drawings of a search, each on axes of its own; only this module knows matplotlib."""
+"""Drawings of a search, each on axes of its own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,15 +8,20 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from automl_prune.report.importance import MOST_TRIALS, importances
 from automl_prune.report.numbers import amount, quality, title
-from automl_prune.report.told import ARMS, LATENCY, Told
+from automl_prune.report.told import ARMS, LATENCY, Span, Told
+from automl_prune.report.width_drawings import MOST_AXES, MOST_BARS, MOST_LINES, importance_bars, parallel
 
 COLOURS = {"search": "#1f5fa8", "random": "#b8860b", "uniform": "#2e7d32", "global": "#8e4585"}
 LEVELS = ("uniform", "global")
 """Arms of one candidate: a level to beat, not a progress."""
 INCHES = (7.0, 4.5)
+MOST_SPANS = 1000
+EDGE = {"edgecolor": "white", "linewidth": 0.4}
+STATES = {"complete": "#4f9a80", "stopped": "#ad8a4a", "infeasible": "#6a4bc4", "failed": "#a11d2b", "cancelled": "#8a949d"}
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,51 @@ def drawings(told: Told) -> Iterator[Drawing]:
         cut = [group for group in told.result["groups"] if not group["frozen"]]
         inches = (INCHES[0], max(2.5, 0.22 * len(cut) + 1))
         yield Drawing("widths", "Channels kept of every group that was searched", partial(_widths, cut), inches)
+    yield from _of_widths(told)
+    if times := told.spans():
+        shown = f"the last {MOST_SPANS:,} of {len(times):,}" if len(times) > MOST_SPANS else f"all {len(times):,}"
+        rows = max(row for *_, row in times) + 1
+        caption = f"From start to record of trials ({shown}); rows are parallel slots, not certain workers"
+        yield Drawing("timeline", caption, partial(_timeline, times[-MOST_SPANS:]), (INCHES[0], 1.6 + 0.2 * min(rows, 32)))
     for device, about in told.devices.items():
         caption = f"Measured against predicted latency on {device}, {len(about['check']['measured'])} networks"
         yield Drawing(f"latency-{device}-check", caption, partial(_check, about["check"]), (5.0, 4.5))
         if any(f"{LATENCY}@{device}" in t["metrics"] for arm in ARMS for t in told.scored(arm)):
             caption = f"Latency on {device} against MACs, all trials; predicted, unless every candidate was measured"
             yield Drawing(f"latency-{device}-macs", caption, partial(_against_macs, told, device))
+
+
+def _of_widths(told: Told) -> Iterator[Drawing]:
+    space = told.search["info"].get("space")
+    number = sum(len(told.scored(arm)) for arm in ARMS)
+    if not space or not number:
+        return
+    full, found = dict(zip(space["names"], space["full"], strict=True)), importances(told)
+    shown = "all" if number <= MOST_LINES else f"{MOST_LINES} evenly by rank of {number:,}"
+    groups = f"; the {MOST_AXES} groups that go most with the score" if len(full) > MOST_AXES else ""
+    caption = f"Widths and {title(told.metric)} of scored trials ({shown}), coloured by fifths{groups}"
+    yield Drawing("parallel", caption, partial(parallel, told, full, found), (INCHES[0] + 2, INCHES[1]))
+    if found:
+        used = min(number, MOST_TRIALS)
+        caption = f"Spearman rank correlation of widths and score, {used:,} trials: what went together, not what causes what"
+        inches = (INCHES[0], max(2.5, 0.22 * min(len(found), MOST_BARS) + 1))
+        yield Drawing("importances", caption, partial(importance_bars, found, used), inches)
+
+
+def _timeline(spans: Sequence[Span], axes: Axes) -> None:
+    for state, colour in STATES.items():
+        shown = [(start, end, row) for found, start, end, row in spans if found == state]
+        if shown:
+            rows, starts = [row + 1 for *_, row in shown], [start for start, *_ in shown]
+            axes.barh(
+                rows, [end - start for start, end, _ in shown], left=starts, height=0.8, color=colour, label=state, **EDGE
+            )
+    axes.margins(x=0.01)
+    axes.invert_yaxis()
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("seconds since the start of the search")
+    axes.set_ylabel("slot")
+    axes.legend(frameon=False, fontsize="small", ncols=5, loc="lower left", bbox_to_anchor=(0, 1))
 
 
 def _trials(told: Told, axes: Axes) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 Json = Mapping[str, Any]
@@ -14,6 +15,8 @@ ARMS = {
 }
 """The arms that compete, and what they are called."""
 LATENCY = "latency_ms"
+Span = tuple[str, float, float, int]
+"""A trial's state, its start and its end in seconds since the search's, and its row."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,21 @@ class Told:
         """Complete trials of an arm that have a score, in the order in which they ended."""
         found = [t for t in self.trials if t["arm"] == arm and t["state"] == "complete" and self.metric in t["metrics"]]
         return sorted(found, key=lambda t: str(t["ended_at"]))
+
+    def spans(self) -> list[Span]:
+        """Trials that ended, by when they were started, each in the first parallel row that was free by then."""
+        origin = datetime.fromisoformat(self.search["started_at"] or self.search["created_at"])
+        ended = sorted((t for t in self.trials if t.get("started_at") and t["ended_at"]), key=lambda t: str(t["started_at"]))
+        free: list[float] = []
+        found = []
+        for trial in ended:
+            start, end = (
+                (datetime.fromisoformat(trial[moment]) - origin).total_seconds() for moment in ("started_at", "ended_at")
+            )
+            row = next((row for row, until in enumerate(free) if until <= start), len(free))
+            free[row : row + 1] = [end]
+            found.append((str(trial["state"]), start, end, row))
+        return found
 
     def is_better(self, one: float, than: float) -> bool:
         """Whether a score beats another."""

@@ -127,7 +127,16 @@ def _cost(told: Told) -> Iterator[str]:
             for arm, row in [*spent["by_arm"].items(), ("all", spent)]
         ]
         yield table(["cost", "evaluations", "images", "seconds of workers", "CPU seconds"], rows)
-        yield f"From start to end {spent['wall_seconds']:,.0f} s."
+        yield f"From start to end {spent['wall_seconds']:,.0f} s.{_overhead(spent.get('executor'))}"
+
+
+def _overhead(executor: Mapping[str, Any] | None) -> str:
+    if not executor or executor["median_overhead_seconds"] is None:
+        return ""
+    return (
+        f" Besides evaluation a trial took {executor['median_overhead_seconds']:.2g} s from its start to its record "
+        f"(median of {executor['trials']:,}, {executor['kind']} executor), {executor['overhead_seconds']:,.1f} s in all."
+    )
 
 
 def _plain(text: object) -> str:

@@ -44,7 +44,7 @@ def _write_trials(file: Path, told: Told) -> None:
 
 
 def _row(trial: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name in ("number", "arm", "state", "attempt", "parent", "asked_at", "ended_at", "reason"):
+    for name in ("number", "arm", "state", "attempt", "parent", "asked_at", "started_at", "ended_at", "reason"):
         yield name, trial[name]
     yield from trial["metrics"].items()
     yield from ((f"cost {name}", value) for name, value in trial["cost"].items())

@@ -82,7 +82,7 @@ def trial(row: TrialRow) -> StoredTrial:
         state=TrialState(row.state),
         outcome=None if row.outcome is None else rules.outcome_from_json(row.outcome),
     )
-    return StoredTrial(kept, row.asked_seq, row.told_seq, row.asked_at, row.ended_at)
+    return StoredTrial(kept, row.asked_seq, row.told_seq, row.asked_at, row.ended_at, row.started_at)
 
 
 def asked(search_id: str, new: Trial, seq: int) -> dict[str, Any]:

@@ -132,6 +132,7 @@ class ScriptedSource:
         self.handed_out = self.asked_in_vain = 0
         self.completed: list[tuple[Trial, Outcome]] = []
         self.losses: list[tuple[int, str]] = []
+        self.standstills: list[str | None] = []
         self.stopped_at: float | None = None
         self._asked_at: float | None = None
 
@@ -156,6 +157,10 @@ class ScriptedSource:
         if len(self.completed) >= self.refuse_after:
             raise SourceClosedError(f"{trial.name} came after the end.")
         self.completed.append((trial, outcome))
+
+    def stand_still(self, reason: str | None) -> None:
+        """Remember the reason."""
+        self.standstills.append(reason)
 
     @property
     def finished(self) -> bool:

@@ -26,7 +26,7 @@ class TrialContract:
         seq = store.record_ask(search, 1, asked)
         stored = store.trial(search, 0)
         assert stored.trial == asked
-        assert (stored.asked_seq, stored.told_seq, stored.ended_at) == (seq, None, None)
+        assert (stored.asked_seq, stored.told_seq, stored.started_at, stored.ended_at) == (seq, None, None, None)
         assert stored.asked_at.utcoffset() == timedelta(0)
 
     def test_trials_of_several_searches_are_read_at_once(self, store: Store) -> None:
@@ -53,8 +53,9 @@ class TrialContract:
         stored = store.trial(search, 0)
         assert stored.trial == replace(trial(0), state=TrialState.FAILED, outcome=outcome)
         assert stored.told_seq == seq
+        assert stored.started_at is not None
         assert stored.ended_at is not None
-        assert stored.ended_at >= stored.asked_at
+        assert stored.asked_at <= stored.started_at <= stored.ended_at
 
     def test_the_conversation_can_be_replayed(self, store: Store) -> None:
         """Asks and outcomes share one strictly rising sequence; starts are no part of it."""

@@ -11,6 +11,7 @@ from automl_prune.loop.job import SearchState, Submission
 from automl_prune.loop.spec import SearchSpec
 from services.api import idempotency, limits, views
 from services.api.context import NO_NUL, Context, InContext, Limit, PageToken, SearchId, Spec, Text
+from services.api.estimates import estimate
 from services.api.openapi import SPEC_BODY
 from services.api.paging import page, read_search_token
 from services.api.standings import objective
@@ -55,8 +56,13 @@ def _place(context: Context, spec: SearchSpec, key: str | None) -> Submission:
 
 @router.post("/searches:validate", openapi_extra=SPEC_BODY)
 async def validate(spec: Spec, context: InContext) -> Mapping[str, Any]:
-    """Check an order without placing it: the space's size, what the full network costs, the budgets in absolute terms."""
-    return await context.reviews.of(spec, context.principal.tenant)
+    """Check an order without placing it: the space's size, what the full network costs, the budgets in absolute terms.
+
+    ``time`` says how long its evaluations would take, where earlier searches tell.
+    """
+    found = await context.reviews.of(spec, context.principal.tenant)
+    time = await to_thread.run_sync(estimate, spec, context.store, context.settings)
+    return {**found, "time": time}
 
 
 @router.get("/searches")

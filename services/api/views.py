@@ -59,6 +59,7 @@ def trial(stored: StoredTrial, job: SearchJob) -> dict[str, Any]:
         "winner": one.number in job.info.get("family", ()),
         "repaired": one.repaired,
         "asked_at": _time(stored.asked_at),
+        "started_at": _time(stored.started_at),
         "ended_at": _time(stored.ended_at),
     }
 
@@ -92,6 +93,7 @@ def _progress(job: SearchJob, arms: Progress) -> dict[str, Any]:
         "failed": states[TrialState.FAILED],
         "running": states[TrialState.RUNNING],
         "ended": sum(count for state, count in states.items() if state.is_terminal),
+        "slots": job.info.get("executor", {}).get("workers"),
         "total": job.info.get("evaluations") or job.spec.get("trials", {}).get("max"),
         "arms": {arm: dict(counts) for arm, counts in arms.items()},
     }

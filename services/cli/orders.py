@@ -57,6 +57,7 @@ def validate(
         ("uniform control", text.costs(summary["uniform"])),
         ("budgets", text.budgets(summary["budgets"])),
         ("evaluations", f"at most {summary['evaluations']}, controls included"),
+        ("time", text.estimate(summary["time"])),
     ]
     screen.print(text.facts(rows))
 

@@ -83,7 +83,7 @@ class Line:
     def update(self, search: Json) -> None:
         """Show how the search stands now."""
         done, total = evaluated(search)
-        what = clean(search["state_reason"]) or search["state"]
+        what = (clean(search["state_reason"]) or search["state"]) + slots(search)
         self._progress.update(self._task, description=what, completed=done, total=total, best=best_so_far(search))
 
 
@@ -109,6 +109,13 @@ def evaluated(search: Json) -> tuple[int, int]:
     arms = search["progress"]["arms"]
     done = sum(n for arm in _ARMS for state, n in arms.get(arm, {}).items() if state not in ("pending", "running"))
     return done, search["progress"]["total"]
+
+
+def slots(search: Json) -> str:
+    """How many of a running search's slots are busy, as a part of a sentence."""
+    progress = search["progress"]
+    known = search["state"] == "running" and progress["slots"]
+    return f", {progress['running']} of {progress['slots']} slots busy" if known else ""
 
 
 def stage(search: Json) -> str:

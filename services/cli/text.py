@@ -72,6 +72,24 @@ def budgets(items: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{metric} {sign} {amount(value)}" for metric, sign, value in bounds)
 
 
+def estimate(time: Mapping[str, Any]) -> str:
+    """How long an order would take, and how that is known."""
+    if time["seconds"] is None:
+        return f"unknown: {time['reason']}"
+    return (
+        f"about {duration(time['seconds'])} for evaluations, {time['at_once']} at once, "
+        f"{time['seconds_per_evaluation']:.2g} s each ({time['basis']}), without {time['leaves_out']}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time in the largest unit that leaves more than one of it."""
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
 def results(result: Mapping[str, Any]) -> Table:
     """The networks of a finished search side by side: the full one, the best found, and the controls."""
     metric = result["provenance"]["objective"]

@@ -5,7 +5,8 @@ import { h, s } from "./dom.js";
 export function ticks(low, high, wanted, least = 0) {
   const rough = Math.max(least, (high - low) / wanted);
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((size) => size >= rough);
+  const fits = (size) => size >= rough && (!least || Number.isInteger(size / least));
+  const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find(fits);
   const first = Math.ceil(low / step - 1e-9);
   return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) => (first + i) * step);
 }
@@ -17,7 +18,7 @@ export function extent(values, padding = 0.06) {
   return [low - pad, high + pad];
 }
 
-export function frame({ width, height, x, y, xLabel, yLabel, xStep, xText, yText, label, margin = {} }) {
+export function frame({ width, height, x, y, xLabel, yLabel, xStep, yStep, yTicks = 5, xText, yText, label, margin = {} }) {
   const m = { left: 58, right: 18, top: 22, bottom: 46, ...margin };
   const right = width - m.right;
   const bottom = height - m.bottom;
@@ -26,7 +27,7 @@ export function frame({ width, height, x, y, xLabel, yLabel, xStep, xText, yText
   const py = scale(y, bottom, m.top);
   const plot = s("svg", { class: "plot", viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label });
   plot.append(
-    ...ticks(...y, 5).map((value) => s("g", { class: "tick" },
+    ...ticks(...y, yTicks, yStep).map((value) => s("g", { class: "tick" },
       s("line", { x1: m.left, x2: right, y1: py(value), y2: py(value) }),
       s("text", { x: m.left - 8, y: py(value), dy: "0.32em", "text-anchor": "end" }, yText(value)))),
     ...ticks(...x, Math.max(2, Math.floor((right - m.left) / 70)), xStep).map((value) => s("g", { class: "tick" },
@@ -66,5 +67,6 @@ export function legend(entries) {
 function key(kind) {
   const box = { class: "key", viewBox: "0 0 22 20", width: 22, height: 20, "aria-hidden": "true" };
   if (kind in SHAPES) return s("svg", box, mark(kind, 11, 10));
+  if (kind.startsWith("swatch-")) return s("svg", box, s("rect", { class: kind.replace("swatch-", ""), x: 3, y: 5, width: 16, height: 11, rx: 2 }));
   return s("svg", box, s("line", { class: `line ${kind.replace("line-", "")}`, x1: 1, x2: 21, y1: 10, y2: 10 }));
 }

@@ -5,9 +5,12 @@ import { facts, history, scatter, widthBars } from "./charts.js";
 import { h, safeLink, update } from "./dom.js";
 import { newsOf } from "./events.js";
 import * as format from "./format.js";
+import { importanceBars, importances } from "./importances.js";
 import { flat, keyOf, latencyCharts } from "./latency.js";
 import { pill, progress } from "./list.js";
+import { parallel } from "./parallel.js";
 import { trialTable } from "./table.js";
+import { timeline } from "./timeline.js";
 
 const ENDED = ["succeeded", "failed", "cancelled"];
 
@@ -58,15 +61,18 @@ function skeleton(main) {
     h("div", { class: "scroll", tabindex: "0" }, h("table", null,
       h("thead", null, h("tr", null, ["Group", "Kept", "Full", "Part"].map((name) => h("th", { scope: "col" }, name)))), widths)));
   const bars = part("Best architecture", "Channels kept in each coupled group; the outline is the full network.", widthTable);
+  const lines = part("Widths and scores", "Each line is a scored trial: what it keeps of every group, and its score on the right.");
+  const time = part("Timeline", "Each bar is one trial from its start to its record; rows are parallel slots, not certain workers.");
+  const weights = part("Which widths matter", "Spearman rank correlation of a group's width and the score. It says what went together in these trials, not what causes what.");
   const latency = part("Latency", "Milliseconds on the devices that budget this search.");
   const trialPart = part("All trials");
   const files = part("Files");
   main.replaceChildren(head, tileRow,
-    h("div", { class: "charts" }, scatterPart.section, historyPart.section), bars.section, latency.section, trialPart.section,
-    files.section);
+    h("div", { class: "charts" }, scatterPart.section, historyPart.section), bars.section,
+    h("div", { class: "charts" }, lines.section, weights.section), time.section, latency.section, trialPart.section, files.section);
   return {
     head, tiles: tileRow, scatter: scatterPart.body, history: historyPart.body, bars: bars.body, widthTable, widths,
-    latency: latency.body, latencySection: latency.section, trials: trialPart.body, files: files.body, result: null,
+    lines: lines.body, time: time.body, weights: weights.body, latency: latency.body, latencySection: latency.section, trials: trialPart.body, files: files.body, result: null,
   };
 }
 
@@ -114,8 +120,13 @@ function tiles(search, result) {
     tile(format.capital(format.metricName(cost)), format.count(best[cost]), cost in base ? `${format.percent(best[cost], base[cost])} of full ${format.count(base[cost])}` : ""),
     versus("uniform"), versus("random"), search.spec.controls?.includes("global") ? versus("global") : null,
     h("div", { class: "tile" }, h("dt", null, "Evaluations"), h("dd", null, progress(search.progress))),
-    tile("Time", format.duration(seconds), `${search.progress.running} running now`),
+    tile("Time", format.duration(seconds), busy(search)),
   ];
+}
+
+function busy({ state, progress: { running, slots } }) {
+  if (ENDED.includes(state)) return "";
+  return slots ? `${running} of ${slots} slots busy` : `${running} running now`;
 }
 
 function tile(name, value, note, sign) {
@@ -129,6 +140,9 @@ function drawCharts(view, search, trials) {
   const wide = (element) => Math.max(260, Math.floor(element.clientWidth));
   update(view.scatter, [shown, wide(view.scatter)], () => scatter(data, wide(view.scatter)));
   update(view.history, [shown, wide(view.history)], () => history(data, wide(view.history)));
+  drawWidths(view, search, data, [shown, wide(view.lines), wide(view.weights)]);
+  const open = trials.filter((trial) => trial.state === "running").map((trial) => [trial.number, trial.attempt]);
+  update(view.time, [trials.length, shown, open, search.finished_at, wide(view.time)], () => timeline(search, trials, Date.now(), wide(view.time)));
   const devices = search.info.latency ?? {};
   view.latencySection.hidden = !Object.keys(devices).length;
   const half = Math.max(260, Math.floor((wide(view.latency) - 16) / 2));
@@ -139,6 +153,15 @@ function drawCharts(view, search, trials) {
     (groups.length ? widthBars(groups, wide(view.bars)) : h("p", { class: "muted" }, "No candidate within the budget has been scored yet.")));
   update(view.widths, groups, () => groups.map(({ name, kept, full }) =>
     h("tr", null, h("th", { scope: "row" }, name), [kept, full, format.percent(kept, full)].map((value) => h("td", { class: "number" }, `${value}`)))));
+}
+
+function drawWidths(view, search, data, shown) {
+  const { names = [], full = [] } = search.info.space ?? {};
+  update(view.lines, shown, ([, width]) => {
+    const found = importances(data, names);
+    update(view.weights, shown, () => importanceBars(found, data, shown[2]));
+    return parallel(data, names.map((name, i) => ({ name, full: full[i] })), found, width);
+  });
 }
 
 function bestGroups(search, result) {

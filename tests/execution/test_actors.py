@@ -4,8 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 from ray.util.state import list_actors, list_tasks
 
 from automl_prune.errors import EvaluationError, UserError
@@ -30,7 +32,7 @@ def test_workers_and_trials_go_by_their_names_in_the_dashboard(local_ray: Connec
     assert executor.describe() == {"kind": "actors", "workers": 1, "dashboard": local_ray.dashboard, "actors": names}
 
     worker = list_actors(local_ray.dashboard, filters=[("name", "=", names[1])])[0]
-    tasks = {"PruneWorker.build", "trial-0000", "trial-0001"}
+    tasks = {"PruneWorker.arrive", "PruneWorker.build", "trial-0000", "trial-0001"}
     assert _patiently(lambda: _tasks(local_ray, worker.actor_id), until=tasks) == tasks
     assert _patiently(lambda: _states(local_ray, names), until={"DEAD"}) == {"DEAD"}, "no worker outlives its run"
     logs = "".join(path.read_text() for path in ray_folder.glob(f"session_2*/logs/worker-*-{worker.pid}.err"))
@@ -60,6 +62,19 @@ def test_workers_that_there_is_no_room_for_keep_no_trial_to_themselves(local_ray
     source = ScriptedSource(5)
     ActorsExecutor(SEARCH, workers=3).run(source, partial(build, score))
     assert sorted(trial.number for trial, _ in source.completed) == list(range(5)), "Ray here has two processors"
+
+
+@pytest.mark.timeout(60)
+def test_waiting_for_a_place_is_told_until_the_first_trial_starts(
+    local_ray: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("automl_prune.execution.actors.STANDSTILL_SECONDS", 0.5)
+    other: Any = ray.remote(Other).options(num_cpus=2).remote()
+    ray.get(other.hold.remote())
+    source = Relieved(lambda: ray.kill(other))
+    ActorsExecutor(SEARCH, workers=2).run(source, partial(build, score))
+    assert source.standstills == ["waiting for a worker: 1 CPU asked, 0 of 2 CPU free in the cluster", None]
+    assert len(source.completed) == source.count
 
 
 def test_one_and_a_half_gpus_are_refused(local_ray: Connection) -> None:
@@ -116,6 +131,26 @@ class Homebody:
 
     def __call__(self) -> Evaluator:
         return score
+
+
+class Other:
+    """Somebody else's work."""
+
+    def hold(self) -> None:
+        """It has its place."""
+
+
+class Relieved(ScriptedSource):
+    """Makes room once it hears that there is none."""
+
+    def __init__(self, make_room: Callable[[], None]) -> None:
+        super().__init__(2)
+        self._make_room = make_room
+
+    def stand_still(self, reason: str | None) -> None:
+        super().stand_still(reason)
+        if reason:
+            self._make_room()
 
 
 class Untidy(ScriptedSource):

@@ -178,6 +178,9 @@ def test_lost_weights_fail_the_trial_and_are_never_replaced(run: Run, tmp_path: 
         def complete(self, trial: Trial, outcome: Outcome) -> None:
             outcomes.append(outcome)
 
+        def stand_still(self, reason: str | None) -> None:
+            raise AssertionError(reason)
+
     InlineExecutor().run(Source(), lambda: evaluate)
     assert [o.state for o in outcomes] == [TrialState.FAILED]
     assert f"trial-{child.parent:04d}.safetensors" in str(outcomes[0].reason)

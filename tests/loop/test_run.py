@@ -1,6 +1,9 @@
 """One real search, in this process, on the digits: trained, searched, recovered, reported, exported."""
 
 import json
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,11 @@ from automl_prune.evaluation.scoring import score
 from automl_prune.execution.inline import InlineExecutor
 from automl_prune.loop.job import SearchJob, SearchState
 from automl_prune.loop.plan import Plan, Roots, make_plan
+from automl_prune.loop.ports import TrialSource
 from automl_prune.loop.run import run_search
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.storage.memory import MemoryStore
-from automl_prune.trial import Trial, TrialState
+from automl_prune.trial import Evaluator, Trial, TrialState
 
 ORDER: dict[str, Any] = {
     "search_space": {"name": "digits_resnet", "round_to": 2},
@@ -69,6 +73,40 @@ def test_the_result_keeps_its_contract(finished: Finished) -> None:
     assert result["metrics"]["params"] <= 0.9 * result["base_metrics"]["params"]
     assert result["base_metrics"]["top1"] > 0.9
     assert result["metrics"]["top1"] > 0.5
+
+
+def test_the_result_says_what_the_executor_took(finished: Finished) -> None:
+    """Of all stored trials, whichever driver they had; what was evaluated is none of it."""
+    assert finished.job.result is not None
+    spent = finished.job.result["provenance"]["search_cost"]
+    stored = finished.store.trials(finished.job.id)
+    busy = sum((t.ended_at - t.started_at).total_seconds() for t in stored if t.ended_at and t.started_at)
+    executor = spent["executor"]
+    assert (executor["kind"], executor["workers"], executor["trials"]) == ("inline", 1, len(stored))
+    assert executor["overhead_seconds"] == pytest.approx(busy - spent["seconds"], abs=0.01)
+    assert 0 <= executor["median_overhead_seconds"] <= executor["overhead_seconds"] < spent["wall_seconds"]
+
+
+def test_a_standstill_is_the_reason_until_it_is_over(finished: Finished, tmp_path: Path) -> None:
+    class Waiting(InlineExecutor):
+        def run(self, source: TrialSource, make_evaluator: Callable[[], Evaluator]) -> None:
+            for reason in ("waiting for a worker: 1 CPU asked", None):
+                source.stand_still(reason)
+                (current,) = store.list_searches()
+                told.append((current.state, current.state_reason))
+            cancel.set()
+            while not source.stopping:
+                time.sleep(0.01)
+
+    store, cancel, told = MemoryStore(), threading.Event(), list[tuple[SearchState, str | None]]()
+    store.add_search(ORDER, name=None, labels={})
+    job = store.claim(lease_seconds=600)
+    assert job is not None
+    assert run_search(finished.plan, job, store, Waiting(), tmp_path, cancel=cancel).state is SearchState.CANCELLED
+    assert told == [
+        (SearchState.PREPARING, "waiting for a worker: 1 CPU asked"),
+        (SearchState.PREPARING, "training what the search needs"),
+    ]
 
 
 def test_every_candidate_meets_every_budget(finished: Finished) -> None:

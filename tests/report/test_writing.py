@@ -5,13 +5,19 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import pytest
+from scipy.stats import spearmanr
+
+from automl_prune.report.importance import importances
 from automl_prune.report.numbers import amount, quality
-from automl_prune.report.told import Told
+from automl_prune.report.told import ARMS, Told
 from automl_prune.report.writing import write_report
 
-DRAWN = ["trials.svg", "progress.svg", "widths.svg", "latency-pi4-check.svg", "latency-pi4-macs.svg"]
+DRAWN = ["trials.svg", "progress.svg", "widths.svg", "parallel.svg", "importances.svg", "timeline.svg"]
+DRAWN += ["latency-pi4-check.svg", "latency-pi4-macs.svg"]
 
 
 def texts(file: Path) -> set[str]:
@@ -29,6 +35,7 @@ def test_a_report_holds_what_the_result_says(told: Told, tmp_path: Path) -> None
     assert quality("top1", result["metrics"]["top1"]) in best
     assert amount(result["metrics"]["latency_ms"]["pi4"]) in best
     assert "| control: uniform |" in report
+    assert f"(median of {len(told.trials)}, inline executor)" in report
     assert f"takes {amount(result['metrics']['latency_ms']['pi4'])} ms on pi4 as measured; " in report
     assert all(f"]({name})" in report for name in DRAWN)
 
@@ -42,6 +49,29 @@ def test_drawings_say_what_they_show(told: Told, tmp_path: Path) -> None:
     points = (tmp_path / "latency-pi4-check.svg").read_text().count("<use ")
     assert points >= len(told.devices["pi4"]["check"]["measured"]) == 12
     assert {"MACs", "ms on pi4"} <= texts(tmp_path / "latency-pi4-macs.svg")
+
+
+def test_importances_are_rank_correlations(told: Told) -> None:
+    found = dict(importances(told))
+    trials = [trial for arm in ARMS for trial in told.scored(arm)]
+    for name, value in found.items():
+        widths, scores = [t["widths"][name] for t in trials], [t["metrics"]["top1"] for t in trials]
+        assert value == pytest.approx(spearmanr(widths, scores).statistic)
+    assert list(map(abs, found.values())) == sorted(map(abs, found.values()), reverse=True)
+    fewer = replace(told, trials=[t for t in told.trials if t["arm"] == "uniform"])
+    assert importances(fewer) == []
+
+
+def test_spans_in_one_row_do_not_overlap(told: Told) -> None:
+    moments = [(0, 5), (1, 3), (2, 6), (4, 7), (5, 8)]
+    start = datetime.fromisoformat(told.search["started_at"])
+    trials = [
+        {"state": "complete"}
+        | {n: (start + timedelta(seconds=s)).isoformat() for n, s in (("started_at", a), ("ended_at", b))}
+        for a, b in moments
+    ]
+    found = replace(told, trials=trials).spans()
+    assert found == [("complete", a, b, row) for (a, b), row in zip(moments, (0, 1, 2, 1, 0), strict=True)]
 
 
 def test_the_same_search_makes_the_same_bytes(told: Told, tmp_path: Path) -> None:

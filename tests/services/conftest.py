@@ -128,6 +128,7 @@ def fill(order: Order, settings: Settings) -> Fill:
             "budgets": summary["budgets"],
             "evaluations": summary["evaluations"],
             "splits": {name: {"size": size} for name, size in (("fit", 1000), ("select", 100), ("report", 300))},
+            "executor": {"kind": "actors", "workers": 2},
             "links": {"ray_dashboard": "http://127.0.0.1:8265"},
         }
         store.set_state(job_id, claimed.attempt, SearchState.RUNNING, info=info)

@@ -101,10 +101,11 @@ def test_searches_are_filtered(client: TestClient, order: Order, fill: Fill, sto
 def test_a_search_tells_how_far_it_is_and_how_well_it_does(client: TestClient, store: SqlStore, fill: Fill) -> None:
     body = client.get(f"/v1/searches/{fill(store)}").json()
     assert body["state"] == "running"
-    assert {k: body["progress"][k] for k in ("completed", "failed", "running", "ended", "total")} == {
+    assert {k: body["progress"][k] for k in ("completed", "failed", "running", "slots", "ended", "total")} == {
         "completed": 11,
         "failed": 1,
         "running": 0,
+        "slots": 2,
         "ended": 12,
         "total": 24,
     }

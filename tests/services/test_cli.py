@@ -218,7 +218,9 @@ def test_a_search_is_ordered_listed_and_cancelled(ask: Call, write: Callable[...
 def test_an_order_is_checked(ask: Call, write: Callable[..., Path]) -> None:
     summary = json.loads(ask("validate", write(), "--json").stdout)
     assert (summary["base"]["macs"], summary["evaluations"]) == (747136, 3)
-    assert re.search(r"^budgets +macs ≤ 374 k", ask("validate", write()).stdout, re.MULTILINE)
+    shown = ask("validate", write()).stdout
+    assert re.search(r"^budgets +macs ≤ 374 k", shown, re.MULTILINE)
+    assert re.search(r"^time +(unknown: None of your last|about [0-9.]+ s for evaluations)", shown, re.MULTILINE)
 
 
 def test_each_faulty_field_is_a_sentence(ask: Call, write: Callable[..., Path]) -> None:

@@ -6,12 +6,15 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI, Request, Response
 from PIL import Image
+from scipy.stats import spearmanr
+from sqlalchemy import insert
 from starlette.middleware.base import RequestResponseEndpoint
 
 from automl_prune.execution.inline import InlineExecutor
@@ -19,8 +22,10 @@ from automl_prune.latency.stopwatch import TracedNetwork
 from automl_prune.loop.job import SearchState
 from automl_prune.loop.ports import Store
 from automl_prune.loop.run import run_search
+from automl_prune.storage import rows, rules
 from automl_prune.storage.keys import ApiKeys
 from automl_prune.storage.sql import SqlStore
+from automl_prune.storage.tables import TrialRow
 from automl_prune.trial import Outcome, Trial, TrialState
 from tests.latency.clockwork import Clockwork
 from tests.loop.test_latencies import ORDER as UNDER_LATENCY
@@ -87,11 +92,41 @@ def test_a_search_is_drawn(browse: Browse, store: SqlStore, fill: Fill) -> None:
     for arm in ("search", "random", "uniform"):
         assert re.search(f'<path class="line {arm}" d="M[0-9.]+ [0-9.]+H', document)
     assert document.count('<g class="group">') == 2
-    assert len(re.findall('role="img" aria-label="[^"]{20,}"', document)) == 3
+    assert len(re.findall('role="img" aria-label="[^"]{20,}"', document)) == 6
+    assert len(re.findall('<path class="line fifth-[0-4]"[^>]*><title>', document)) == 11
+    assert document.count('<path class="line of-best"') == 1
+    assert Counter(re.findall('<rect class="span ([a-z]+)"[^>]*><title>', document)) == {"complete": 11, "failed": 1}
     assert "1 failed trial has no score" in document
     assert 'href="http://127.0.0.1:8265"' in document
     assert f'href="/v1/searches/{job_id}/artifacts/model.safetensors"' in document
+    assert "0 of 2 slots busy" in document
     assert "Cancel search" in document
+
+
+def test_importances_are_rank_correlations(browse: Browse, store: SqlStore, fill: Fill) -> None:
+    document = browse(f"/searches/{fill(store)}")
+    job_id = store.list_searches()[0].id
+    scored = [t.trial for t in store.trials(job_id) if t.trial.arm != "base" and "top1" in t.trial.metrics]
+    told = dict(re.findall(r'<rect class="share [a-z]+"[^>]*><title>(\S+) ([+−][0-9.]+)</title>', document))
+    assert told.keys() == set(SPACE.names)
+    for i, name in enumerate(SPACE.names):
+        widths, scores = [t.candidate.widths[i] for t in scored], [t.metrics["top1"] for t in scored]
+        assert float(told[name].replace("−", "-")) == pytest.approx(spearmanr(widths, scores).statistic, abs=0.0051)
+
+
+def test_of_very_many_trials_a_part_is_drawn(browse: Browse, store: SqlStore, fill: Fill) -> None:
+    job_id = fill(store)
+    body = rules.outcome_to_json(Outcome(TrialState.COMPLETE, {"top1": 0.5, "macs": 1e5}))
+    now = datetime.now(UTC)
+    ended = {"state": "complete", "outcome": body, "asked_at": now, "started_at": now, "ended_at": now}
+    many = [rows.asked(job_id, Trial(n, SPACE.narrowest), n) | ended for n in range(14, 1214)]
+    with store.database.write() as session:
+        session.execute(insert(TrialRow), many)
+    document = browse(f"/searches/{job_id}")
+    assert len(re.findall('<rect class="span [^>]*><title>', document)) == 1000
+    assert "The last 1000 of 1212 trials." in document
+    assert len(re.findall('<path class="line fifth-[0-4]"[^>]*><title>', document)) == 150
+    assert "150 of 1211 scored trials, evenly by rank." in document
 
 
 def test_trials_are_listed_and_their_text_stays_text(browse: Browse, store: SqlStore, fill: Fill) -> None:

@@ -19,7 +19,16 @@ def test_a_report_is_written_of_what_the_server_tells(
     done = CliRunner().invoke(commands, ["report", search_id, "-o", str(tmp_path / "new" / "one"), "--server", server])
     assert done.exit_code == 0, done.output
     found = {file.name for file in (tmp_path / "new" / "one").iterdir()}
-    assert found == {"report.md", "trials.svg", "progress.svg", "trials.csv", "search.json"}
+    assert found == {
+        "report.md",
+        "trials.svg",
+        "progress.svg",
+        "parallel.svg",
+        "importances.svg",
+        "timeline.svg",
+        "trials.csv",
+        "search.json",
+    }
     assert all(name in done.output for name in found)
     told = json.loads((tmp_path / "new" / "one" / "search.json").read_text())
     assert told["id"] == search_id

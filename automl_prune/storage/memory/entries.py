@@ -17,7 +17,6 @@ class Entry:
 
     job: SearchJob
     trials: dict[int, StoredTrial] = field(default_factory=dict)
-    started: set[int] = field(default_factory=set)
     attempts: list[SearchAttempt] = field(default_factory=list)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     places: int = 0

@@ -37,10 +37,9 @@ class Trials(Steps):
         with self._lock:
             entry = self._owned(search_id, attempt)
             stored = open_trial(entry, number)
-            tries = stored.trial.attempt + (number in entry.started)
-            entry.started.add(number)
+            tries = stored.trial.attempt + (stored.started_at is not None)
             trial = replace(stored.trial, state=TrialState.RUNNING, attempt=tries)
-            entry.trials[number] = replace(stored, trial=trial)
+            entry.trials[number] = replace(stored, trial=trial, started_at=now())
             entry.touch()
             self._emit(entry, EventKind.STARTED, rules.trial_news(number, trial.arm, tries))
             return tries
