@@ -20,7 +20,6 @@ LEVELS = ("uniform", "global")
 """Arms of one candidate: a level to beat, not a progress."""
 INCHES = (7.0, 4.5)
 MOST_SPANS = 1000
-EDGE = {"edgecolor": "white", "linewidth": 0.4}
 STATES = {"complete": "#4f9a80", "stopped": "#ad8a4a", "infeasible": "#6a4bc4", "failed": "#a11d2b", "cancelled": "#8a949d"}
 
 
@@ -88,9 +87,8 @@ def _timeline(spans: Sequence[Span], axes: Axes) -> None:
         shown = [(start, end, row) for found, start, end, row in spans if found == state]
         if shown:
             rows, starts = [row + 1 for *_, row in shown], [start for start, *_ in shown]
-            axes.barh(
-                rows, [end - start for start, end, _ in shown], left=starts, height=0.8, color=colour, label=state, **EDGE
-            )
+            long = [end - start for start, end, _ in shown]
+            axes.barh(rows, long, left=starts, color=colour, edgecolor="white", linewidth=0.4, label=state)
     axes.margins(x=0.01)
     axes.invert_yaxis()
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
