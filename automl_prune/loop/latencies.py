@@ -8,10 +8,11 @@ from typing import Any
 
 from automl_prune.architecture import Architecture
 from automl_prune.errors import BudgetError, DeviceError, FieldError, SpecError
-from automl_prune.latency.building import DeviceLatency, Gauge, build, full_network, known
+from automl_prune.latency.building import DeviceLatency, build, full_network, known
 from automl_prune.latency.conditions import Conditions
 from automl_prune.latency.cost import LATENCY, metric_on
 from automl_prune.latency.devices import LOCAL, Device, LocalDevice
+from automl_prune.latency.gauge import Gauge
 from automl_prune.latency.stopwatch import TracedNetwork
 from automl_prune.loop.spec import BudgetSpec, SearchSpec
 from automl_prune.loop.standing import SEARCH
