@@ -121,6 +121,7 @@ class DeviceStore(Protocol):
         *,
         wanted_seconds: float,
         search_id: str | None = None,
+        expected: DeviceDescription | None = None,
     ) -> list[Measurement]:
         """Ask for measurements, as one batch; they are handed out for as long as somebody reads :meth:`results`.
 
@@ -131,6 +132,10 @@ class DeviceStore(Protocol):
             works: What is timed, in this order.
             wanted_seconds: For how long they are wanted if nobody asks for results.
             search_id: What they are for.
+            expected: What the device is taken to be; measurements of another are of no use.
+
+        Raises:
+            DeviceError: It has been registered as something else since.
         """
         ...
 

@@ -122,10 +122,12 @@ class MemoryDevices:
         *,
         wanted_seconds: float,
         search_id: str | None = None,
+        expected: DeviceDescription | None = None,
     ) -> list[Measurement]:
         """Ask for measurements, as one batch."""
         with self._lock:
-            self._device(tenant, device)
+            present = self._device(tenant, device).description
+            device_rules.check_description(device, conditions, expected, present)
             oldest = now() - timedelta(days=device_rules.KEPT_DAYS)
             self._batches = {name: batch for name, batch in self._batches.items() if batch.wanted_until >= oldest}
             name, batch = new_id("btch_"), _Batch(tenant, device, now() + timedelta(seconds=wanted_seconds))

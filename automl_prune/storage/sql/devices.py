@@ -82,6 +82,7 @@ class SqlDevices:
         *,
         wanted_seconds: float,
         search_id: str | None = None,
+        expected: DeviceDescription | None = None,
     ) -> list[Measurement]:
         """Ask for measurements, as one batch; what nobody wanted for long is forgotten."""
         batch = BatchRow(id=new_id("btch_"), tenant=tenant, device=rules.text(device), search_id=search_id)
@@ -89,7 +90,8 @@ class SqlDevices:
         fresh = {"batch_id": batch.id, "state": MeasurementState.PENDING.value, "attempt": 0}
         made = [fresh | {"id": new_id("msrm_"), "work": rules.plain(work_to_json(w), "The work")} for w in works]
         with self._database.write() as session:
-            _device(session, tenant, device, lock=True)
+            present = DeviceDescription.from_json(_device(session, tenant, device, lock=True).description)
+            device_rules.check_description(device, conditions, expected, present)
             self._forget(session, batch)
             session.add(batch)
             session.flush()
