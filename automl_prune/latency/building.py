@@ -35,6 +35,7 @@ class DeviceLatency:
         full_ms: The full network, which every ratio is taken to.
         fastest: The network of the space that took the least time of all that were timed.
         fastest_ms: What it took.
+        least_predicted_ms: The least that is predicted of any network that was timed.
         about: The device and its measurements, as JSON data.
     """
 
@@ -45,6 +46,7 @@ class DeviceLatency:
     full_ms: float
     fastest: Candidate
     fastest_ms: float
+    least_predicted_ms: float
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -95,10 +97,9 @@ def build(gauge: Gauge, architecture: Architecture, *, progress: OnProgress = la
     }  # fmt: skip
     fast = [*fastest_candidates(space, model), *drawn, space.full]
     ms = gauge.measure(fast)
-    least = int(np.argmin(ms))
-    return DeviceLatency(
-        gauge.device.name, gauge.conditions, model, check, gauge.full_ms, fast[least], float(ms[least]), about
-    )
+    fastest, predicted = int(np.argmin(ms)), float(model(space.array(fast)).min())
+    least = (fast[fastest], float(ms[fastest]), predicted)
+    return DeviceLatency(gauge.device.name, gauge.conditions, model, check, gauge.full_ms, *least, about)
 
 
 def known(gauge: Gauge, architecture: Architecture) -> DeviceLatency | None:
