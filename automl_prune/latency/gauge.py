@@ -20,7 +20,7 @@ from automl_prune.space import Candidate, ChannelSpace
 FloatArray = npt.NDArray[np.float64]
 OnProgress = Callable[[int, int], None]
 
-AT_ONCE = 32
+AT_ONCE = 100
 """Measurements after which is looked again for what others have measured meanwhile."""
 
 

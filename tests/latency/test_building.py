@@ -153,7 +153,7 @@ def test_searches_at_the_same_time_use_what_the_other_has_just_timed(
 ) -> None:
     one, other = Clockwork("clock", network), Clockwork("clock", network)
     first, second = (gauge_of(device, space, tmp_path) for device in (one, other))
-    works: list[Work] = [REFERENCE.signature.at(8, width) for width in range(1, 101)]
+    works: list[Work] = [REFERENCE.signature.at(8, width) for width in range(1, 251)]
     assert second.times.missing(works) == works
 
     def both(done: int, of: int) -> None:
@@ -161,7 +161,7 @@ def test_searches_at_the_same_time_use_what_the_other_has_just_timed(
             second.time(works)
 
     first.time(works, both)
-    assert len(other.asked) == 99
+    assert len(other.asked) == 249
     assert len(one.asked) <= AT_ONCE
 
 

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from automl_prune.errors import BudgetError, DeviceError, EvaluationError, MeasurementError, SpecError, UserError
-from automl_prune.evaluation.setup import EvaluationSetup
+from automl_prune.evaluation.datasets.base import DATASETS
+from automl_prune.evaluation.setup import EvaluationSetup, Given
 from automl_prune.execution.inline import InlineExecutor
 from automl_prune.latency.conditions import Conditions
 from automl_prune.latency.cost import metric_on
@@ -21,6 +24,7 @@ from automl_prune.loop.measured import MEASURED_ARMS, MOST_MEASURED
 from automl_prune.loop.plan import Plan, Roots, make_plan
 from automl_prune.loop.run import run_search
 from automl_prune.loop.spec import SearchSpec
+from automl_prune.networks import NetworkDefinition
 from automl_prune.storage.memory import MemoryStore
 from automl_prune.strategies._walk import Walk
 from automl_prune.strategies.base import STRATEGIES
@@ -291,6 +295,28 @@ def test_a_network_that_cannot_be_timed_fails_the_search_with_the_reason(network
     with pytest.raises(MeasurementError, match="could not time it: no memory"):
         plan_of(ORDER, tmp_path, clock)
     assert clock.asked == [], "what cannot be run is known before blocks are timed"
+
+
+class Unexportable(nn.Module):
+    """Runs in torch, and has an operation that ONNX has not."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(1, 8, 3), nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.linear(torch.relu(self.conv(x)).mean((2, 3)))
+        return scores + 0 * torch.linalg.matrix_exp(x[:, 0, :3, :3])[:, 0, :1]
+
+
+def test_a_network_that_onnx_runtime_cannot_load_fails_the_search_with_the_reason(tmp_path: Path) -> None:
+    definition = NetworkDefinition("unexportable", Unexportable, (1, 8, 8), 10, mean=(0.5,), std=(0.3,))
+    budgets = [{"metric": "latency_ms", "max": 1000}]
+    order = ORDER | {"search_space": {"name": "given"}, "budgets": budgets, "latency": {"runtime": "onnxruntime"}}
+    roots = Roots(tmp_path / "data", tmp_path / "weights", tmp_path / "cache")
+    given = Given(definition, DATASETS.get("digits"))
+    with pytest.raises(MeasurementError, match=r"cannot export the network to ONNX: .*linalg_matrix_exp"):
+        make_plan(SearchSpec.parse(order), roots, given=given)
 
 
 def test_a_search_says_that_it_waits_for_a_device(network: TracedNetwork, tmp_path: Path) -> None:
