@@ -4,6 +4,7 @@ A DeviceStore, by who talks to it (every one holds :class:`automl_prune.testing.
 
 ======== =========================================================================================
 agents   ``register``, ``claim``, ``renew``, ``record``: through the API, for their own tenant
+people   ``remove``: through the API
 searches ``device``, ``devices``, ``add``, ``results``, ``cancel``
 ======== =========================================================================================
 """
@@ -110,6 +111,10 @@ class DeviceStore(Protocol):
 
     def devices(self, tenant: str) -> list[RegisteredDevice]:
         """The tenant's devices by name."""
+        ...
+
+    def remove(self, tenant: str, name: str) -> None:
+        """Forget a device, and all that it was asked for: batches of it are not found any more."""
         ...
 
     def add(

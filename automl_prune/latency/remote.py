@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from automl_prune.errors import DeviceError, MeasurementError, NotFoundError
@@ -100,12 +101,13 @@ class RemoteDevice:
     def _batch(self, works: Sequence[Work], conditions: Conditions, done: OnTiming) -> list[Measurement]:
         """Have all timed; returns those that failed."""
         about: dict[str, Any] = {"wanted_seconds": self._wanted, "search_id": self._search_id, "expected": self._expected}
+        self._registered()
         added = self._store.add(self._tenant, self.name, conditions, works, **about)
         batch, left, failed = added[0].batch, {one.id for one in added}, list[Measurement]()
         try:
             while left:
                 self._check()
-                for one in self._store.results(self._tenant, batch, wanted_seconds=self._wanted):
+                for one in self._results(batch):
                     if one.id in left:
                         left.discard(one.id)
                         if one.timing is not None:
@@ -116,8 +118,16 @@ class RemoteDevice:
                     self._wait()
         finally:
             if left:
-                self._store.cancel(self._tenant, batch)
+                with suppress(NotFoundError):  # it was removed
+                    self._store.cancel(self._tenant, batch)
         return failed
+
+    def _results(self, batch: str) -> list[Measurement]:
+        try:
+            return self._store.results(self._tenant, batch, wanted_seconds=self._wanted)
+        except NotFoundError:
+            self._registered()
+            raise DeviceError(f"Device {self.name!r} was removed, and with it what it was asked to time.") from None
 
     @property
     def _wanted(self) -> float:

@@ -194,6 +194,29 @@ class DeviceContract:
             bring(devices, one)
         assert claimed(devices) == []
 
+    def test_a_removed_device_is_forgotten_and_nothing_more_is_asked_of_it(self, devices: DeviceStore) -> None:
+        batch = put(devices)
+        devices.register("u", "pi", PI)
+        running = claimed(devices, most=2)
+        bring(devices, running[0])
+        for tenant, name in (("t", "nano"), ("v", "pi"), ("t", "p\0")):
+            with pytest.raises(NotFoundError):
+                devices.remove(tenant, name)
+        devices.remove("t", "pi")
+        assert devices.devices("t") == []
+        assert [one.name for one in devices.devices("u")] == ["pi"]
+        with pytest.raises(NotFoundError):
+            devices.remove("t", "pi")
+        with pytest.raises(NotFoundError):
+            bring(devices, running[1])
+        with pytest.raises(NotFoundError):
+            ended(devices, batch)
+        with pytest.raises(NotFoundError):
+            devices.cancel("t", batch[0].batch)
+        devices.register("t", "pi", PI)
+        assert devices.device("t", "pi").measured == 0
+        assert claimed(devices) == []
+
     def test_nothing_is_asked_of_a_device_that_has_become_another(self, devices: DeviceStore) -> None:
         devices.register("t", "pi", PI)
         about: dict[str, Any] = {"wanted_seconds": 60, "expected": PI}

@@ -174,6 +174,20 @@ def test_what_another_version_times_is_never_kept_for_the_one_before(
     assert gauge.time([gauge.network]) == [GOOD]
 
 
+@pytest.mark.parametrize(("back", "said"), [(False, "No device is called 'pi'"), (True, "Device 'pi' was removed")])
+def test_a_device_that_is_removed_is_not_waited_for(store: MemoryDevices, back: bool, said: str) -> None:
+    looks = iter(range(5))
+
+    def check() -> None:
+        if next(looks, None) == 3:
+            store.remove("t", "pi")
+            if back:
+                store.register("t", "pi", PI)
+
+    with pytest.raises(DeviceError, match=said):
+        device(store, check=check).time(WORKS, HOW, lambda work, timing: None)
+
+
 class StopError(Exception):
     pass
 

@@ -113,6 +113,14 @@ class MemoryDevices:
         with self._lock:
             return [found.shown() for (whose, _), found in sorted(self._devices.items()) if whose == tenant]
 
+    def remove(self, tenant: str, name: str) -> None:
+        """Forget a device."""
+        with self._lock:
+            self._device(tenant, name)
+            kept = {id_: b for id_, b in self._batches.items() if (b.tenant, b.device) != (tenant, name)}
+            self._batches = kept
+            del self._devices[tenant, name]
+
     def add(
         self,
         tenant: str,

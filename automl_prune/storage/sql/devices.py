@@ -73,6 +73,13 @@ class SqlDevices:
             rows = sorted(session.scalars(query), key=lambda row: row.name)  # databases order letters in their own ways
             return [self._shown(session, row) for row in rows]
 
+    def remove(self, tenant: str, name: str) -> None:
+        """Forget a device."""
+        with self._database.write() as session:
+            row = _device(session, tenant, name, lock=True)
+            _delete_batches(session, BatchRow.tenant == tenant, BatchRow.device == row.name)
+            session.delete(row)
+
     def add(
         self,
         tenant: str,
@@ -102,10 +109,7 @@ class SqlDevices:
     def _forget(self, session: Session, fresh: BatchRow) -> None:
         """Of the device of a new batch forget what is as old as can be."""
         long_ago = BatchRow.wanted_until < self._database.now(-86400 * device_rules.KEPT_DAYS)
-        old = select(BatchRow.id).where(BatchRow.tenant == fresh.tenant, BatchRow.device == fresh.device, long_ago)
-        silently = {"synchronize_session": False}
-        session.execute(delete(MeasurementRow).where(MeasurementRow.batch_id.in_(old)), execution_options=silently)
-        session.execute(delete(BatchRow).where(BatchRow.id.in_(old)), execution_options=silently)
+        _delete_batches(session, BatchRow.tenant == fresh.tenant, BatchRow.device == fresh.device, long_ago)
 
     def has_work(self, tenant: str, device: str) -> bool:
         """Whether there is something to claim."""
@@ -234,6 +238,14 @@ class SqlDevices:
             failed=row.failed,
             noise=device_rules.noise_of(row.noises),
         )
+
+
+def _delete_batches(session: Session, *which: ColumnElement[bool]) -> None:
+    """Forget batches with their measurements."""
+    silently = {"synchronize_session": False}
+    ids = select(BatchRow.id).where(*which)
+    session.execute(delete(MeasurementRow).where(MeasurementRow.batch_id.in_(ids)), execution_options=silently)
+    session.execute(delete(BatchRow).where(*which), execution_options=silently)
 
 
 def _all() -> Any:
