@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -16,7 +17,6 @@ from fastapi.testclient import TestClient
 
 from automl_prune.errors import MeasurementError
 from automl_prune.latency.conditions import Conditions, DeviceDescription
-from automl_prune.latency.stopwatch import TracedNetwork
 from automl_prune.latency.timing import Timing
 from automl_prune.latency.work import NetworkWork, Work
 from automl_prune.loop.job import EventKind, SearchJob, SearchState
@@ -29,7 +29,7 @@ from services.api.app import create_app
 from services.driver import Requests, drive
 from services.settings import Settings, load_settings
 from services.wiring import reviewer
-from tests.latency.clockwork import Clockwork
+from tests.services.formula_agent import formula
 from tests.services.waiting import until
 
 ORDER: dict[str, Any] = {
@@ -79,17 +79,6 @@ def claimed(store: SqlStore) -> Callable[..., SearchJob]:
         return job
 
     return make
-
-
-def formula(name: str) -> Callable[[Conditions, Work], Timing]:
-    clockwork = Clockwork(name, TracedNetwork.registered("digits_resnet", 10), factor=0.8 if name == "pi4" else 2.0)
-
-    def time_it(conditions: Conditions, work: Work) -> Timing:
-        found: list[Timing] = []
-        clockwork.time([work], conditions, lambda _, timing: found.append(timing))
-        return found[0]
-
-    return time_it
 
 
 Start = Callable[[str, Callable[[Conditions, Work], Timing]], None]
@@ -144,6 +133,34 @@ def test_a_search_is_budgeted_on_two_devices(
     assert {device.failed for device in devices.devices("default")} == {0}
     told = [e.data["reason"] or "" for e in store.events(ended.id, limit=1000) if e.kind is EventKind.STATE]
     assert any(reason.startswith("timing blocks on 'pi4': ") for reason in told)
+
+
+def test_agents_that_are_processes_of_their_own_budget_one_search(
+    store: SqlStore,
+    settings: Settings,
+    devices: SqlDevices,
+    claimed: Callable[..., SearchJob],
+    serve: Callable[[FastAPI], str],
+) -> None:
+    address = serve(create_app(store, settings, lambda spec, tenant: {}))
+    command = [sys.executable, "-m", "tests.services.formula_agent", address]
+    processes = [subprocess.Popen([*command, name], cwd=Path(__file__).parents[2]) for name in ("pi4", "nano")]
+    try:
+        until(lambda: len(devices.devices("default")) == 2)
+        budgets = [{"metric": "latency_ms", "max": 1000, "device": name} for name in ("pi4", "nano")]
+        small = {"name": "digits_resnet", "round_to": 32}
+        job = claimed(search_space=small, budgets=budgets, trials={"max": 1}, controls=[])
+        ended = drive(job, store, settings, devices=devices)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait(20)
+    assert ended.state is SearchState.SUCCEEDED, ended.state_reason
+    assert ended.result is not None
+    measured = ended.result["metrics"]["latency_ms"]
+    assert measured["nano"] > measured["pi4"] > 0
+    assert {device.failed for device in devices.devices("default")} == {0}
+    assert all(device.measured > 5 for device in devices.devices("default"))
 
 
 def test_a_search_whose_network_a_runtime_cannot_load_fails_and_says_so(
