@@ -30,7 +30,7 @@ class Preparing:
     Attributes:
         store, job: The claimed search.
         stopping: Whether a user asked for it to stop.
-        over: Set once the search goes on: then its state is no business of this any more.
+        over: Set once the search goes on: then devices that are waited for are told of in whatever state it is.
     """
 
     store: Store
@@ -64,6 +64,7 @@ class Preparing:
 
     def _tell(self, reason: str) -> None:
         now = time.monotonic()
-        if not self.over and now - self._told >= _TELL_SECONDS:
+        if now - self._told >= _TELL_SECONDS:
             self._told = now
-            self.store.set_state(self.job.id, self.job.attempt, SearchState.PREPARING, reason=reason)
+            state = self.store.get_search(self.job.id).state if self.over else SearchState.PREPARING
+            self.store.set_state(self.job.id, self.job.attempt, state, reason=reason)

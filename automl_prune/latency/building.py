@@ -1,36 +1,26 @@
 """From a device to a model of its milliseconds: time the blocks, time some whole networks, fit, and check on others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from automl_prune.architecture import Architecture
 from automl_prune.latency.blocks import Block
 from automl_prune.latency.conditions import Conditions
 from automl_prune.latency.devices import Device, OnTiming
+from automl_prune.latency.gauge import Gauge, OnProgress
 from automl_prune.latency.layouts import DIVISOR, Layout
 from automl_prune.latency.model import REST, Check, LatencyModel
-from automl_prune.latency.runtimes.base import RUNTIMES, check_runs
+from automl_prune.latency.runtimes.base import RUNTIMES
+from automl_prune.latency.sampling import CHECKED, FITTED, LEAST_CHECKED, fastest_candidates, held_out, network_sample
 from automl_prune.latency.signatures import LayersAlike, layers_alike
 from automl_prune.latency.table import LatencyTable
-from automl_prune.latency.times import Times
-from automl_prune.latency.timing import Timing
 from automl_prune.latency.work import NetworkWork, Work, digest
-from automl_prune.space import Candidate, ChannelSpace
+from automl_prune.space import Candidate
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-OnProgress = Callable[[int, int], None]
-
-FITTED, CHECKED = 36, 12
-"""Random networks that factors are fitted to, and that predictions are then checked on."""
-SEED = 0
-"""Of these networks: the same for all searches, so that what one has timed serves the next."""
 TOLERANCE = 0.10
 """Mean relative error of predictions beyond which they are not trusted (Yang et al. 2018 leave it open)."""
 
@@ -45,7 +35,9 @@ class DeviceLatency:
         model: Predicts.
         check: How well it does.
         full_ms: The full network, which every ratio is taken to.
-        fastest_ms: The least that was predicted or measured of any network of the space.
+        fastest: The network of the space that took the least time of all that were timed.
+        fastest_ms: What it took.
+        least_predicted_ms: The least that is predicted of any network that was timed.
         about: The device and its measurements, as JSON data.
     """
 
@@ -54,13 +46,15 @@ class DeviceLatency:
     model: LatencyModel
     check: Check
     full_ms: float
+    fastest: Candidate
     fastest_ms: float
+    least_predicted_ms: float
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def trusted(self) -> bool:
-        """Whether predictions are good enough to decide by."""
-        return self.check.mape <= TOLERANCE
+        """Whether predictions are known to be good enough to decide by."""
+        return self.check.mape <= TOLERANCE and len(self.check.measured) >= LEAST_CHECKED
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data, for results and pages."""
@@ -69,60 +63,6 @@ class DeviceLatency:
             "device": self.device, "conditions": self.conditions.to_json(), "full_ms": self.full_ms,
             "check": self.check.to_json(), "tolerance": TOLERANCE, "trusted": self.trusted, "factors": factors, **self.about,
         }  # fmt: skip
-
-
-class Gauge:
-    """Times candidates of one network on one device, each once.
-
-    Args:
-        device: Where.
-        conditions: How.
-        network: The full network, as work.
-        space: What the candidates are of.
-        folder: Where what was timed is kept.
-
-    Raises:
-        DeviceError: The device is not heard of, or cannot run networks under the conditions.
-    """
-
-    def __init__(
-        self, device: Device, conditions: Conditions, network: NetworkWork, space: ChannelSpace, folder: Path
-    ) -> None:
-        self.device, self.conditions, self.space = device, conditions, space
-        self.description = device.describe()
-        check_runs(self.description, conditions, device.name)
-        self.network = network.full
-        self.times = Times(folder, self.description.key(conditions))
-
-    def work(self, candidate: Candidate) -> NetworkWork:
-        """The candidate as work."""
-        full = self.space.full.widths
-        widths = zip(self.space.names, candidate.widths, full, strict=True)
-        changed = tuple(sorted((name, width) for name, width, whole in widths if width != whole))
-        return NetworkWork(self.network.network, self.network.num_classes, self.network.architecture, changed)
-
-    def time(self, works: Sequence[Work], progress: OnProgress = lambda done, of: None) -> list[Timing]:
-        """Timings of all, in their order; what is known is not timed again."""
-        missing = self.times.missing(works)
-        left = iter(range(1, len(missing) + 1))
-
-        def done(work: Work, timing: Timing) -> None:
-            self.times.add(work, timing)
-            progress(next(left), len(missing))
-
-        if missing:
-            self.device.time(missing, self.conditions, done)
-        return [self.times[work] for work in works]
-
-    @property
-    def full_ms(self) -> float:
-        """Milliseconds of the full network."""
-        return self.time([self.network])[0].ms
-
-    def measure(self, candidates: Sequence[Candidate]) -> FloatArray:
-        """Milliseconds of candidates, ``[candidates]``: each one's ratio to the full network, times what that takes."""
-        ratios = [timing.ratio for timing in self.time([self.work(c) for c in candidates])]
-        return np.array(ratios) * self.full_ms
 
 
 def build(gauge: Gauge, architecture: Architecture, *, progress: OnProgress = lambda done, of: None) -> DeviceLatency:
@@ -141,11 +81,12 @@ def build(gauge: Gauge, architecture: Architecture, *, progress: OnProgress = la
     space = gauge.space
     alike = layers_alike(architecture, space)
     works, drawn = _everything(gauge, alike)
+    gauge.time([gauge.network])  # a device that cannot run it says so before it has timed everything else
     gauge.time(works, progress)
     model = LatencyModel(architecture, space, {layers.signature: _table(layers, gauge) for layers in alike})
     check = _fitted(gauge, model, drawn)
     if check.mape > TOLERANCE:
-        drawn = random_candidates(space, 2 * FITTED + CHECKED, SEED)
+        drawn = network_sample(space, 2 * FITTED + CHECKED)
         gauge.time([gauge.work(candidate) for candidate in drawn], progress)
         check = _fitted(gauge, model, drawn)
     timings = [gauge.times[work] for work in works]
@@ -156,8 +97,11 @@ def build(gauge: Gauge, architecture: Architecture, *, progress: OnProgress = la
         "noise": float(np.median([timing.error for timing in timings])),
         "unsettled": sum(not timing.settled for timing in timings),
     }  # fmt: skip
-    fastest = min(float(gauge.measure(drawn).min()), float(model(space.array([space.narrowest]))[0]))
-    return DeviceLatency(gauge.device.name, gauge.conditions, model, check, gauge.full_ms, fastest, about)
+    fast = [*fastest_candidates(space, model), *drawn, space.full]
+    ms = gauge.measure(fast)
+    fastest, predicted = int(np.argmin(ms)), float(model(space.array(fast)).min())
+    least = (fast[fastest], float(ms[fastest]), predicted)
+    return DeviceLatency(gauge.device.name, gauge.conditions, model, check, gauge.full_ms, *least, about)
 
 
 def known(gauge: Gauge, architecture: Architecture) -> DeviceLatency | None:
@@ -187,16 +131,18 @@ class _Nobody:
 
 def _everything(gauge: Gauge, alike: Sequence[LayersAlike]) -> tuple[list[Work], list[Candidate]]:
     """All that is timed: the full network, blocks, random networks; and the candidates that these are."""
-    drawn = random_candidates(gauge.space, FITTED + CHECKED, SEED)
+    drawn = network_sample(gauge.space)
     blocks = [block for layers in alike for block in blocks_of(layers, gauge)]
     return [gauge.network, *blocks, *map(gauge.work, drawn)], drawn
 
 
 def _fitted(gauge: Gauge, model: LatencyModel, drawn: Sequence[Candidate]) -> Check:
-    """Fit the model to all but the last networks, and check it on these."""
+    """Fit the model to all but the last networks, and check it on these; all serve for both where there are hardly any."""
     widths, measured = gauge.space.array(drawn), gauge.measure(drawn)
-    model.fit(widths[:-CHECKED], measured[:-CHECKED])
-    return Check.of(model(widths[-CHECKED:]), measured[-CHECKED:])
+    held = held_out(len(drawn))
+    fitted = slice(-held) if len(drawn) > held else slice(None)
+    model.fit(widths[fitted], measured[fitted])
+    return Check.of(model(widths[-held:]), measured[-held:])
 
 
 def full_network(name: str, num_classes: int, architecture: Architecture) -> NetworkWork:
@@ -221,16 +167,3 @@ def _table(layers: LayersAlike, gauge: Gauge) -> LatencyTable:
     reference = float(np.median([gauge.times[block].reference_ms for block in blocks]))
     times = {(block.inputs, block.outputs): gauge.times[block].ratio * reference for block in blocks}
     return LatencyTable.of(layers.signature, times, _layout(layers, gauge))
-
-
-def random_candidates(space: ChannelSpace, count: int, seed: int) -> list[Candidate]:
-    """Candidates of all sizes: a ratio for the network, and around it one for each group; all distinct where they can be."""
-    rng = np.random.default_rng((seed, 5))
-    full = np.array(space.full.widths, dtype=np.float64)
-    found: dict[Candidate, None] = {}
-    for _ in range(20 * count):
-        ratio = rng.uniform(0.1, 1) * np.exp(rng.uniform(-0.4, 0.4, len(full)))
-        found.setdefault(space.snap(full * np.minimum(ratio, 1)))
-        if len(found) == count:
-            break
-    return [*found, *[space.full] * (count - len(found))]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from automl_prune.architecture import Architecture
 from automl_prune.latency.model import LatencyModel
 from automl_prune.problem import CostFunction
 
@@ -23,6 +24,8 @@ def metric_on(device: str) -> str:
 class WithLatency:
     """Costs from widths, predicted latencies included.
 
+    ``architecture`` is what the other costs are of, for those who want to know the layers; None where they do not say.
+
     Args:
         costs: The costs that do not depend on a device.
         models: By device.
@@ -30,6 +33,7 @@ class WithLatency:
 
     def __init__(self, costs: CostFunction, models: Mapping[str, LatencyModel]) -> None:
         self._costs = costs
+        self.architecture: Architecture | None = getattr(costs, "architecture", None)
         self._models = {metric_on(device): model for device, model in models.items()}
 
     def __call__(self, widths: IntArray) -> Mapping[str, FloatArray]:

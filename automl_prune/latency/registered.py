@@ -4,6 +4,7 @@ A DeviceStore, by who talks to it (every one holds :class:`automl_prune.testing.
 
 ======== =========================================================================================
 agents   ``register``, ``claim``, ``renew``, ``record``: through the API, for their own tenant
+people   ``remove``: through the API
 searches ``device``, ``devices``, ``add``, ``results``, ``cancel``
 ======== =========================================================================================
 """
@@ -112,6 +113,10 @@ class DeviceStore(Protocol):
         """The tenant's devices by name."""
         ...
 
+    def remove(self, tenant: str, name: str) -> None:
+        """Forget a device, and all that it was asked for: batches of it are not found any more."""
+        ...
+
     def add(
         self,
         tenant: str,
@@ -121,6 +126,7 @@ class DeviceStore(Protocol):
         *,
         wanted_seconds: float,
         search_id: str | None = None,
+        expected: DeviceDescription | None = None,
     ) -> list[Measurement]:
         """Ask for measurements, as one batch; they are handed out for as long as somebody reads :meth:`results`.
 
@@ -131,6 +137,10 @@ class DeviceStore(Protocol):
             works: What is timed, in this order.
             wanted_seconds: For how long they are wanted if nobody asks for results.
             search_id: What they are for.
+            expected: What the device is taken to be; measurements of another are of no use.
+
+        Raises:
+            DeviceError: It has been registered as something else since.
         """
         ...
 

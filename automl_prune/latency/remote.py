@@ -2,15 +2,19 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
 
 from automl_prune.errors import DeviceError, MeasurementError, NotFoundError
 from automl_prune.latency.conditions import Conditions, DeviceDescription
 from automl_prune.latency.devices import LOCAL, OnTiming
-from automl_prune.latency.registered import DeviceStore, Measurement, MeasurementState, RegisteredDevice
+from automl_prune.latency.registered import DeviceStore, Measurement, RegisteredDevice
 from automl_prune.latency.work import Work
 
 AT_ONCE = 100
 """Measurements of one batch: enough to keep an agent busy, and few to read again and again."""
+MOST_FAILURES = 3
+"""How often something is asked for that the device fails to time."""
 WANTED_SECONDS = 60.0
 """How long work waits for an agent after the process that wants it was last there."""
 
@@ -47,9 +51,12 @@ class RemoteDevice:
         self._store, self._tenant, self._search_id = store, tenant, search_id
         self._silent, self._patience, self._poll = silent_seconds, patience_seconds, poll_seconds
         self._check, self._waits = check, waits
+        self._expected: DeviceDescription | None = None
 
     def describe(self) -> DeviceDescription:
         """What it is, and whose; waits for it where it is gone. Raises DeviceError for one that is unknown or stays away.
+
+        What is timed later is kept for what it is the first time; once it has become another device nothing more is timed.
 
         What is measured is kept by description and read by all searches. Anybody's agent may claim to be any machine, so
         that nobody's but its own tenant's searches may ever read what it brought.
@@ -59,6 +66,7 @@ class RemoteDevice:
             self._check()
             found = self._registered()
             if found.silent_seconds <= self._silent:
+                self._expected = self._expected or found.description
                 facts = {**found.description.fingerprint, "agent": f"{self._tenant}/{self.name}"}
                 return DeviceDescription(facts, found.description.runtimes)
             if time.monotonic() >= give_up:
@@ -71,38 +79,59 @@ class RemoteDevice:
         When it vanishes meanwhile it is waited for; what it was at is handed out again once it is back.
 
         Raises:
-            DeviceError: It stayed away.
-            MeasurementError: It cannot time something.
+            DeviceError: It stayed away, or has been registered as another since it was described.
+            MeasurementError: It cannot time something, however often it is asked to.
         """
         for first in range(0, len(works), AT_ONCE):
-            self._batch(works[first : first + AT_ONCE], conditions, done)
+            failed = self._batch(works[first : first + AT_ONCE], conditions, done)
+            for one in failed:
+                self._again(one, conditions, done)
 
-    def _batch(self, works: Sequence[Work], conditions: Conditions, done: OnTiming) -> None:
-        about = {"wanted_seconds": self._wanted, "search_id": self._search_id}
-        added = self._store.add(self._tenant, self.name, conditions, works, **about)  # type: ignore[arg-type]
-        batch, left = added[0].batch, {one.id for one in added}
+    def _again(self, failed: Measurement, conditions: Conditions, done: OnTiming) -> None:
+        """Ask once more for what failed, as an agent may have been short of memory or shut down; not for ever."""
+        for _ in range(MOST_FAILURES - 1):
+            last = self._batch([failed.work], conditions, done)
+            if not last:
+                return
+            failed = last[0]
+        raise MeasurementError(
+            f"Device {self.name!r} could not time {_named(failed.work)}, asked {MOST_FAILURES} times: {failed.error}"
+        )
+
+    def _batch(self, works: Sequence[Work], conditions: Conditions, done: OnTiming) -> list[Measurement]:
+        """Have all timed; returns those that failed."""
+        about: dict[str, Any] = {"wanted_seconds": self._wanted, "search_id": self._search_id, "expected": self._expected}
+        self._registered()
+        added = self._store.add(self._tenant, self.name, conditions, works, **about)
+        batch, left, failed = added[0].batch, {one.id for one in added}, list[Measurement]()
         try:
             while left:
                 self._check()
-                for one in self._store.results(self._tenant, batch, wanted_seconds=self._wanted):
+                for one in self._results(batch):
                     if one.id in left:
                         left.discard(one.id)
-                        self._take(one, done)
+                        if one.timing is not None:
+                            done(one.work, one.timing)
+                        else:
+                            failed.append(one)
                 if left:
                     self._wait()
         finally:
             if left:
-                self._store.cancel(self._tenant, batch)
+                with suppress(NotFoundError):  # it was removed
+                    self._store.cancel(self._tenant, batch)
+        return failed
+
+    def _results(self, batch: str) -> list[Measurement]:
+        try:
+            return self._store.results(self._tenant, batch, wanted_seconds=self._wanted)
+        except NotFoundError:
+            self._registered()
+            raise DeviceError(f"Device {self.name!r} was removed, and with it what it was asked to time.") from None
 
     @property
     def _wanted(self) -> float:
         return max(WANTED_SECONDS, 10 * self._poll)
-
-    def _take(self, one: Measurement, done: OnTiming) -> None:
-        if one.state is MeasurementState.DONE and one.timing is not None:
-            done(one.work, one.timing)
-            return
-        raise MeasurementError(f"Device {self.name!r} could not time {_named(one.work)}: {one.error}")
 
     def _wait(self) -> None:
         found = self._registered()

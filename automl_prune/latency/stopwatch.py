@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from automl_prune.surgery.slicing import materialise
 
 BLOCK_LIMITS, NETWORK_LIMITS = (0.02, 60), (0.005, 150)
 """Relative standard error at which timing stops, and the most rounds: a table's blocks are many, and their errors cancel."""
+KEPT = 8
+"""Networks, references and sets of conditions that stay at hand, the last used of each: agents live long."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class TracedNetwork:
         definition = NETWORKS.get(name)
         model = definition.build(num_classes)
         return cls(lambda: definition.build(num_classes), trace(model, torch.zeros(1, *definition.input_shape)))
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells its architecture from others."""
+        return digest(self.architecture)
 
     def cut(self, widths: Mapping[str, int]) -> nn.Module:
         """The network of these widths, in evaluation mode; which weights it has does not matter here."""
@@ -54,7 +62,8 @@ class Stopwatch:
 
     Args:
         conditions: How everything is run.
-        networks: Networks that are at hand already, by name; others are built by their registered names.
+        networks: Networks that are at hand already, by name; others are built by their registered names, for as many classes
+            as the work says.
 
     Raises:
         DeviceError: The runtime is not on this machine.
@@ -65,8 +74,9 @@ class Stopwatch:
         self.runtime = RUNTIMES.get(conditions.runtime)
         if self.runtime.version() is None:
             raise DeviceError(f"This machine has no runtime {conditions.runtime!r}.", pointer="/latency/runtime")
-        self._networks = dict(networks or {})
-        self._references: dict[Work, Run] = {}
+        self._given = dict(networks or {})
+        self._registered = lru_cache(KEPT)(TracedNetwork.registered)
+        self._reference = lru_cache(KEPT)(self._run)
 
     def time(self, work: Work) -> Timing:
         """One measurement.
@@ -77,19 +87,13 @@ class Stopwatch:
         precision, most = BLOCK_LIMITS if isinstance(work, Block) else NETWORK_LIMITS
         with self.runtime.settled(self.conditions), torch.random.fork_rng(devices=[]):
             try:
-                reference = self._reference(work)
+                reference = self._reference(REFERENCE if isinstance(work, Block) else work.full)
                 run = self._run(work)
                 return compare(run, reference, clock=self.runtime.clock, precision=precision, most=most)
             except AutomlPruneError:
                 raise
             except Exception as error:  # whatever a runtime raises: this work cannot be timed, others can
                 raise MeasurementError(f"{self.conditions.runtime} failed: {said(error)}") from error
-
-    def _reference(self, work: Work) -> Run:
-        full = REFERENCE if isinstance(work, Block) else work.full
-        if full not in self._references:
-            self._references[full] = self._run(full)
-        return self._references[full]
 
     def _run(self, work: Work) -> Run:
         batch = self.conditions.batch
@@ -99,10 +103,10 @@ class Stopwatch:
         return self.runtime.ready(network.cut(dict(work.widths)), network.sample(batch), self.conditions)
 
     def _network(self, work: NetworkWork) -> TracedNetwork:
-        found = self._networks.get(work.network)
-        if found is None:
-            found = self._networks[work.network] = TracedNetwork.registered(work.network, work.num_classes)
-        if digest(found.architecture) != work.architecture:
+        found = self._given.get(work.network)
+        if found is None or found.digest != work.architecture:
+            found = self._registered(work.network, work.num_classes)
+        if found.digest != work.architecture:
             raise MeasurementError(
                 f"The network {work.network!r} of this machine is another than the one to be timed; install the same "
                 f"version of the package, and of what registers the network, on both."
@@ -118,11 +122,8 @@ class Stopwatches:
     """
 
     def __init__(self, networks: Mapping[str, TracedNetwork] | None = None) -> None:
-        self._networks = networks
-        self._made: dict[Conditions, Stopwatch] = {}
+        self._made = lru_cache(KEPT)(lambda conditions: Stopwatch(conditions, networks))
 
     def time(self, conditions: Conditions, work: Work) -> Timing:
         """One measurement on this machine; raises MeasurementError or UserError."""
-        if conditions not in self._made:
-            self._made[conditions] = Stopwatch(conditions, self._networks)
-        return self._made[conditions].time(work)
+        return self._made(conditions).time(work)

@@ -2,19 +2,23 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 from automl_prune.errors import MeasurementError
 from automl_prune.latency.timing import Timing
 from automl_prune.latency.work import Work, work_to_json
 
+MOST_TRIES = 3
+"""How often something is timed whose timings do not settle; the steadiest of them counts then."""
+
 
 class Times:
     """Measurements of one device under one set of conditions.
 
-    Each is a line of a file of JSON; several processes may add to it, and a line that a crash cut off does not count.
+    Each is a line of a file of JSON; several processes may add to it, and a line that a crash cut off does not count. Of
+    several of the same work the last settled one counts, or else the steadiest.
 
     Args:
         folder: Of all devices.
@@ -23,20 +27,25 @@ class Times:
 
     def __init__(self, folder: Path, key: str) -> None:
         self.file = folder / f"{key}.jsonl"
+        self._known: dict[str, Timing] = {}
+        self._tries: Counter[str] = Counter()
+        self._read = 0
 
     def __getitem__(self, work: Work) -> Timing:
+        self._catch_up()
         return self._known[_name(work)]
 
     def __contains__(self, work: object) -> bool:
+        self._catch_up()
         return isinstance(work, Work) and _name(work) in self._known
 
     def missing(self, works: Sequence[Work]) -> list[Work]:
-        """Those that are not known yet, each once."""
-        return [work for work in dict.fromkeys(works) if work not in self]
+        """Those that are yet to be timed, each once: unknown to every process, or not settled and not given up."""
+        self._catch_up()
+        return [work for work in dict.fromkeys(works) if not self._is_enough(_name(work))]
 
     def add(self, work: Work, timing: Timing) -> None:
         """Keep a measurement."""
-        self._known[_name(work)] = timing
         line = json.dumps({"work": work_to_json(work), "timing": timing.to_json()}) + "\n"
         self.file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -47,16 +56,28 @@ class Times:
         finally:
             os.close(descriptor)
 
-    @cached_property
-    def _known(self) -> dict[str, Timing]:
-        known = {}
-        for text in self.file.read_text().splitlines() if self.file.exists() else ():
+    def _is_enough(self, name: str) -> bool:
+        return name in self._known and (self._known[name].settled or self._tries[name] >= MOST_TRIES)
+
+    def _catch_up(self) -> None:
+        """Read what was added to the file since, by whichever process."""
+        if not self.file.exists() or self.file.stat().st_size <= self._read:
+            return
+        with self.file.open("rb") as stream:
+            stream.seek(self._read)
+            added = stream.read()
+        whole = added[: added.rfind(b"\n") + 1]  # the last line may still be written
+        self._read += len(whole)
+        for text in whole.splitlines():
             try:
                 line = json.loads(text)
-                known[json.dumps(line["work"], sort_keys=True)] = Timing.from_json(line["timing"])
+                name, timing = json.dumps(line["work"], sort_keys=True), Timing.from_json(line["timing"])
             except (ValueError, TypeError, KeyError, MeasurementError):
                 continue
-        return known
+            self._tries[name] += 1
+            before = self._known.get(name)
+            if before is None or timing.settled or (not before.settled and timing.error <= before.error):
+                self._known[name] = timing
 
 
 def _name(work: Work) -> str:

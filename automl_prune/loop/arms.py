@@ -13,7 +13,7 @@ import numpy as np
 
 from automl_prune.evaluation.setup import FULL_NETWORK, IMPORTANCE, PREPARES
 from automl_prune.loop.confirmation import best_of, confirmed, first
-from automl_prune.loop.latencies import MEASURED_ARMS, Latencies
+from automl_prune.loop.measured import MEASURED_ARMS, Latencies
 from automl_prune.loop.ranked import ranked_widths
 from automl_prune.loop.standing import BASE, SEARCH
 from automl_prune.problem import Problem, best_trials
@@ -170,7 +170,8 @@ def finalists(
     """
     proposals = []
     for arm in (SEARCH, *CONTROLS):
-        best = best_of(problem, scored(history, arm, rounds), top_k, _judge_of(arm, latencies))
+        best = best_of(problem, scored(history, arm, rounds), top_k, _judge_of(arm, latencies), afresh=True)
+        best = [t for t in best if latencies is None or latencies.is_measurable(t.candidate)]
         proposals += [Proposal(t.candidate, {"of": first(t), "arm": arm}, parent=t.parent) for t in best]
     return proposals
 

@@ -1,16 +1,19 @@
 """Budgets as they are ordered, as a search keeps to them, and as JSON."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from automl_prune.costs import METRICS
 from automl_prune.costs.kept import cost_model
 from automl_prune.errors import FieldError, SpecError, UnknownNameError
-from automl_prune.latency.cost import LATENCY, WithLatency
-from automl_prune.loop.latencies import DeviceLookup, Latencies, Progress, Timed, find_latencies, latency_budgets, tightened
+from automl_prune.latency.cost import LATENCY, WithLatency, metric_on
+from automl_prune.loop.latencies import DeviceLookup, Progress, Timed, find_latencies, latency_budgets, tightened
+from automl_prune.loop.measured import Latencies
 from automl_prune.loop.spec import BudgetSpec, SearchSpec
-from automl_prune.problem import Budget, CostFunction
+from automl_prune.problem import Budget, CostFunction, Problem
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,23 @@ def priced(spec: SearchSpec, timed: Timed, devices: DeviceLookup, *, now: bool, 
     kept = fixed | tightened(latencies, waiting)
     places = range(len(spec.budgets))
     return Priced(cost, tuple(ordered[i] for i in places), tuple(kept[i] for i in places), latencies)
+
+
+def check_reachable(problem: Problem, budgeted: Priced) -> None:
+    """Raise BudgetError when budgets exclude each other, or one cannot be met by any candidate.
+
+    Latencies were compared with what was measured when they became absolute: the narrowest network need not be the fastest.
+    """
+    found = budgeted.latencies
+    if found is None:
+        problem.check_reachable()
+        return
+    on_devices = {metric_on(name) for name in found.devices}
+    counted = tuple(Budget("macs") if b.metric in on_devices else b for b in problem.budgets)
+    replace(problem, budgets=counted).check_reachable()
+    fastest = (device.fastest for device in found.devices.values())
+    if not any(map(problem.is_feasible, [problem.widest_uniform, problem.space.narrowest, *fastest])):
+        problem.sample(np.random.default_rng(0))
 
 
 def absolute(budget: BudgetSpec, full: Mapping[str, float], index: int) -> Budget:

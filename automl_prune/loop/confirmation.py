@@ -9,7 +9,7 @@ Jamieson and Talwalkar 2016, arXiv 1502.07943). Search and random control are tr
 from collections.abc import Iterable
 
 from automl_prune.evaluation.setup import SELECT_IMAGES
-from automl_prune.loop.latencies import Latencies, first_within
+from automl_prune.loop.measured import Latencies, first_within
 from automl_prune.problem import Problem, best_trials
 from automl_prune.strategies.base import Proposal
 from automl_prune.trial import Trial, TrialState
@@ -35,11 +35,16 @@ def confirmed(
     return [Proposal(t.candidate, {"of": first(t), "arm": arm, SELECT_IMAGES: images}, parent=t.parent) for t in best]
 
 
-def best_of(problem: Problem, trials: Iterable[Trial], keep: int, latencies: Latencies | None = None) -> list[Trial]:
-    """The best complete trials, best first; where devices budget the search, those that were measured to be fast enough."""
+def best_of(
+    problem: Problem, trials: Iterable[Trial], keep: int, latencies: Latencies | None = None, *, afresh: bool = False
+) -> list[Trial]:
+    """The best complete trials, best first; where devices budget the search, those that were measured to be fast enough.
+
+    With ``afresh`` they are measured once more for this, whatever is known of them.
+    """
     scored = [t for t in trials if t.state is TrialState.COMPLETE]
     ranked = best_trials(problem, [(t.candidate, t.metrics) for t in scored], len(scored) if latencies else keep)
-    return first_within(latencies, [scored[i] for i in ranked], keep)
+    return first_within(latencies, [scored[i] for i in ranked], keep, afresh=afresh)
 
 
 def first(trial: Trial) -> int:

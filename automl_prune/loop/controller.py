@@ -56,6 +56,7 @@ class Controller:
         out_of_time: Whether the search arm must stop asking.
         on_standstill: Called with the reason why nothing can be evaluated for now, and with None once something is.
         patience: Complete feasible trials without a better one after which the search arm stops asking.
+        foresee: The outcome of a trial that need not be evaluated, or None; asked before one is handed out.
         judge: What an outcome comes to, with all that is known of its trial besides; the answer is what is recorded.
     """
 
@@ -72,13 +73,14 @@ class Controller:
         out_of_time: Callable[[], bool] = lambda: False,
         on_standstill: Callable[[str | None], None] = lambda reason: None,
         patience: int | None = None,
+        foresee: Callable[[Trial], Outcome | None] = lambda trial: None,
         judge: Callable[[Trial, Outcome], Outcome] = lambda trial, outcome: outcome,
     ) -> None:
         self._store, self._id, self._attempt = store, search_id, attempt
         self._problem, self._arms = problem, list(arms)
         self._on_arm, self._on_trial, self._out_of_time = on_arm, on_trial, out_of_time
         self._on_standstill = on_standstill
-        self._patience, self._judge = Patience(problem, patience), judge
+        self._patience, self._foresee, self._judge = Patience(problem, patience), foresee, judge
         self._strategies: dict[str, Strategy] = {}
         self._asked: dict[str, int] = {}
         self._told: dict[int, Trial] = {}
@@ -96,7 +98,15 @@ class Controller:
     # What the executor sees ------------------------------------------------------------------------------------------
 
     def next(self) -> Trial | None:
-        """The next trial to evaluate, recorded before it is handed out."""
+        """The next trial to evaluate, recorded before it is handed out; those whose outcome is foreseen end here."""
+        while (trial := self._upcoming()) is not None:
+            foreseen = self._foresee(trial)
+            if foreseen is None:
+                return trial
+            self.complete(trial, foreseen)
+        return None
+
+    def _upcoming(self) -> Trial | None:
         if self.finished:
             return None
         if self._again:

@@ -1,30 +1,23 @@
-"""Latency budgets of one search: predicted for every candidate, measured for the leaders and for what is handed out."""
+"""Latency budgets as they are ordered: the devices are looked up and asked, and what cannot be reached is refused."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from automl_prune.architecture import Architecture
 from automl_prune.errors import BudgetError, DeviceError, FieldError, SpecError
-from automl_prune.latency.building import DeviceLatency, Gauge, build, full_network, known
+from automl_prune.latency.building import DeviceLatency, build, full_network, known
 from automl_prune.latency.conditions import Conditions
 from automl_prune.latency.cost import LATENCY, metric_on
 from automl_prune.latency.devices import LOCAL, Device, LocalDevice
+from automl_prune.latency.gauge import Gauge
 from automl_prune.latency.stopwatch import TracedNetwork
+from automl_prune.loop.measured import Latencies
 from automl_prune.loop.spec import BudgetSpec, SearchSpec
-from automl_prune.loop.standing import SEARCH
 from automl_prune.networks import NetworkDefinition
 from automl_prune.problem import Budget
-from automl_prune.space import Candidate, ChannelSpace
-from automl_prune.trial import Outcome, Trial, TrialState
-
-MOST_MEASURED = 40
-"""Leaders of one arm that are measured at most while those within the budgets are looked for."""
-
-MEASURED_ARMS = (SEARCH, "random")
-"""Arms of many candidates, of which too slow ones are left out; single networks go on, and are told as measured."""
+from automl_prune.space import ChannelSpace
 
 DeviceLookup = Callable[[str], Device]
 """Devices other than this machine, by name; raises DeviceError for one that is unknown or not heard of."""
@@ -55,71 +48,6 @@ class Timed:
         """This machine, with the network at hand."""
         network = TracedNetwork(partial(self.network.build, self.num_classes), self.architecture)
         return LocalDevice({self.network.name: network}, lock=self.folder / "local.lock")
-
-
-@dataclass
-class Latencies:
-    """The devices that budget one search.
-
-    Attributes:
-        budgets: The ordered ones, with their devices; the search itself keeps a margin to them.
-        gauges, devices: What measures, and what predicts, by device.
-    """
-
-    budgets: Mapping[str, Budget]
-    gauges: Mapping[str, Gauge]
-    devices: Mapping[str, DeviceLatency]
-    _within: dict[Candidate, bool] = field(default_factory=dict, repr=False)
-
-    def measure(self, candidate: Candidate) -> dict[str, float]:
-        """Milliseconds by device; measured once, however often it is asked for."""
-        return {name: float(gauge.measure([candidate])[0]) for name, gauge in self.gauges.items()}
-
-    def predict(self, candidate: Candidate) -> dict[str, float]:
-        """Milliseconds by device, from the tables."""
-        return {
-            name: float(found.model(self.gauges[name].space.array([candidate]))[0]) for name, found in self.devices.items()
-        }
-
-    def within(self, candidate: Candidate) -> bool:
-        """Whether what was measured of a candidate meets every ordered budget."""
-        if candidate not in self._within:
-            taken = self.measure(candidate)
-            self._within[candidate] = all(b.min <= taken[name] <= b.max for name, b in self.budgets.items())
-        return self._within[candidate]
-
-    def judge(self, trial: Trial, outcome: Outcome) -> Outcome:
-        """An outcome with the candidate's latencies among its metrics.
-
-        They are predicted where predictions are trusted, else measured; one that then turns out too slow is infeasible.
-        """
-        if outcome.state is not TrialState.COMPLETE:
-            return outcome
-        taken = self.predict(trial.candidate)
-        doubted = [name for name, found in self.devices.items() if not found.trusted]
-        if doubted:
-            measured = self.measure(trial.candidate)
-            taken |= {name: measured[name] for name in doubted}
-        outcome = replace(outcome, metrics={**outcome.metrics, **{metric_on(name): ms for name, ms in taken.items()}})
-        slow = [name for name in doubted if taken[name] > self.budgets[name].max]
-        if trial.arm not in MEASURED_ARMS or not slow:
-            return outcome
-        name = slow[0]
-        said = f"It takes {taken[name]:.4g} ms on {name!r}, measured; the budget is {self.budgets[name].max:.4g} ms."
-        return replace(outcome, state=TrialState.INFEASIBLE, reason=said)
-
-    def row(self, candidate: Candidate) -> dict[str, Any]:
-        """What a result says of one network: measured milliseconds by device, and the measurement with its prediction."""
-        measured, predicted = self.measure(candidate), self.predict(candidate)
-        details = {}
-        for name, gauge in self.gauges.items():
-            timing = gauge.time([gauge.work(candidate)])[0]
-            details[name] = {"measured_ms": measured[name], "predicted_ms": predicted[name], **timing.to_json()}
-        return {LATENCY: measured, "latency": details}
-
-    def describe(self) -> dict[str, Any]:
-        """The devices with their tables' checks, as JSON data."""
-        return {name: found.to_json() for name, found in self.devices.items()}
 
 
 def latency_budgets(spec: SearchSpec) -> dict[int, BudgetSpec]:
@@ -171,41 +99,37 @@ def find_latencies(
             return None
         found[name] = built
     budgets = {b.device or LOCAL: _absolute(b, found[b.device or LOCAL], i) for i, b in ordered.items()}
-    return Latencies(budgets, gauges, found)
+    in_ms = frozenset(b.device or LOCAL for b in ordered.values() if b.max is not None or b.min is not None)
+    return Latencies(budgets, gauges, found, in_ms)
 
 
 def tightened(latencies: Latencies, places: Iterable[int]) -> dict[int, Budget]:
-    """The budgets that predictions must meet, by place: below the ordered maxima by what predictions miss on average."""
-    missed = {name: found.check.mape for name, found in latencies.devices.items()}
-    kept = [replace(budget, max=budget.max / (1 + missed[name])) for name, budget in latencies.budgets.items()]
+    """The budgets that predictions must meet, by place: below the ordered maxima by what predictions miss on average.
+
+    Never so far below that no prediction is left that meets them.
+    """
+    kept = []
+    for name, budget in latencies.budgets.items():
+        found = latencies.devices[name]
+        kept.append(replace(budget, max=max(budget.max / (1 + found.check.mape), found.least_predicted_ms)))
     return dict(zip(places, kept, strict=True))
 
 
 def _absolute(budget: BudgetSpec, found: DeviceLatency, index: int) -> Budget:
     least, most = budget.bounds(found.full_ms)
+    whole = f"the full network takes {found.full_ms:.4g} ms there"
+    said = None
     if most < found.fastest_ms:
-        raise BudgetError(
-            f"{LATENCY} of at most {most:.4g} on {found.device!r} cannot be reached: the fastest network of this space "
-            f"takes about {found.fastest_ms:.4g} ms there, the full one {found.full_ms:.4g} ms. Raise the budget, or lower "
-            f"min_ratio, round_to or frozen.",
-            pointer=f"/budgets/{index}",
+        ordered = f"{most:.4g}" if budget.max is not None else f"{most:.4g} ({budget.max_ratio:g} of the full network's)"
+        said = (
+            f"at most {ordered} on {found.device!r} cannot be reached: the fastest network of this space that was found "
+            f"takes {found.fastest_ms:.4g} ms there, measured, and {whole}. Raise the budget, or lower min_ratio, round_to "
+            f"or frozen."
         )
+    elif least > max(found.full_ms, found.fastest_ms):
+        said = f"at least {least:.4g} on {found.device!r} cannot be reached: {whole}."
+    elif least > most:
+        said = f"at least {least:.4g} and at most {most:.4g} on {found.device!r} exclude each other."
+    if said:
+        raise BudgetError(f"{LATENCY} of {said}", pointer=f"/budgets/{index}")
     return Budget(metric_on(found.device), max=most, min=least)
-
-
-def drop_flat(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics without the latencies, which results tell by device."""
-    return {name: value for name, value in metrics.items() if not name.startswith(f"{LATENCY}@")}
-
-
-def first_within(latencies: Latencies | None, trials: Sequence[Trial], keep: int) -> list[Trial]:
-    """The first ``keep`` of some trials, best first, whose measured latencies meet the budgets."""
-    if latencies is None:
-        return list(trials[:keep])
-    found: list[Trial] = []
-    for trial in trials[:MOST_MEASURED]:
-        if len(found) == keep:
-            break
-        if latencies.within(trial.candidate):
-            found.append(trial)
-    return found

@@ -26,9 +26,10 @@ from automl_prune.evaluation.recipe import WITHOUT_CRITERION, FineTune, Recipe
 from automl_prune.evaluation.setup import HYPERNETWORK, EvaluationSetup, Given, Recovery
 from automl_prune.evaluation.weights import fit_file, resolve_weights
 from automl_prune.loop.admission import MOST_CHOICES, Admit, admitted, check_size
-from automl_prune.loop.budgets import budget_json, priced
+from automl_prune.loop.budgets import budget_json, check_reachable, priced
 from automl_prune.loop.confirmation import rounds
-from automl_prune.loop.latencies import DeviceLookup, Latencies, Progress, Timed, latency_budgets, only_local, quietly
+from automl_prune.loop.latencies import DeviceLookup, Progress, Timed, latency_budgets, only_local, quietly
+from automl_prune.loop.measured import Latencies
 from automl_prune.loop.spec import SearchSpaceSpec, SearchSpec, field_errors
 from automl_prune.loop.stopping import check_early_stop
 from automl_prune.networks import NETWORKS, NetworkDefinition
@@ -205,7 +206,7 @@ def make_plan(
         objectives=(Objective(spec.objective, maximize=spec.objective != "loss"),),
         budgets=budgeted.kept,
     )
-    problem.check_reachable()
+    check_reachable(problem, budgeted)
     hypernetwork = None
     if recipe.inherit == "hypernetwork" and recipe.hypernetwork.file is not None and images is not None:
         about = (spec.search_space.name, num_classes, architecture, space, images, recipe.hypernetwork)

@@ -15,7 +15,7 @@ from automl_prune.errors import EvaluationError
 from automl_prune.loop.arms import CONTROLS, FINAL, REPORT
 from automl_prune.loop.budgets import budget_json
 from automl_prune.loop.job import StoredTrial
-from automl_prune.loop.latencies import Latencies, drop_flat
+from automl_prune.loop.measured import Latencies, drop_flat
 from automl_prune.loop.plan import Plan
 from automl_prune.loop.standing import BASE, SEARCH
 from automl_prune.surgery.slicing import kept_channels
@@ -181,6 +181,9 @@ def _by_number(trials: Sequence[Trial], number: int) -> Trial:
 
 
 def _why_none(plan: Plan, trials: Sequence[Trial]) -> str:
+    tried = [t.candidate for t in trials if t.arm == SEARCH and t.state in (TrialState.COMPLETE, TrialState.INFEASIBLE)]
+    if plan.latencies and (said := plan.latencies.why_none(tried)):
+        return said
     failed = [t for t in trials if t.arm in (SEARCH, FINAL) and t.state is TrialState.FAILED and t.outcome]
     if failed and failed[-1].outcome:
         return f"No candidate could be scored and recovered; {failed[-1].name} failed: {failed[-1].outcome.reason}"

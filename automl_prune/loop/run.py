@@ -18,12 +18,13 @@ from automl_prune.loop.budgets import budget_json
 from automl_prune.loop.controller import Controller
 from automl_prune.loop.family import FamilyKeeper, family_json
 from automl_prune.loop.job import Artifact, SearchJob, SearchState
+from automl_prune.loop.measured import Latencies
 from automl_prune.loop.plan import Plan, evaluations
 from automl_prune.loop.ports import Executor, Store
 from automl_prune.loop.result import build_result, executor_cost
 from automl_prune.loop.standing import BASE, SEARCH
 from automl_prune.messages import is_storage_full, said
-from automl_prune.trial import Evaluator, Trial
+from automl_prune.trial import Evaluator, Outcome, Trial
 
 MODEL_FILE, ARCHITECTURE_FILE = "model.safetensors", "architecture.json"
 
@@ -95,7 +96,7 @@ def run_search(
         on_standstill=stage.stand_still,
         out_of_time=lambda: searching.seconds > (plan.spec.trials.max_seconds or float("inf")),
         patience=plan.spec.trials.patience,
-        judge=plan.latencies.judge if plan.latencies else lambda trial, outcome: outcome,
+        **_judging(plan.latencies, store, job),
     )
     with _obeying(controller, cancel=cancel, pause=pause):
         executor.run(controller, partial(make_evaluator, plan.setup(artifacts)))
@@ -118,6 +119,24 @@ def run_search(
                 raise
             return store.release(job.id, job.attempt, reason=_no_room(said(error)), hold=True)
     return store.get_search(job.id)
+
+
+def _judging(latencies: Latencies | None, store: Store, job: SearchJob) -> dict[str, Any]:
+    """What a controller asks of the devices that budget a search; while it waits for one, the search says so."""
+    if latencies is None:
+        return {}
+
+    def foresee(trial: Trial) -> Outcome | None:
+        if not (devices := latencies.awaited(trial)):
+            return latencies.foresee(trial)
+        state, reason = _STAGES[trial.arm]
+        named = " and ".join(map(repr, devices))
+        store.set_state(job.id, job.attempt, state, reason=f"waiting for device {named} to time {trial.name}")
+        outcome = latencies.foresee(trial)
+        store.set_state(job.id, job.attempt, state, reason=reason)
+        return outcome
+
+    return {"foresee": foresee, "judge": latencies.judge}
 
 
 def _no_room(how: str) -> str:

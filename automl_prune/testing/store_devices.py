@@ -1,10 +1,18 @@
 """The behaviour of a DeviceStore; a subclass gives the fixture ``devices``, an empty one for each test."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from automl_prune.errors import LateOutcomeError, MeasurementError, NotFoundError, StateConflictError, UserError
+from automl_prune.errors import (
+    DeviceError,
+    LateOutcomeError,
+    MeasurementError,
+    NotFoundError,
+    StateConflictError,
+    UserError,
+)
 from automl_prune.latency.blocks import REFERENCE, Block
 from automl_prune.latency.conditions import Conditions, DeviceDescription
 from automl_prune.latency.registered import DeviceStore, Measurement, MeasurementState
@@ -185,6 +193,43 @@ class DeviceContract:
         with pytest.raises(LateOutcomeError):
             bring(devices, one)
         assert claimed(devices) == []
+
+    def test_a_removed_device_is_forgotten_and_nothing_more_is_asked_of_it(self, devices: DeviceStore) -> None:
+        batch = put(devices)
+        devices.register("u", "pi", PI)
+        running = claimed(devices, most=2)
+        bring(devices, running[0])
+        for tenant, name in (("t", "nano"), ("v", "pi"), ("t", "p\0")):
+            with pytest.raises(NotFoundError):
+                devices.remove(tenant, name)
+        devices.remove("t", "pi")
+        assert devices.devices("t") == []
+        assert [one.name for one in devices.devices("u")] == ["pi"]
+        with pytest.raises(NotFoundError):
+            devices.remove("t", "pi")
+        with pytest.raises(NotFoundError):
+            bring(devices, running[1])
+        with pytest.raises(NotFoundError):
+            ended(devices, batch)
+        with pytest.raises(NotFoundError):
+            devices.cancel("t", batch[0].batch)
+        devices.register("t", "pi", PI)
+        assert devices.device("t", "pi").measured == 0
+        assert claimed(devices) == []
+
+    def test_nothing_is_asked_of_a_device_that_has_become_another(self, devices: DeviceStore) -> None:
+        devices.register("t", "pi", PI)
+        about: dict[str, Any] = {"wanted_seconds": 60, "expected": PI}
+        assert len(devices.add("t", "pi", HOW, WORKS, **about)) == len(WORKS)
+        devices.register("t", "pi", replace(PI, runtimes={"torch": "2.7", "onnxruntime": "1.20"}))
+        with pytest.raises(DeviceError, match=r"'pi' .* had torch 2\.6 when .*, and has torch 2\.7 now\."):
+            devices.add("t", "pi", HOW, WORKS, **about)
+        devices.register("t", "pi", replace(PI, fingerprint={"processor": "Cortex-A76", "cores": 4}))
+        with pytest.raises(DeviceError, match=r"has torch 2\.6 now, and another processor\."):
+            devices.add("t", "pi", HOW, WORKS, **about)
+        assert claimed(devices) == []
+        devices.register("t", "pi", replace(PI, runtimes={"torch": "2.6"}))
+        assert len(devices.add("t", "pi", HOW, WORKS, **about)) == len(WORKS), "what is not used may change"
 
     def test_only_timings_of_what_was_ordered_are_taken(self, devices: DeviceStore) -> None:
         batch = put(devices)

@@ -10,12 +10,14 @@ from fastapi import APIRouter, Depends, Path, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from automl_prune import strict
-from automl_prune.errors import FieldError, MeasurementError, SpecError
+from automl_prune.errors import FieldError, MeasurementError, SpecError, StateConflictError
 from automl_prune.latency.conditions import LONGEST_FACT, MOST_FACTS, Conditions, DeviceDescription
 from automl_prune.latency.devices import LOCAL
 from automl_prune.latency.registered import DeviceStore, Measurement, RegisteredDevice
 from automl_prune.latency.runtimes.base import describe_this_machine
 from automl_prune.latency.timing import Timing
+from automl_prune.loop.job import SearchState
+from automl_prune.loop.ports import Store
 from automl_prune.loop.spec import LatencySpec, field_errors
 from automl_prune.storage.device_rules import NAME
 from services.api.bodies import read_json
@@ -30,6 +32,8 @@ LOOK_SECONDS = 0.5
 LONGEST_WAIT = 8.0
 """Less than a server that stops waits for what it is answering."""
 MOST_CLAIMED = 32
+PAGE = 200
+"""Searches that are read at once where all are looked at."""
 
 M = TypeVar("M", bound=BaseModel)
 Text = Annotated[str, StringConstraints(max_length=LONGEST_FACT)]
@@ -145,6 +149,35 @@ def list_devices(context: InContext, devices: InDevices) -> dict[str, Any]:
 def get_device(device: DeviceName, context: InContext, devices: InDevices) -> dict[str, Any]:
     """One device: what it is, when it was last heard of, and what it measured."""
     return local() if device == LOCAL else shown(devices.device(context.principal.tenant, device), context.settings)
+
+
+@router.delete("/{device:id}", status_code=204)
+def remove_device(device: DeviceName, context: InContext, devices: InDevices) -> None:
+    """Forget a device, and all that it was asked to time. An agent that still runs makes it known again: end it first.
+
+    409 for the machine that drives searches, and for a device that is alive while a search that has not ended has a budget
+    on it. One that is not heard of any more can always be removed; the searches that wait for it fail then.
+    """
+    if device == LOCAL:
+        raise StateConflictError(f"{LOCAL!r} is the machine that drives searches; it cannot be removed.")
+    found = devices.device(context.principal.tenant, device)
+    alive = found.silent_seconds <= context.settings.device_silent_seconds
+    if alive and (search := _search_on(device, context.store)):
+        raise StateConflictError(
+            f"Search {search!r} has a budget on {device!r}, which is alive; cancel it or let it end, or end the agent first."
+        )
+    devices.remove(context.principal.tenant, device)
+
+
+def _search_on(device: str, store: Store) -> str | None:
+    """A search that has not ended and has a budget on a device."""
+    states, before = [state for state in SearchState if not state.is_terminal], None
+    while jobs := store.list_searches(states=states, limit=PAGE, before=before):
+        for job in jobs:
+            if any(budget.get("device") == device for budget in job.spec.get("budgets", ())):
+                return job.id
+        before = jobs[-1].id
+    return None
 
 
 @router.post("", openapi_extra=body("DeviceOrder"))

@@ -42,7 +42,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
         "pause": orders.pause,
         "resume": orders.resume,
     },
-    "Devices": {"agent": devices.agent, "devices": devices.devices},
+    "Devices": {"agent": devices.agent},
     "What a SearchSpec can name": {
         "spaces": spaces.spaces,
         "strategies": names.strategies,
@@ -61,6 +61,7 @@ for panel, commands in COMMANDS.items():
     for name, command in commands.items():
         app.command(name, rich_help_panel=panel)(command)
 app.add_typer(keys.app, name="keys", rich_help_panel="Start here")
+app.add_typer(devices.app, name="devices", rich_help_panel="Devices")
 app.add_typer(database.app, name="db", rich_help_panel="Start here")
 
 

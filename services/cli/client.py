@@ -107,6 +107,10 @@ class Client:
         items: list[Json] = self._json("GET", "/v1/devices")["items"]
         return items
 
+    def remove_device(self, name: str) -> None:
+        """Have a device forgotten."""
+        self._json("DELETE", f"/v1/devices/{quote(name, safe='')}")
+
     def cancel(self, search_id: str) -> Json:
         """Stop a search."""
         return self._json("POST", f"{_path(search_id)}:cancel")
@@ -204,9 +208,12 @@ def _path(search_id: str) -> str:
 
 
 def _checked(response: httpx.Response, server: str) -> Json:
-    """The answer's JSON object; raises RefusedError for a problem and UnreachableError for what no such service sends."""
+    """The answer's JSON object, empty where there is none.
+
+    Raises RefusedError for a problem and UnreachableError for what no such service sends.
+    """
     try:
-        data = response.json()
+        data = {} if response.status_code == 204 else response.json()
     except ValueError:
         data = None
     foreign = "automl-prune-api" not in response.headers

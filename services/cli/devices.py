@@ -11,7 +11,10 @@ from services.cli.client import Client, RefusedError
 from services.cli.options import SERVER, AsJson, Key, Server
 from services.cli.text import Json, echo_json
 
+app = typer.Typer(invoke_without_command=True)
+
 Name = Annotated[str, typer.Option("--name", help="What this device is called, as in device: NAME of a budget.")]
+DeviceName = Annotated[str, typer.Argument(help="As it is listed.")]
 KeyFile = Annotated[
     Path | None, typer.Option(envvar="AUTOML_PRUNE_KEY_FILE", help="A file that holds the key, instead of --key.")
 ]
@@ -41,8 +44,11 @@ def agent(name: Name, server: Server = SERVER, key: Key = None, key_file: KeyFil
         raise
 
 
-def devices(as_json: AsJson = False, server: Server = SERVER, key: Key = None) -> None:
-    """List what latency can be measured on."""
+@app.callback()
+def devices(context: typer.Context, as_json: AsJson = False, server: Server = SERVER, key: Key = None) -> None:
+    """List what latency can be measured on, or remove a device."""
+    if context.invoked_subcommand is not None:
+        return
     with Client(server, key) as client:
         items = client.devices()
     if as_json:
@@ -50,6 +56,14 @@ def devices(as_json: AsJson = False, server: Server = SERVER, key: Key = None) -
         return
     headings = ("name", "state", "last heard of", "processor", "runtimes", "measured", "failed", "noise")
     text.console().print(text.table(*headings, rows=map(_row, items), right=("measured", "failed", "noise")))
+
+
+@app.command()
+def remove(name: DeviceName, server: Server = SERVER, key: Key = None) -> None:
+    """Forget a device whose agent has ended; needs a key with the scope devices."""
+    with Client(server, key) as client:
+        client.remove_device(name)
+    typer.echo(f"{name} is forgotten.")
 
 
 def _row(device: Json) -> tuple[object, ...]:

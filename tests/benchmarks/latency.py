@@ -20,10 +20,12 @@ from typing import Any
 
 import torch
 
-from automl_prune.latency.building import Gauge, build, full_network, random_candidates
+from automl_prune.latency.building import build, full_network
 from automl_prune.latency.conditions import Conditions
 from automl_prune.latency.devices import LocalDevice
+from automl_prune.latency.gauge import Gauge
 from automl_prune.latency.model import Check
+from automl_prune.latency.sampling import random_candidates
 from automl_prune.latency.stopwatch import Stopwatch, TracedNetwork
 from automl_prune.networks import NETWORKS
 from automl_prune.space import ChannelSpace

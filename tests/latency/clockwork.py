@@ -28,6 +28,7 @@ class Clockwork:
         network: The network that is timed, by the name that work gives it.
         dies_after: Measurements after which it is not heard of any more.
         fault: What a network's time is multiplied by, from its number: a device that tables do not describe.
+        settles_at: Measurements of the same work after which one settles.
     """
 
     def __init__(
@@ -39,10 +40,11 @@ class Clockwork:
         overhead: float = 0.01,
         dies_after: int | None = None,
         fault: Sequence[float] = (1.0,),
+        settles_at: int = 1,
     ) -> None:
         self.name, self.network = name, network
         self.factor, self.overhead, self.fault = factor, overhead, fault
-        self.dies_after = dies_after
+        self.dies_after, self.settles_at = dies_after, settles_at
         self.asked: list[Work] = []
 
     def describe(self) -> DeviceDescription:
@@ -55,7 +57,8 @@ class Clockwork:
             self.asked.append(work)
             reference = block_ms(REFERENCE) if isinstance(work, Block) else self.network_ms(work.full)
             ms = block_ms(work) if isinstance(work, Block) else self.network_ms(work)
-            done(work, Timing(ms, 0.01 * ms, ms / reference, 0.01, reference, 20, settled=True))
+            settled = self.settles_at == 1 or self.asked.count(work) >= self.settles_at
+            done(work, Timing(ms, 0.01 * ms, ms / reference, 0.01, reference, 20, settled))
 
     def network_ms(self, work: NetworkWork) -> float:
         architecture = self.network.architecture

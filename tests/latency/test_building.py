@@ -1,5 +1,6 @@
 """From measurements to predictions, on a device whose times are known exactly."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -7,10 +8,17 @@ import numpy as np
 import pytest
 
 from automl_prune.errors import DeviceError
-from automl_prune.latency.building import CHECKED, FITTED, Gauge, build, full_network, known, random_candidates
+from automl_prune.latency import conditions
+from automl_prune.latency.blocks import REFERENCE
+from automl_prune.latency.building import build, full_network, known
 from automl_prune.latency.conditions import Conditions
+from automl_prune.latency.gauge import AT_ONCE, Gauge
 from automl_prune.latency.model import Check
+from automl_prune.latency.sampling import CHECKED, FITTED, random_candidates
 from automl_prune.latency.stopwatch import TracedNetwork
+from automl_prune.latency.times import MOST_TRIES
+from automl_prune.latency.timing import Timing
+from automl_prune.latency.work import NetworkWork, Work
 from automl_prune.space import ChannelSpace
 from tests.latency.clockwork import Clockwork
 
@@ -80,14 +88,17 @@ def test_a_device_that_dies_half_way_goes_on_where_it_was(
     assert len(back.asked) == len(whole.asked) - 40
 
 
-def test_another_runtime_version_or_condition_shares_nothing(
-    network: TracedNetwork, space: ChannelSpace, tmp_path: Path
+def test_another_runtime_version_condition_or_way_of_timing_shares_nothing(
+    network: TracedNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = Clockwork("clock", network)
     description = device.describe()
     keys = {description.key(c) for c in (Conditions(), Conditions(threads=2), Conditions(batch=8))}
     newer = type(description)(description.fingerprint, {"torch": "2"})
-    assert len(keys | {newer.key(Conditions())}) == 4
+    keys.add(newer.key(Conditions()))
+    monkeypatch.setattr(conditions, "TIMED_AS", 0)
+    keys.add(description.key(Conditions()))
+    assert len(keys) == 5
 
 
 def test_a_device_that_tables_do_not_describe_is_not_trusted(
@@ -98,13 +109,82 @@ def test_a_device_that_tables_do_not_describe_is_not_trusted(
     assert found.check.mape > 0.1
     assert not found.trusted
     with gauge_of(device, space, tmp_path).times.file.open() as stream:
-        first_half = stream.readlines()[:-FITTED]
-    gauge_of(device, space, tmp_path).times.file.write_text("".join(first_half))
+        lines = stream.readlines()
+    networks = [number for number, line in enumerate(lines) if "widths" in line]
+    gauge_of(device, space, tmp_path).times.file.write_text("".join(lines[: networks[FITTED + CHECKED + 1]]))
     asked = len(device.asked)
     assert known(gauge_of(device, space, tmp_path), network.architecture) is None  # the second half would have to be timed
     assert len(device.asked) == asked
-    networks = [w for w in device.asked if not hasattr(w, "kind")]
-    assert len(networks) == 1 + 2 * FITTED + CHECKED  # it was given more to fit to before it was given up
+    assert 0 <= len(networks) - (1 + 2 * FITTED + CHECKED) <= 2  # it was given more to fit to before it was given up
+
+
+def test_a_space_of_few_networks_is_checked_on_those_that_it_has(network: TracedNetwork, tmp_path: Path) -> None:
+    tiny = ChannelSpace.of(network.architecture, round_to=32)
+    every = set(itertools.product(*tiny.choices)) - {tiny.full.widths}
+    assert len(every) < 9
+    device = Clockwork("clock", network, fault=(1.0, 3.0, 0.3))
+    found = build(gauge_of(device, tiny, tmp_path), network.architecture)
+    assert not found.trusted
+    assert found.check.mape > 0
+    asked = [dict(work.widths) for work in device.asked if isinstance(work, NetworkWork)]
+    assert len(asked) == len({str(sorted(widths.items())) for widths in asked}) == 1 + len(every)
+    exact = build(gauge_of(Clockwork("exact", network), tiny, tmp_path), network.architecture)
+    assert exact.check.mape < 0.01
+    assert not exact.trusted, "two networks are no check"
+
+
+def test_what_did_not_settle_is_timed_again_a_few_times(network: TracedNetwork, space: ChannelSpace, tmp_path: Path) -> None:
+    device = Clockwork("clock", network, settles_at=2)
+    gauge = gauge_of(device, space, tmp_path)
+    narrow = gauge.work(space.narrowest)
+    timing = gauge.time([narrow])[0]
+    assert timing.settled
+    assert device.asked == [narrow, narrow]
+    never = Clockwork("never", network, settles_at=1000)
+    timing = gauge_of(never, space, tmp_path).time([narrow])[0]
+    assert not timing.settled
+    assert never.asked == [narrow] * MOST_TRIES
+    assert gauge_of(never, space, tmp_path).time([narrow]) == [timing]
+    assert never.asked == [narrow] * MOST_TRIES
+
+
+def test_searches_at_the_same_time_use_what_the_other_has_just_timed(
+    network: TracedNetwork, space: ChannelSpace, tmp_path: Path
+) -> None:
+    one, other = Clockwork("clock", network), Clockwork("clock", network)
+    first, second = (gauge_of(device, space, tmp_path) for device in (one, other))
+    works: list[Work] = [REFERENCE.signature.at(8, width) for width in range(1, 251)]
+    assert second.times.missing(works) == works
+
+    def both(done: int, of: int) -> None:
+        if done == 1:
+            second.time(works)
+
+    first.time(works, both)
+    assert len(other.asked) == 249
+    assert len(one.asked) <= AT_ONCE
+
+
+def test_milliseconds_do_not_hang_on_one_timing_of_the_full_network(
+    network: TracedNetwork, space: ChannelSpace, tmp_path: Path
+) -> None:
+    device = Clockwork("clock", network)
+    gauge = gauge_of(device, space, tmp_path)
+    whole = device.network_ms(gauge.network)
+    gauge.times.add(gauge.network, Timing(5 * whole, 0.1, 1.0, 0.01, 5 * whole, 20, settled=True))
+    assert build(gauge, network.architecture).full_ms == pytest.approx(whole)
+
+
+def test_the_fastest_network_need_not_be_the_narrowest(network: TracedNetwork, tmp_path: Path) -> None:
+    space = ChannelSpace.of(network.architecture, round_to=1, min_ratio=0.8)
+    device = Clockwork("clock", network)  # widths that are no multiples of 16 take twice as long
+    gauge = gauge_of(device, space, tmp_path)
+    found = build(gauge, network.architecture)
+    assert found.fastest != space.narrowest
+    assert found.fastest_ms == pytest.approx(device.network_ms(gauge.work(found.fastest)))
+    assert found.fastest_ms < 0.9 * device.network_ms(gauge.work(space.narrowest))
+    fresh = random_candidates(space, 30, seed=7)
+    assert found.fastest_ms <= min(device.network_ms(gauge.work(one)) for one in fresh)
 
 
 def test_predictions_are_made_by_the_thousand(network: TracedNetwork, space: ChannelSpace, tmp_path: Path) -> None:

@@ -4,17 +4,22 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from automl_prune.errors import DeviceError, MeasurementError
 from automl_prune.latency.blocks import REFERENCE
+from automl_prune.latency.building import full_network
 from automl_prune.latency.conditions import Conditions, DeviceDescription
+from automl_prune.latency.gauge import Gauge
 from automl_prune.latency.remote import RemoteDevice, ago
 from automl_prune.latency.runtimes.base import check_runs
+from automl_prune.latency.stopwatch import TracedNetwork
 from automl_prune.latency.timing import Timing
 from automl_prune.latency.work import Work
+from automl_prune.space import ChannelSpace
 from automl_prune.storage.memory.devices import MemoryDevices
 from automl_prune.testing.store_devices import GOOD, HOW, PI
 
@@ -131,9 +136,56 @@ def test_patience_ends(store: MemoryDevices) -> None:
 
 def test_what_cannot_be_timed_says_why(store: MemoryDevices, agent: Callable[..., None]) -> None:
     agent(lambda work: {"error": "No such operator."} if work == WORKS[3] else {"timing": GOOD})
-    with pytest.raises(MeasurementError, match=r"Device 'pi' could not time a block .*'outputs': 4.*: No such operator\."):
-        device(store).time(WORKS, HOW, lambda work, timing: None)
+    said = r"Device 'pi' could not time a block .*'outputs': 4.*, asked 3 times: No such operator\."
+    found: Found = {}
+    with pytest.raises(MeasurementError, match=said):
+        device(store).time(WORKS[:20], HOW, found.__setitem__)
     assert store.claim("t", "pi", most=9, lease_seconds=1) == []
+    assert store.device("t", "pi").failed == 3
+    assert len(found) == 19, "the others were timed, and are kept"
+
+
+def test_what_fails_once_is_asked_for_again(store: MemoryDevices, agent: Callable[..., None]) -> None:
+    failures = iter(["Out of memory.", "Out of memory."])
+
+    def outcome(work: Work) -> dict[str, Any]:
+        said = next(failures, None) if work == WORKS[3] else None
+        return {"error": said} if said else {"timing": GOOD}
+
+    agent(outcome)
+    found: Found = {}
+    device(store).time(WORKS[:8], HOW, found.__setitem__)
+    assert found == dict.fromkeys(WORKS[:8], GOOD)
+
+
+def test_what_another_version_times_is_never_kept_for_the_one_before(
+    store: MemoryDevices, agent: Callable[..., None], tmp_path: Path
+) -> None:
+    network = TracedNetwork.registered("digits_resnet", 10)
+    space, whole = ChannelSpace.of(network.architecture), full_network("digits_resnet", 10, network.architecture)
+    store.register("t", "pi", PI)
+    gauge = Gauge(device(store), HOW, whole, space, tmp_path)
+    store.register("t", "pi", DeviceDescription(PI.fingerprint, {**PI.runtimes, "torch": "99"}))
+    agent()
+    with pytest.raises(DeviceError, match=r"had torch 2\.6 when .*, and has torch 99 now"):
+        gauge.time([gauge.network])
+    assert not gauge.times.file.exists()
+    gauge = Gauge(device(store), HOW, whole, space, tmp_path)
+    assert gauge.time([gauge.network]) == [GOOD]
+
+
+@pytest.mark.parametrize(("back", "said"), [(False, "No device is called 'pi'"), (True, "Device 'pi' was removed")])
+def test_a_device_that_is_removed_is_not_waited_for(store: MemoryDevices, back: bool, said: str) -> None:
+    looks = iter(range(5))
+
+    def check() -> None:
+        if next(looks, None) == 3:
+            store.remove("t", "pi")
+            if back:
+                store.register("t", "pi", PI)
+
+    with pytest.raises(DeviceError, match=said):
+        device(store, check=check).time(WORKS, HOW, lambda work, timing: None)
 
 
 class StopError(Exception):

@@ -1,5 +1,8 @@
 """Real runtimes on this machine: what they run is the network, and what they cannot run is said."""
 
+import gc
+import time
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -8,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from automl_prune.errors import DeviceError, MeasurementError, UnknownNameError
+from automl_prune.latency import stopwatch
 from automl_prune.latency.blocks import REFERENCE, Block
 from automl_prune.latency.conditions import Conditions, DeviceDescription
 from automl_prune.latency.devices import LocalDevice
 from automl_prune.latency.runtimes.base import RUNTIMES, check_runs, describe_this_machine, runtimes_here
-from automl_prune.latency.stopwatch import Stopwatch, TracedNetwork
-from automl_prune.latency.timing import Timing
+from automl_prune.latency.runtimes.torch_eager import TorchEager
+from automl_prune.latency.stopwatch import Stopwatch, Stopwatches, TracedNetwork
+from automl_prune.latency.timing import Run, Timing
 from automl_prune.latency.work import NetworkWork, Work, digest, work_from_json, work_to_json
 
 SMALL = Block("conv", (3, 3), (1, 1), (1, 1), (4, 4), norm=True, inputs=4, outputs=4)
@@ -28,25 +33,57 @@ class Unexportable(nn.Module):
 
 COMPILED = pytest.param("torch-compile", marks=pytest.mark.slow)
 """Compiles for seconds, and calls a C++ compiler."""
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime", COMPILED])
-def test_what_runs_is_the_network(runtime: str) -> None:
+def test_what_runs_is_the_network(runtime: str, threads: int) -> None:
     block, x = LARGE.build(), torch.rand(1, *LARGE.input_shape)
     with torch.inference_mode():
         expected = block(x).numpy()
-    got = RUNTIMES.get(runtime).ready(LARGE.build(), x, Conditions(runtime))()
+    got = RUNTIMES.get(runtime).ready(LARGE.build(), x, Conditions(runtime, threads=threads))()
     found = got[0] if isinstance(got, list) else got.numpy()  # type: ignore[attr-defined]
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", COMPILED])
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", COMPILED, pytest.param("torch-cuda", marks=needs_cuda)])
 def test_more_work_takes_longer(runtime: str) -> None:
     threads = torch.get_num_threads()
     watch = Stopwatch(Conditions(runtime))
     small, large = watch.time(SMALL), watch.time(LARGE)
     assert large.ratio > 2 * small.ratio
     assert torch.get_num_threads() == threads
+
+
+@needs_cuda
+def test_a_graph_on_a_gpu_is_timed_by_its_own_clock() -> None:
+    runtime, how, wide = (
+        RUNTIMES.get("torch-cuda"),
+        Conditions("torch-cuda", batch=64),
+        replace(LARGE, inputs=512, outputs=512),
+    )
+    before = torch.cuda.memory_allocated()
+    run = runtime.ready(wide.build(), torch.rand(64, *wide.input_shape), how)
+    assert torch.cuda.memory_allocated() > before
+    once, often = min(runtime.clock(run, 1) for _ in range(5)), runtime.clock(run, 50)
+    assert often == pytest.approx(50 * once, rel=0.5)
+    half = Stopwatch(replace(how, dtype="bfloat16")).time(wide)
+    assert half.ms < Stopwatch(how).time(wide).ms
+
+
+def test_pools_of_onnx_runtime_do_not_spin_while_another_session_is_timed() -> None:
+    runtime, how = RUNTIMES.get("onnxruntime"), Conditions("onnxruntime", threads=2)
+    run = runtime.ready(LARGE.build(), torch.rand(1, *LARGE.input_shape), how)
+    spun = 0.0
+    for _ in range(10):
+        run()
+        before = time.process_time()
+        time.sleep(0.02)
+        spun += time.process_time() - before
+    assert spun < 0.02
+    timing = Stopwatch(how).time(LARGE)
+    assert 0 < timing.ms < 1000
 
 
 def test_a_network_is_timed_in_turn_with_its_full_one() -> None:
@@ -62,6 +99,33 @@ def test_a_network_is_timed_in_turn_with_its_full_one() -> None:
 def test_another_network_of_the_same_name_is_refused() -> None:
     with pytest.raises(MeasurementError, match="is another than the one to be timed"):
         Stopwatch(Conditions()).time(NetworkWork("digits_resnet", 10, "0123456789abcdef"))
+
+
+def test_one_stopwatch_times_a_network_for_any_number_of_classes() -> None:
+    ten, seven = (TracedNetwork.registered("digits_resnet", classes) for classes in (10, 7))
+    works = [NetworkWork("digits_resnet", 10, ten.digest), NetworkWork("digits_resnet", 7, seven.digest)]
+    for watch in (Stopwatches(), Stopwatches({"digits_resnet": ten})):
+        assert all(watch.time(Conditions(), work).ms > 0 for work in works)
+
+
+def test_what_a_stopwatch_keeps_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+    ready = TorchEager.ready
+
+    def watched(self: TorchEager, model: nn.Module, sample: Tensor, conditions: Conditions) -> Run:
+        alive.add(model)
+        return ready(self, model, sample, conditions)
+
+    monkeypatch.setattr(TorchEager, "ready", watched)
+    monkeypatch.setattr(stopwatch, "KEPT", 1)
+    monkeypatch.setattr(stopwatch, "NETWORK_LIMITS", (0.5, 5))
+    network = TracedNetwork.registered("digits_resnet", 10)
+    watch = Stopwatches({"digits_resnet": network})
+    for batch in (1, 2):
+        for classes in (2, 3):
+            watch.time(Conditions(batch=batch), NetworkWork("digits_resnet", classes, network.digest))
+    gc.collect()
+    assert len(alive) == 1
 
 
 def test_a_network_that_a_runtime_cannot_load_is_a_measurement_error() -> None:

@@ -1,23 +1,32 @@
 """Searches under latency budgets: predicted while searching, measured before anything is called a success."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
-from automl_prune.errors import BudgetError, DeviceError, SpecError, UserError
-from automl_prune.evaluation.setup import EvaluationSetup
+from automl_prune.errors import BudgetError, DeviceError, EvaluationError, MeasurementError, SpecError, UserError
+from automl_prune.evaluation.datasets.base import DATASETS
+from automl_prune.evaluation.setup import EvaluationSetup, Given
 from automl_prune.execution.inline import InlineExecutor
+from automl_prune.latency.conditions import Conditions
 from automl_prune.latency.cost import metric_on
-from automl_prune.latency.devices import Device
+from automl_prune.latency.devices import Device, OnTiming
+from automl_prune.latency.sampling import random_candidates
 from automl_prune.latency.stopwatch import TracedNetwork
-from automl_prune.loop.job import SearchJob, SearchState
-from automl_prune.loop.latencies import MOST_MEASURED
+from automl_prune.latency.work import NetworkWork, Work
+from automl_prune.loop.job import EventKind, SearchJob, SearchState
+from automl_prune.loop.measured import MEASURED_ARMS, MOST_MEASURED
 from automl_prune.loop.plan import Plan, Roots, make_plan
 from automl_prune.loop.run import run_search
 from automl_prune.loop.spec import SearchSpec
+from automl_prune.networks import NetworkDefinition
 from automl_prune.storage.memory import MemoryStore
+from automl_prune.strategies._walk import Walk
 from automl_prune.strategies.base import STRATEGIES
 from automl_prune.trial import Evaluator, Outcome, Trial, TrialState
 from tests.latency.clockwork import Clockwork
@@ -57,9 +66,13 @@ def plan_of(order: Mapping[str, Any], folder: Path, *devices: Clockwork, now: bo
 
 
 def run(
-    plan: Plan, folder: Path, make_evaluator: Callable[[EvaluationSetup], Evaluator] | None = None
+    plan: Plan,
+    folder: Path,
+    make_evaluator: Callable[[EvaluationSetup], Evaluator] | None = None,
+    *,
+    store: MemoryStore | None = None,
 ) -> tuple[SearchJob, list[Trial]]:
-    store = MemoryStore()
+    store = store or MemoryStore()
     store.add_search(plan.spec.model_dump(mode="json"), name=None, labels={})
     job = store.claim(lease_seconds=600)
     assert job is not None
@@ -133,6 +146,7 @@ def test_where_predictions_are_not_trusted_every_candidate_is_measured(network: 
     slow = [t for t in scored if clock.network_ms(gauge.work(t.candidate)) > budget]
     assert slow, "the device was meant to surprise"
     assert all(t.state is TrialState.INFEASIBLE and t.outcome and "measured" in str(t.outcome.reason) for t in slow)
+    assert not any(t.outcome.cost for t in slow if t.outcome), "nothing was trained of them"
     assert all(t.state is TrialState.COMPLETE for t in scored if t not in slow)
     assert all(t.state is TrialState.COMPLETE for t in trials if t.arm in ("preparation", "base", "report"))
     assert job.result is not None
@@ -168,14 +182,170 @@ def test_nothing_is_timed_when_an_order_is_only_checked(network: TracedNetwork, 
     assert len(clock.asked) == timed
 
 
-def test_a_search_that_goes_on_times_nothing_again(network: TracedNetwork, tmp_path: Path) -> None:
+def test_a_search_that_goes_on_times_nothing_again_but_what_it_hands_out(network: TracedNetwork, tmp_path: Path) -> None:
     first, _ = run(plan_of(ORDER, tmp_path, Clockwork("clock", network)), tmp_path / "a")
     again = Clockwork("clock", network)
-    second, _ = run(plan_of(ORDER, tmp_path, again), tmp_path / "b")
+    plan = plan_of(ORDER, tmp_path, again)
     assert again.asked == []
+    second, trials = run(plan, tmp_path / "b")
     assert first.result is not None
     assert second.result is not None
+    assert plan.latencies is not None
+    gauge = plan.latencies.gauges["clock"]
+    assert set(again.asked) == {
+        gauge.work(t.candidate) for t in trials if t.arm == "final" and t.origin["arm"] in MEASURED_ARMS
+    }
     assert first.result["metrics"]["latency"] == second.result["metrics"]["latency"]
+
+
+def test_milliseconds_are_judged_by_what_the_device_takes_at_the_end(network: TracedNetwork, tmp_path: Path) -> None:
+    """A device that became slower by a quarter since it was known: its ratios stay, and its milliseconds do not."""
+    clock = Clockwork("clock", network)
+    as_part = plan_of(ORDER, tmp_path, clock)
+    assert as_part.latencies is not None
+    whole = as_part.latencies.devices["clock"].full_ms
+    budgets = [{"metric": "latency_ms", "max": 0.6 * whole, "device": "clock"}]
+    in_ms = plan_of(ORDER | {"budgets": budgets}, tmp_path, clock)
+    assert in_ms.latencies is not None
+    by_ratio = {as_part.latencies.measure(c)["clock"] / whole: c for c in random_candidates(in_ms.problem.space, 36, seed=0)}
+    near = by_ratio[max(ratio for ratio in by_ratio if ratio < 0.6)]
+    far = by_ratio[max(ratio for ratio in by_ratio if ratio < 0.6 / 1.25)]
+    assert in_ms.latencies.within(near)
+    clock.factor, clock.overhead = 1.25 * clock.factor, 1.25 * clock.overhead
+    assert as_part.latencies.confirm(near)
+    assert not in_ms.latencies.confirm(near)
+    assert in_ms.latencies.confirm(far)
+    row, base = in_ms.latencies.row(far), in_ms.latencies.row(in_ms.problem.space.full)
+    assert base["latency_ms"]["clock"] == pytest.approx(1.25 * whole)
+    assert row["latency_ms"]["clock"] == pytest.approx(row["latency"]["clock"]["ms"])
+    assert row["latency_ms"]["clock"] == pytest.approx(clock.network_ms(in_ms.latencies.gauges["clock"].work(far)))
+
+
+def test_a_search_without_anything_fast_enough_says_how_far_off_it_was(network: TracedNetwork, tmp_path: Path) -> None:
+    clock = Clockwork("clock", network)
+    plan = plan_of(ORDER, tmp_path, clock)
+    assert plan.latencies is not None
+    clock.fault = (3.0,)
+    said = r"None of the \d+ candidates .* the nearest takes ([\d.]+) ms on 'clock'; the budget is at most ([\d.]+) ms\."
+    with pytest.raises(EvaluationError, match=said) as caught:
+        run(plan, tmp_path)
+    nearest, budget = map(float, re.search(said, str(caught.value)).groups())  # type: ignore[union-attr]
+    assert nearest > budget == pytest.approx(plan.latencies.budgets["clock"].max, rel=1e-3)
+
+
+def test_a_budget_above_the_fastest_network_is_taken(network: TracedNetwork, tmp_path: Path) -> None:
+    """On a device that is slow for widths that are no multiples of 16: the narrowest network is not the fastest."""
+    narrow = ORDER | {"search_space": {"name": "digits_resnet", "round_to": 1, "min_ratio": 0.8}}
+    wide = [{"metric": "latency_ms", "max": 1000, "device": "clock"}]
+    plan = plan_of(narrow | {"budgets": wide}, tmp_path, Clockwork("clock", network))
+    assert plan.latencies is not None
+    device = plan.latencies.devices["clock"]
+    slowest = plan.latencies.measure(plan.problem.space.narrowest)["clock"]
+    assert device.fastest_ms < 0.9 * slowest
+    for most in (1.001 * device.fastest_ms, 0.95 * slowest):
+        budgets = [{"metric": "latency_ms", "max": most, "device": "clock"}]
+        found = plan_of(narrow | {"budgets": budgets}, tmp_path, Clockwork("clock", network))
+        assert found.problem.is_feasible(device.fastest)
+        assert found.ordered[0].max == most
+    budgets = [{"metric": "latency_ms", "max": 0.99 * device.fastest_ms, "device": "clock"}]
+    with pytest.raises(BudgetError, match=f"of at most {0.99 * device.fastest_ms:.4g} on 'clock' cannot be reached"):
+        plan_of(narrow | {"budgets": budgets}, tmp_path, Clockwork("clock", network))
+
+
+@pytest.mark.parametrize("least_over", [1.02, 1.1])
+def test_a_margin_leaves_something_to_find(network: TracedNetwork, tmp_path: Path, least_over: float) -> None:
+    fault = (1.0, 1.15, 0.9)
+    plan = plan_of(ORDER, tmp_path, Clockwork("clock", network, fault=fault))
+    assert plan.latencies is not None
+    device = plan.latencies.devices["clock"]
+    assert device.check.mape > 0.02
+    budgets = [{"metric": "latency_ms", "max": least_over * device.fastest_ms, "device": "clock"}]
+    found = plan_of(ORDER | {"budgets": budgets}, tmp_path, Clockwork("clock", network, fault=fault))
+    assert found.latencies is not None
+    predicted = [found.latencies.predict(c)["clock"] for c in (device.fastest, found.problem.space.narrowest)]
+    assert min(predicted) <= found.problem.budgets[0].max
+
+
+class Balking(Clockwork):
+    """Cannot time some networks once it is told so."""
+
+    balks: Callable[[Work], bool] = staticmethod(lambda work: False)
+
+    def time(self, works: Sequence[Work], conditions: Conditions, done: OnTiming) -> None:
+        for work in works:
+            if self.balks(work):
+                raise MeasurementError(f"Device {self.name!r} could not time it: no memory.")
+            super().time([work], conditions, done)
+
+
+def test_a_candidate_that_cannot_be_timed_fails_alone(network: TracedNetwork, tmp_path: Path) -> None:
+    clock = Balking("clock", network, fault=(1.0, 1.6, 0.6))
+    plan = plan_of(ORDER | {"trials": {"max": 25}}, tmp_path, clock)
+    clock.balks = lambda work: isinstance(work, NetworkWork) and sum(w for _, w in work.widths) % 4 == 0
+    job, trials = run(plan, tmp_path)
+    assert job.state is SearchState.SUCCEEDED
+    failed = [t for t in trials if t.state is TrialState.FAILED]
+    assert failed
+    assert {t.outcome.reason for t in failed if t.outcome} == {"Device 'clock' could not time it: no memory."}
+
+
+def test_a_network_that_cannot_be_timed_fails_the_search_with_the_reason(network: TracedNetwork, tmp_path: Path) -> None:
+    clock = Balking("clock", network)
+    clock.balks = lambda work: isinstance(work, NetworkWork)
+    with pytest.raises(MeasurementError, match="could not time it: no memory"):
+        plan_of(ORDER, tmp_path, clock)
+    assert clock.asked == [], "what cannot be run is known before blocks are timed"
+
+
+class Unexportable(nn.Module):
+    """Runs in torch, and has an operation that ONNX has not."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(1, 8, 3), nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.linear(torch.relu(self.conv(x)).mean((2, 3)))
+        return scores + 0 * torch.linalg.matrix_exp(x[:, 0, :3, :3])[:, 0, :1]
+
+
+def test_a_network_that_onnx_runtime_cannot_load_fails_the_search_with_the_reason(tmp_path: Path) -> None:
+    definition = NetworkDefinition("unexportable", Unexportable, (1, 8, 8), 10, mean=(0.5,), std=(0.3,))
+    budgets = [{"metric": "latency_ms", "max": 1000}]
+    order = ORDER | {"search_space": {"name": "given"}, "budgets": budgets, "latency": {"runtime": "onnxruntime"}}
+    roots = Roots(tmp_path / "data", tmp_path / "weights", tmp_path / "cache")
+    given = Given(definition, DATASETS.get("digits"))
+    with pytest.raises(MeasurementError, match=r"cannot export the network to ONNX: .*linalg_matrix_exp"):
+        make_plan(SearchSpec.parse(order), roots, given=given)
+
+
+def test_a_search_says_that_it_waits_for_a_device(network: TracedNetwork, tmp_path: Path) -> None:
+    clock = Clockwork("clock", network, fault=(1.0, 1.6, 0.6))
+    store = MemoryStore()
+    run(plan_of(ORDER, tmp_path, clock), tmp_path, store=store)
+    [job] = store.list_searches()
+    told = [e.data["reason"] for e in store.events(job.id, limit=1000) if e.kind is EventKind.STATE]
+    assert "waiting for device 'clock' to time trial-0002" in told
+    assert told[told.index("waiting for device 'clock' to time trial-0002") + 1] == "evaluating candidates"
+
+
+def test_amc_walks_the_same_layers_with_and_without_a_device(network: TracedNetwork, tmp_path: Path) -> None:
+    timed = plan_of(ORDER, tmp_path, Clockwork("clock", network)).problem
+    counted = plan_of(ORDER | {"budgets": [{"metric": "macs", "max_ratio": 0.6}]}, tmp_path).problem
+    one, other = Walk(timed, 0.2).steps, Walk(counted, 0.2).steps
+    assert [(s.layer, s.group, s.shape, s.cost) for s in one] == [(s.layer, s.group, s.shape, s.cost) for s in other]
+    assert "layer1.0.conv2" in {s.layer for s in one}
+
+
+def test_targets_of_netadapt_are_milliseconds(network: TracedNetwork, tmp_path: Path) -> None:
+    order = ORDER | {"strategy": {"name": "netadapt"}, "trials": {"max": 40}}
+    plan = plan_of(order, tmp_path, Clockwork("clock", network))
+    assert plan.latencies is not None
+    whole = plan.latencies.predict(plan.problem.space.full)["clock"]
+    _, trials = run(plan, tmp_path)
+    targets = [t.origin["targets"] for t in trials if t.origin.get("iteration") == 1]
+    assert targets
+    assert targets == [{"latency_ms@clock": pytest.approx(0.95 * whole)}] * len(targets)
 
 
 FAULTS: dict[str, tuple[list[dict[str, Any]], type[UserError], str, str]] = {

@@ -235,6 +235,17 @@ def test_devices_are_listed_by_a_command(app: FastAPI, serve: Callable[[FastAPI]
     assert '"name": "pi"' in CliRunner().invoke(commands, ["devices", "--json", "--server", serve(app)]).output
 
 
+def test_devices_are_removed_by_a_command(app: FastAPI, serve: Callable[[FastAPI], str], devices: SqlDevices) -> None:
+    devices.register("default", "pi", PI)
+    command = ["devices", "remove", "pi", "--server", serve(app)]
+    done = CliRunner().invoke(commands, command)
+    assert (done.exit_code, done.output) == (0, "pi is forgotten.\n")
+    assert devices.devices("default") == []
+    again = CliRunner().invoke(commands, command)
+    assert again.exit_code == 2
+    assert "There is no device 'pi'" in again.output
+
+
 def test_a_killed_agent_is_followed_by_another_which_ends_when_told(
     app: FastAPI, serve: Callable[[FastAPI], str], store: SqlStore, devices: SqlDevices
 ) -> None:

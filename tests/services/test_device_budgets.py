@@ -1,6 +1,8 @@
 """Searches under budgets on devices elsewhere: agents that follow a formula, over real HTTP; and what is refused."""
 
+import re
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -13,10 +15,10 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from automl_prune.errors import MeasurementError
 from automl_prune.latency.conditions import Conditions, DeviceDescription
-from automl_prune.latency.stopwatch import TracedNetwork
 from automl_prune.latency.timing import Timing
-from automl_prune.latency.work import Work
+from automl_prune.latency.work import NetworkWork, Work
 from automl_prune.loop.job import EventKind, SearchJob, SearchState
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.storage.sql import SqlStore
@@ -27,7 +29,8 @@ from services.api.app import create_app
 from services.driver import Requests, drive
 from services.settings import Settings, load_settings
 from services.wiring import reviewer
-from tests.latency.clockwork import Clockwork
+from tests.services.formula_agent import formula
+from tests.services.waiting import until
 
 ORDER: dict[str, Any] = {
     "search_space": {"name": "digits_resnet", "round_to": 16},
@@ -78,20 +81,12 @@ def claimed(store: SqlStore) -> Callable[..., SearchJob]:
     return make
 
 
-def formula(name: str) -> Callable[[Conditions, Work], Timing]:
-    clockwork = Clockwork(name, TracedNetwork.registered("digits_resnet", 10), factor=0.8 if name == "pi4" else 2.0)
-
-    def time_it(conditions: Conditions, work: Work) -> Timing:
-        found: list[Timing] = []
-        clockwork.time([work], conditions, lambda _, timing: found.append(timing))
-        return found[0]
-
-    return time_it
+Start = Callable[[str, Callable[[Conditions, Work], Timing]], None]
 
 
 @pytest.fixture
-def agents(store: SqlStore, settings: Settings, serve: Callable[[FastAPI], str]) -> Iterator[None]:
-    """Two agents that time by formulas, as long as the test lasts."""
+def start(store: SqlStore, settings: Settings, serve: Callable[[FastAPI], str]) -> Iterator[Start]:
+    """Starts agents by name, as long as the test lasts."""
     address, over, threads = serve(create_app(store, settings, lambda spec, tenant: {})), threading.Event(), []
 
     class Mortal(Link):
@@ -100,19 +95,26 @@ def agents(store: SqlStore, settings: Settings, serve: Callable[[FastAPI], str])
                 sys.exit()
             return super().claim(name, 32, min(wait_seconds, 0.5))
 
-    def run(name: str) -> None:
+    def run(name: str, time_it: Callable[[Conditions, Work], Timing]) -> None:
         with suppress(SystemExit), Mortal(address) as link:
-            Agent(link, name, formula(name)).run()
+            Agent(link, name, time_it).run()
 
-    for name in ("pi4", "nano"):
-        threads.append(threading.Thread(target=run, args=(name,)))
+    def begin(name: str, time_it: Callable[[Conditions, Work], Timing]) -> None:
+        threads.append(threading.Thread(target=run, args=(name, time_it)))
         threads[-1].start()
-    while len(SqlDevices(store.database).devices("default")) < 2:
-        time.sleep(0.02)
-    yield
+        until(lambda: name in [device.name for device in SqlDevices(store.database).devices("default")])
+
+    yield begin
     over.set()
     for thread in threads:
         thread.join(30)
+
+
+@pytest.fixture
+def agents(start: Start) -> None:
+    """Two agents that time by formulas."""
+    for name in ("pi4", "nano"):
+        start(name, formula(name))
 
 
 @pytest.mark.usefixtures("agents")
@@ -131,6 +133,49 @@ def test_a_search_is_budgeted_on_two_devices(
     assert {device.failed for device in devices.devices("default")} == {0}
     told = [e.data["reason"] or "" for e in store.events(ended.id, limit=1000) if e.kind is EventKind.STATE]
     assert any(reason.startswith("timing blocks on 'pi4': ") for reason in told)
+
+
+def test_agents_that_are_processes_of_their_own_budget_one_search(
+    store: SqlStore,
+    settings: Settings,
+    devices: SqlDevices,
+    claimed: Callable[..., SearchJob],
+    serve: Callable[[FastAPI], str],
+) -> None:
+    address = serve(create_app(store, settings, lambda spec, tenant: {}))
+    command = [sys.executable, "-m", "tests.services.formula_agent", address]
+    processes = [subprocess.Popen([*command, name], cwd=Path(__file__).parents[2]) for name in ("pi4", "nano")]
+    try:
+        until(lambda: len(devices.devices("default")) == 2)
+        budgets = [{"metric": "latency_ms", "max": 1000, "device": name} for name in ("pi4", "nano")]
+        small = {"name": "digits_resnet", "round_to": 32}
+        job = claimed(search_space=small, budgets=budgets, trials={"max": 1}, controls=[])
+        ended = drive(job, store, settings, devices=devices)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait(20)
+    assert ended.state is SearchState.SUCCEEDED, ended.state_reason
+    assert ended.result is not None
+    measured = ended.result["metrics"]["latency_ms"]
+    assert measured["nano"] > measured["pi4"] > 0
+    assert {device.failed for device in devices.devices("default")} == {0}
+    assert all(device.measured > 5 for device in devices.devices("default"))
+
+
+def test_a_search_whose_network_a_runtime_cannot_load_fails_and_says_so(
+    store: SqlStore, settings: Settings, devices: SqlDevices, claimed: Callable[..., SearchJob], start: Start
+) -> None:
+    def time_it(conditions: Conditions, work: Work) -> Timing:
+        if isinstance(work, NetworkWork):
+            raise MeasurementError("ONNX Runtime cannot load the network: no operator MatrixExp.")
+        return formula("pi4")(conditions, work)
+
+    start("pi4", time_it)
+    ended = drive(claimed(budgets=ORDER["budgets"][:1]), store, settings, devices=devices)
+    assert ended.state is SearchState.FAILED
+    said = r"Device 'pi4' could not time digits_resnet .* asked 3 times: ONNX Runtime cannot load the network: no operator"
+    assert re.match(said, str(ended.state_reason))
 
 
 @pytest.mark.parametrize(("request_it", "state"), [("cancel", SearchState.CANCELLED), ("pause", SearchState.PAUSED)])

@@ -69,6 +69,32 @@ def test_a_device_that_is_not_heard_of_is_not_alive(store: SqlStore, settings: S
         assert client.get("/v1/devices/pi").json()["alive"] is False
 
 
+ON_PI: dict[str, Any] = {"budgets": [{"metric": "macs", "max": 1}, {"metric": "latency_ms", "max": 3, "device": "pi"}]}
+
+
+def test_a_device_is_removed_unless_a_search_needs_it(
+    client: TestClient, store: SqlStore, settings: Settings, devices: SqlDevices
+) -> None:
+    put(devices, tenant="default")
+    assert client.delete("/v1/devices/pi").status_code == 204
+    assert [item["name"] for item in client.get("/v1/devices").json()["items"]] == ["local"]
+    assert client.delete("/v1/devices/pi").status_code == 404
+    assert client.delete("/v1/devices/local").status_code == 409
+    client.post("/v1/devices", json=ABOUT)
+    store.add_search({"budgets": [{"metric": "latency_ms", "max": 3}]}, name=None, labels={})
+    search = store.add_search(ON_PI, name=None, labels={})
+    refused = client.delete("/v1/devices/pi")
+    assert refused.status_code == 409
+    assert f"Search '{search.id}' has a budget on 'pi', which is alive" in refused.json()["detail"]
+    silent = create_app(store, settings.model_copy(update={"device_silent_seconds": 0.01}), lambda spec, tenant: {})
+    with TestClient(silent, base_url="http://127.0.0.1") as other:
+        time.sleep(0.02)
+        assert other.delete("/v1/devices/pi").status_code == 204
+    client.post("/v1/devices", json=ABOUT)
+    store.request_cancel(search.id)
+    assert client.delete("/v1/devices/pi").status_code == 204
+
+
 def test_work_is_claimed_and_measurements_are_kept(
     client: TestClient, devices: SqlDevices, batch: list[Measurement]
 ) -> None:

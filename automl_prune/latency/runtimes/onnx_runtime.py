@@ -40,6 +40,9 @@ class OnnxRuntime(Runtime):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = conditions.threads, 1
         options.log_severity_level = 3
+        # Threads of a pool may spin within a call, as they do where networks are deployed, but not after it: then it is the
+        # other session's turn, which they would take processors from.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             session = onnxruntime.InferenceSession(exported(model, sample), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # it has a class of its own for every kind

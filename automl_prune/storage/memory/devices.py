@@ -113,6 +113,14 @@ class MemoryDevices:
         with self._lock:
             return [found.shown() for (whose, _), found in sorted(self._devices.items()) if whose == tenant]
 
+    def remove(self, tenant: str, name: str) -> None:
+        """Forget a device."""
+        with self._lock:
+            self._device(tenant, name)
+            kept = {id_: b for id_, b in self._batches.items() if (b.tenant, b.device) != (tenant, name)}
+            self._batches = kept
+            del self._devices[tenant, name]
+
     def add(
         self,
         tenant: str,
@@ -122,10 +130,12 @@ class MemoryDevices:
         *,
         wanted_seconds: float,
         search_id: str | None = None,
+        expected: DeviceDescription | None = None,
     ) -> list[Measurement]:
         """Ask for measurements, as one batch."""
         with self._lock:
-            self._device(tenant, device)
+            present = self._device(tenant, device).description
+            device_rules.check_description(device, conditions, expected, present)
             oldest = now() - timedelta(days=device_rules.KEPT_DAYS)
             self._batches = {name: batch for name, batch in self._batches.items() if batch.wanted_until >= oldest}
             name, batch = new_id("btch_"), _Batch(tenant, device, now() + timedelta(seconds=wanted_seconds))

@@ -73,6 +73,13 @@ class SqlDevices:
             rows = sorted(session.scalars(query), key=lambda row: row.name)  # databases order letters in their own ways
             return [self._shown(session, row) for row in rows]
 
+    def remove(self, tenant: str, name: str) -> None:
+        """Forget a device."""
+        with self._database.write() as session:
+            row = _device(session, tenant, name, lock=True)
+            _delete_batches(session, BatchRow.tenant == tenant, BatchRow.device == row.name)
+            session.delete(row)
+
     def add(
         self,
         tenant: str,
@@ -82,6 +89,7 @@ class SqlDevices:
         *,
         wanted_seconds: float,
         search_id: str | None = None,
+        expected: DeviceDescription | None = None,
     ) -> list[Measurement]:
         """Ask for measurements, as one batch; what nobody wanted for long is forgotten."""
         batch = BatchRow(id=new_id("btch_"), tenant=tenant, device=rules.text(device), search_id=search_id)
@@ -89,7 +97,8 @@ class SqlDevices:
         fresh = {"batch_id": batch.id, "state": MeasurementState.PENDING.value, "attempt": 0}
         made = [fresh | {"id": new_id("msrm_"), "work": rules.plain(work_to_json(w), "The work")} for w in works]
         with self._database.write() as session:
-            _device(session, tenant, device, lock=True)
+            present = DeviceDescription.from_json(_device(session, tenant, device, lock=True).description)
+            device_rules.check_description(device, conditions, expected, present)
             self._forget(session, batch)
             session.add(batch)
             session.flush()
@@ -100,10 +109,7 @@ class SqlDevices:
     def _forget(self, session: Session, fresh: BatchRow) -> None:
         """Of the device of a new batch forget what is as old as can be."""
         long_ago = BatchRow.wanted_until < self._database.now(-86400 * device_rules.KEPT_DAYS)
-        old = select(BatchRow.id).where(BatchRow.tenant == fresh.tenant, BatchRow.device == fresh.device, long_ago)
-        silently = {"synchronize_session": False}
-        session.execute(delete(MeasurementRow).where(MeasurementRow.batch_id.in_(old)), execution_options=silently)
-        session.execute(delete(BatchRow).where(BatchRow.id.in_(old)), execution_options=silently)
+        _delete_batches(session, BatchRow.tenant == fresh.tenant, BatchRow.device == fresh.device, long_ago)
 
     def has_work(self, tenant: str, device: str) -> bool:
         """Whether there is something to claim."""
@@ -232,6 +238,14 @@ class SqlDevices:
             failed=row.failed,
             noise=device_rules.noise_of(row.noises),
         )
+
+
+def _delete_batches(session: Session, *which: ColumnElement[bool]) -> None:
+    """Forget batches with their measurements."""
+    silently = {"synchronize_session": False}
+    ids = select(BatchRow.id).where(*which)
+    session.execute(delete(MeasurementRow).where(MeasurementRow.batch_id.in_(ids)), execution_options=silently)
+    session.execute(delete(BatchRow).where(*which), execution_options=silently)
 
 
 def _all() -> Any:

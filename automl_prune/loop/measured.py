@@ -1,0 +1,214 @@
+"""Latencies of a search's candidates: predicted for all, measured where it matters, and judged by the ordered budgets."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from automl_prune.errors import MeasurementError
+from automl_prune.latency.building import DeviceLatency
+from automl_prune.latency.cost import LATENCY, metric_on
+from automl_prune.latency.gauge import Gauge
+from automl_prune.latency.timing import Timing
+from automl_prune.loop.standing import SEARCH
+from automl_prune.problem import Budget
+from automl_prune.space import Candidate
+from automl_prune.strategies.base import MEASURES
+from automl_prune.trial import Outcome, Trial, TrialState
+
+log = logging.getLogger(__name__)
+
+MOST_MEASURED = 40
+"""Leaders of one arm that are measured at most while those within the budgets are looked for."""
+
+LOOKS, SLOWER = 3, 0.01
+"""How often the full network is timed at the end while it takes longer than before, and by which part that counts."""
+
+MEASURED_ARMS = (SEARCH, "random")
+"""Arms of many candidates, of which too slow ones are left out; single networks go on, and are told as measured."""
+
+
+@dataclass
+class Latencies:
+    """The devices that budget one search.
+
+    Attributes:
+        budgets: The ordered ones, with their devices; the search itself keeps a margin to them.
+        gauges, devices: What measures, and what predicts, by device.
+        in_ms: Devices whose budget was ordered in milliseconds, and not as a part of what the full network takes.
+    """
+
+    budgets: Mapping[str, Budget]
+    gauges: Mapping[str, Gauge]
+    devices: Mapping[str, DeviceLatency]
+    in_ms: frozenset[str] = frozenset()
+    _full_now: dict[str, float] = field(default_factory=dict, repr=False)
+    _fresh: dict[Candidate, dict[str, Timing]] = field(default_factory=dict, repr=False)
+    _failed: dict[Candidate, str] = field(default_factory=dict, repr=False)
+
+    # Milliseconds ----------------------------------------------------------------------------------------------------
+
+    def measure(self, candidate: Candidate) -> dict[str, float]:
+        """Milliseconds by device; measured once, however often it is asked for. Raises MeasurementError."""
+        return {name: timing.ratio * self._full_ms(name) for name, timing in self._timings(candidate).items()}
+
+    def predict(self, candidate: Candidate) -> dict[str, float]:
+        """Milliseconds by device, from the tables."""
+        return {
+            name: float(found.model(self.gauges[name].space.array([candidate]))[0]) for name, found in self.devices.items()
+        }
+
+    def _timings(self, candidate: Candidate) -> Mapping[str, Timing]:
+        if candidate in self._failed:
+            raise MeasurementError(self._failed[candidate])
+        if candidate in self._fresh:
+            return self._fresh[candidate]
+        try:
+            return {name: gauge.time([gauge.work(candidate)])[0] for name, gauge in self.gauges.items()}
+        except MeasurementError as error:
+            self._failed[candidate] = str(error)
+            raise
+
+    def _full_ms(self, name: str) -> float:
+        return self._full_now.get(name, self.devices[name].full_ms)
+
+    # Before and after evaluation -------------------------------------------------------------------------------------
+
+    @property
+    def doubted(self) -> list[str]:
+        """Devices whose predictions are not trusted: candidates are measured there before they are evaluated."""
+        return [name for name, found in self.devices.items() if not found.trusted]
+
+    def awaited(self, trial: Trial) -> list[str]:
+        """Devices that have to be asked before a trial is handed out."""
+        if trial.arm not in MEASURED_ARMS or trial.candidate in self._failed:
+            return []
+        return [name for name in self.doubted if not self.gauges[name].is_known(trial.candidate)]
+
+    def foresee(self, trial: Trial) -> Outcome | None:
+        """The outcome of a trial that need not be evaluated: it was measured to be too slow, or cannot be measured."""
+        if trial.arm not in MEASURED_ARMS or not self.doubted:
+            return None
+        try:
+            measured = self.measure(trial.candidate)
+        except MeasurementError as error:
+            return Outcome.failed(str(error))
+        slow = [name for name in self.doubted if measured[name] > self.budgets[name].max]
+        if not slow or MEASURES in trial.origin:
+            return None
+        said = f"It takes {measured[slow[0]]:.4g} ms on {slow[0]!r}, measured; {self._ordered(slow[0])}."
+        return Outcome(TrialState.INFEASIBLE, metrics=_by_metric(measured), reason=said)
+
+    def judge(self, trial: Trial, outcome: Outcome) -> Outcome:
+        """An outcome with the candidate's latencies among its metrics, predicted or, where that is not trusted, measured."""
+        if outcome.state is not TrialState.COMPLETE:
+            return outcome
+        taken = self.predict(trial.candidate)
+        if self.doubted:
+            try:
+                measured = self.measure(trial.candidate)
+            except MeasurementError as error:
+                return Outcome.failed(str(error), outcome.cost)
+            taken |= {name: measured[name] for name in self.doubted}
+        return replace(outcome, metrics={**outcome.metrics, **_by_metric(taken)})
+
+    # Leaders ---------------------------------------------------------------------------------------------------------
+
+    def is_measurable(self, candidate: Candidate) -> bool:
+        """Whether every device can time a candidate; what cannot be told of with milliseconds is not handed out."""
+        try:
+            self._timings(candidate)
+        except MeasurementError as error:
+            log.warning("a leader is passed over: %s", error)
+            return False
+        return True
+
+    def within(self, candidate: Candidate) -> bool:
+        """Whether what was measured of a candidate meets every ordered budget; what cannot be measured does not."""
+        if not self.is_measurable(candidate):
+            return False
+        taken = self.measure(candidate)
+        return all(b.min <= taken[name] <= b.max for name, b in self.budgets.items())
+
+    def confirm(self, candidate: Candidate) -> bool:
+        """The same by a new measurement, of the candidate and, where milliseconds were ordered, of the full network too."""
+        if not self.within(candidate):
+            return False
+        for name in self.in_ms - self._full_now.keys():
+            self._full_now[name] = self._time_full(name)
+        if candidate not in self._fresh:
+            try:
+                self._fresh[candidate] = {name: gauge.afresh(candidate) for name, gauge in self.gauges.items()}
+            except MeasurementError as error:
+                self._failed[candidate] = str(error)
+        return self.within(candidate)
+
+    def _time_full(self, name: str) -> float:
+        """Milliseconds of the full network now; the least of a few timings where the device seems slower than it was."""
+        gauge, least = self.gauges[name], float("inf")
+        for _ in range(LOOKS):
+            now = gauge.afresh(gauge.space.full)
+            least = min(least, (now.ms + now.reference_ms) / 2)
+            if least <= (1 + SLOWER) * self.devices[name].full_ms:
+                break
+        return least
+
+    def why_none(self, candidates: Sequence[Candidate]) -> str | None:
+        """How far off the nearest of some candidates is, if all that were measured miss the budgets."""
+        known = [c for c in candidates if c not in self._failed and all(g.is_known(c) for g in self.gauges.values())]
+        if not known or any(map(self.within, known)):
+            return None
+        misses = [self._miss(self.measure(candidate)) for candidate in known]
+        _, name, ms = min(misses)
+        return (
+            f"None of the {len(known)} candidates that were measured is within the budgets: the nearest takes {ms:.4g} ms "
+            f"on {name!r}; {self._ordered(name)}. Change the budget, or raise trials.max."
+        )
+
+    def _miss(self, taken: Mapping[str, float]) -> tuple[float, str, float]:
+        """By how much the worst budget is missed, on which device, and what was measured there."""
+        return max((max(ms / self.budgets[n].max, self.budgets[n].min / ms), n, ms) for n, ms in taken.items())
+
+    def _ordered(self, name: str) -> str:
+        budget = self.budgets[name]
+        least = f"at least {budget.min:.4g} ms" if budget.min > 0 else ""
+        most = f"at most {budget.max:.4g} ms" if budget.max < float("inf") else ""
+        return f"the budget is {' and '.join(filter(None, [least, most]))}"
+
+    # Results ---------------------------------------------------------------------------------------------------------
+
+    def row(self, candidate: Candidate) -> dict[str, Any]:
+        """What a result says of one network: measured milliseconds by device, and the measurement with its prediction."""
+        measured, predicted, timings = self.measure(candidate), self.predict(candidate), self._timings(candidate)
+        details = {
+            name: {"measured_ms": measured[name], "predicted_ms": predicted[name], **timing.to_json()}
+            for name, timing in timings.items()
+        }
+        return {LATENCY: measured, "latency": details}
+
+    def describe(self) -> dict[str, Any]:
+        """The devices with their tables' checks, as JSON data."""
+        return {name: found.to_json() for name, found in self.devices.items()}
+
+
+def first_within(latencies: Latencies | None, trials: Sequence[Trial], keep: int, *, afresh: bool = False) -> list[Trial]:
+    """The first ``keep`` of some trials, best first, whose measured latencies meet the budgets; ``afresh``: once more."""
+    if latencies is None:
+        return list(trials[:keep])
+    meets = latencies.confirm if afresh else latencies.within
+    found: list[Trial] = []
+    for trial in trials[:MOST_MEASURED]:
+        if len(found) == keep:
+            break
+        if meets(trial.candidate):
+            found.append(trial)
+    return found
+
+
+def drop_flat(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics without the latencies, which results tell by device."""
+    return {name: value for name, value in metrics.items() if not name.startswith(f"{LATENCY}@")}
+
+
+def _by_metric(taken: Mapping[str, float]) -> dict[str, float]:
+    return {metric_on(name): ms for name, ms in taken.items()}
