@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 POINTER = "/search_space/name"
 MOST_GROUPS = 4096
 """Groups, and layers, of a network that somebody orders by name."""
-MOST_CHOICES = 1024
-"""Widths of one group in such an order."""
+MOST_CHOICES = 4096
+"""Widths of one group in such an order; the classifiers of VGG have as many."""
 
 Admit = Callable[[NetworkDefinition, int, Path], Architecture]
 """Maps a network, a number of classes and the cache folder to a verified architecture; raises UserError."""

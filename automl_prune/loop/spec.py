@@ -24,7 +24,7 @@ class OverrideSpec(Strict):
     round_to: Annotated[int, Field(ge=1, le=1024)] | None = Field(None, description="Widths are multiples of this.")
     min_ratio: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="Least part of the full width.")
     max_ratio: Ratio | None = Field(None, description="Most that a cut leaves of the full width; full stays allowed.")
-    widths: Annotated[list[Annotated[int, Field(ge=1, le=2**31)]], Field(min_length=1, max_length=1024)] | None = Field(
+    widths: Annotated[list[Annotated[int, Field(ge=1, le=2**31)]], Field(min_length=1, max_length=4096)] | None = Field(
         None, description="The widths themselves, instead of steps and limits; the full width is added."
     )
     frozen: bool | None = Field(None, description="true keeps the groups whole; false undoes a preset or frozen.")

@@ -18,8 +18,8 @@ from automl_prune.loop.spec import SearchSpec
 
 @pytest.fixture(scope="module")
 def wide() -> Architecture:
-    """Of a network with a group of 1,100 channels."""
-    modules = (nn.Conv2d(1, 1100, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1100, 10))
+    """Of a network with a group of 4,400 channels."""
+    modules = (nn.Conv2d(1, 4400, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4400, 10))
     return trace(nn.Sequential(*modules), torch.zeros(1, 1, 8, 8))
 
 
@@ -38,9 +38,9 @@ def test_a_group_of_too_many_choices_is_refused_at_the_field_that_gave_it_them(w
     for space, pointer, advice in (
         ({}, "/search_space/round_to", "Raise round_to from 1 to 2"),
         ({"round_to": 8, "overrides": [{"match": "0", "round_to": 1}]}, "/search_space/overrides/0/round_to", "to 2"),
-        ({"overrides": [{"match": "0", "widths": list(range(1, 1025))}]}, "/search_space/overrides/0/widths", "fewer"),
+        ({"overrides": [{"match": "0", "widths": list(range(1, 4097))}]}, "/search_space/overrides/0/widths", "fewer"),
     ):
-        said = f"'0' has 1,[0-9]+ widths to choose from; 1,024 is the most.*{advice}"
+        said = f"'0' has 4,[0-9]+ widths to choose from; 4,096 is the most.*{advice}"
         with pytest.raises(UserError, match=said) as caught:
             plan_for(wide, tmp_path, **space)
         assert caught.value.pointer == pointer
