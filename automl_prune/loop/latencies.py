@@ -190,7 +190,7 @@ def _absolute(budget: BudgetSpec, found: DeviceLatency, index: int) -> Budget:
             f"min_ratio, round_to or frozen.",
             pointer=f"/budgets/{index}",
         )
-    return Budget(metric_on(found.device), max=most, min=least)
+    return Budget(metric_on(found.device), max=most, min=least, grows=False)
 
 
 def drop_flat(metrics: Mapping[str, Any]) -> dict[str, Any]:
