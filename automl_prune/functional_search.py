@@ -67,7 +67,7 @@ def search(
     data: object,
     *,
     budget: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-    strategy: str | Mapping[str, Any] = "abc",
+    strategy: str | Mapping[str, Any] = "auto",
     trials: int = 20,
     objective: str = "top1",
     seed: int = 0,
@@ -95,14 +95,15 @@ def search(
             see :func:`~automl_prune.evaluation.given.given_data`. What is not given apart is drawn from ``fit``, stratified
             and seeded.
         budget: One or more, as in a SearchSpec: ``{"metric": "macs", "max_ratio": 0.5}``.
-        strategy: Its name, or ``{"name": …, "preset": …, "options": …}``.
+        strategy: Its name, or ``{"name": …, "preset": …, "options": …}``; ``auto`` is for those who do not want to choose.
         trials: Candidates that the strategy may evaluate; the random control gets as many.
         objective: top1, top5 or loss.
         seed: Of everything that is drawn.
         search_space: ``round_to``, ``min_ratio``, ``frozen`` …, as in a SearchSpec.
         recipe: How candidates are made: overrides of the strategy's own recipe.
         controls: Some of uniform, random and global, or none.
-        finish: How the best are recovered: ``{"top_k": 3, "recovery": "fine_tune", "epochs": 1, "lr": 0.01}``.
+        finish: How the best are recovered: ``{"top_k": 3, "recovery": "fine_tune", "epochs": 1, "lr": 0.01}``, unless the
+            strategy has a finish of its own.
         base_training: ``{"epochs": …, "lr": …}`` to train a copy of the module first (from newly drawn weights where
             candidates are trained from scratch, too); None takes it as it is.
         dataset: ``select_size``, ``report_size``, ``fit_size``, ``batch_size``, and ``mean`` and ``std`` for bytes.

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,13 @@ from automl_prune.space import Candidate, ChannelSpace
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+Number = TypeVar("Number", bound=np.generic)
 TRIES = 200
 """Draws after which budgets count as excluding each other."""
+AT_ONCE = 1024
+"""Candidates whose costs are worked out at once where all of many are looked at."""
+BORDER = 1e-12
+"""How far beyond a border between two widths a factor is taken, relative to it."""
 
 CostFunction = Callable[[IntArray], Mapping[str, FloatArray]]
 
@@ -29,11 +35,16 @@ class Objective:
 
 @dataclass(frozen=True)
 class Budget:
-    """Bounds on one cost metric, in absolute terms; ``max`` is inclusive, and so is ``min``."""
+    """Bounds on one cost metric, in absolute terms; ``max`` is inclusive, and so is ``min``.
+
+    ``grows`` says whether the cost never falls where a group becomes wider, as counts do not: what fits can then be found by
+    bisection. Latencies do fall, where a device is faster with multiples of some width.
+    """
 
     metric: str
     max: float = float("inf")
     min: float = 0.0
+    grows: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,14 +83,23 @@ class Problem:
         """Largest relative undershoot below the minima, ``[candidates]``; at most 0 where all hold."""
         return self._worst(widths, lambda b, cost: 1 - cost / b.min if b.min > 0 else np.full(cost.shape, -1.0))
 
+    @property
+    def monotone(self) -> bool:
+        """Whether all maxima are on costs that grow with widths, so that what is narrower than what fits fits too."""
+        return all(b.grows for b in self.budgets if b.max < float("inf"))
+
     def check_reachable(self) -> None:
-        """Raise BudgetError, naming the reachable range, when a budget cannot be met by any candidate."""
-        ends = self.cost(self.space.array([self.space.narrowest, self.space.full]))
+        """Raise BudgetError, naming the reachable range, when a budget cannot be met by any candidate.
+
+        Where costs do not grow with widths, the least is that of the cheapest network found by :meth:`eased`.
+        """
+        ends = self.cost(self.space.array([self.eased(self.space.narrowest), self.space.full]))
+        least = "narrowest network of this space" if self.monotone else "cheapest network that was found"
         for i, budget in enumerate(self.budgets):
             low, high = (float(x) for x in ends[budget.metric])
             if budget.max < low:
                 raise BudgetError(
-                    f"{budget.metric} of at most {budget.max:,.6g} cannot be reached: the narrowest network of this space "
+                    f"{budget.metric} of at most {budget.max:,.6g} cannot be reached: the {least} "
                     f"costs {low:,.6g} ({low / high:.3f} of the full {high:,.6g}). Raise the budget, or lower min_ratio, "
                     f"round_to or frozen.",
                     pointer=f"/budgets/{i}",
@@ -108,13 +128,17 @@ class Problem:
     def fit(self, candidate: Candidate, *, grow: bool = False) -> Candidate:
         """The candidate with all widths scaled by one factor, the largest at which no maximum is exceeded.
 
-        Without ``grow`` the factor is at most 1: what already fits comes back unchanged. Costs grow with every width, so two
-        passes over a fine grid of factors find it; at factor 0 the narrowest candidate is left.
+        Without ``grow`` the factor is at most 1: what already fits comes back unchanged. Where costs grow with every width,
+        two passes over a fine grid of factors find it; else all networks that factors make are looked at, the widest first.
+        Where no factor will do, the narrowest candidate is left, eased into the maxima.
         """
         if not any(b.max < float("inf") for b in self.budgets):
             return candidate
         widths = np.asarray(candidate.widths, dtype=np.float64)
         low, high = 0.0, float(np.max(np.asarray(self.space.full.widths) / widths)) if grow else 1.0
+        if not self.monotone:
+            found = self.first_fitting(lambda some: self.space.snap_all(some[:, None] * widths), self._factors(widths, high))
+            return found or self.eased(self.space.narrowest)
         chosen = self.space.narrowest
         for _ in range(2):
             factors = np.linspace(low, high, 257)
@@ -129,20 +153,71 @@ class Problem:
             low, high = float(factors[last]), float(factors[last + 1])
         return chosen
 
+    def first_fitting(
+        self, make: Callable[[npt.NDArray[Number]], IntArray], values: npt.NDArray[Number]
+    ) -> Candidate | None:
+        """The first of many candidates that exceeds no maximum.
+
+        Args:
+            make: Candidates ``[some, groups]`` of some of the values.
+            values: ``[all]``, in the order in which they are tried.
+        """
+        for start in range(0, len(values), AT_ONCE):
+            rows = make(values[start : start + AT_ONCE])
+            fitting = np.flatnonzero(self.excess(rows) <= 0)
+            if len(fitting):
+                return Candidate(tuple(rows[fitting[0]].tolist()))
+        return None
+
+    def eased(self, candidate: Candidate) -> Candidate:
+        """The candidate with groups widened, one by one, for as long as it exceeds a maximum and that brings it nearer.
+
+        Where costs grow with every width, it comes back unchanged.
+        """
+        widths = np.asarray(candidate.widths, dtype=np.int64)
+        over = float(self.excess(widths[None])[0])
+        moved = not self.monotone
+        while moved and over > 0:
+            moved = False
+            for g, choices in enumerate(self.space.choices):
+                rows = self._with(widths, g, [w for w in choices if w >= widths[g]])
+                excess = self.excess(rows)
+                best = int(np.argmin(excess))
+                if excess[best] < over:
+                    widths, over, moved = rows[best], float(excess[best]), True
+        return Candidate(tuple(widths.tolist()))
+
+    def _with(self, widths: Sequence[int] | IntArray, group: int, choices: Sequence[int]) -> IntArray:
+        """One row of ``widths`` for each choice of a group, ``[choices, groups]``."""
+        rows = np.tile(np.asarray(widths, dtype=np.int64), (len(choices), 1))
+        rows[:, group] = choices
+        return rows
+
+    def _factors(self, widths: FloatArray, high: float) -> FloatArray:
+        """The factors up to ``high`` at which scaled widths become another candidate, the largest first."""
+        borders = [np.add(own[1:], own[:-1]) / (2 * w) for own, w in zip(self._choices, widths, strict=True)]
+        found = np.unique(np.concatenate(borders)) * (1 + BORDER)  # a little beyond, where rounding cannot undo it
+        return np.concatenate([[high], found[found < high][::-1], [0.0]])
+
+    @cached_property
+    def _choices(self) -> tuple[IntArray, ...]:
+        return tuple(np.asarray(c, dtype=np.int64) for c in self.space.choices)
+
     def fill(self, candidate: Candidate) -> Candidate:
         """The candidate widened, a choice at a time and group after group, until every minimum is met.
 
-        No step exceeds a maximum; where steps run out, what was reached comes back.
+        No step exceeds a maximum, and choices that would are left out; where steps run out, what was reached comes back.
         """
         widths, space = list(candidate.widths), self.space
         moved = True
         while moved and self.shortfall(space.array([Candidate(tuple(widths))]))[0] > 0:
             moved = False
             for g, choices in enumerate(space.choices):
-                wider = next((w for w in choices if w > widths[g]), None)
-                trial = [*widths[:g], wider, *widths[g + 1 :]] if wider is not None else widths
-                if wider is not None and self.excess(np.array([trial], dtype=np.int64))[0] <= 0:
-                    widths, moved = trial, True
+                wider = [w for w in choices if w > widths[g]]
+                rows = self._with(widths, g, wider[:1] if self.monotone else wider)
+                fitting = np.flatnonzero(self.excess(rows) <= 0) if wider else []
+                if len(fitting):
+                    widths, moved = rows[fitting[0]].tolist(), True
                     if self.shortfall(np.array([widths], dtype=np.int64))[0] <= 0:
                         break
         return Candidate(tuple(widths))

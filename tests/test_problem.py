@@ -9,6 +9,7 @@ from automl_prune.problem import Budget, Objective, Problem, best_trials
 from automl_prune.space import Candidate
 from automl_prune.strategies.base import MEASURES, STRATEGIES
 from automl_prune.testing.strategy import run_toy, toy_problem
+from tests.jagged import jagged_cost, jagged_problem
 
 TOY = toy_problem(groups=5, width=12, budget=None)
 FULL = TOY.costs(TOY.space.full)["macs"]
@@ -91,3 +92,42 @@ def test_budgets_that_exclude_each_other_are_refused() -> None:
     problem = Problem(TOY.space, cost, TOY.objectives, (Budget("macs", max=20), Budget("params", min=40)))
     with pytest.raises(BudgetError, match="brought into all budgets at once"):
         problem.check_reachable()
+
+
+# Costs that do not grow with widths
+
+
+@pytest.mark.parametrize("grow", [False, True])
+def test_where_costs_do_not_grow_no_larger_factor_fits(grow: bool) -> None:
+    rng = np.random.default_rng(0)
+    problem = jagged_problem(groups=3, width=32, budget=0.3)
+    for _ in range(10):
+        drawn = Candidate(tuple(rng.integers(1, 33, size=3).tolist()))
+        fitted = problem.fit(drawn, grow=grow)
+        assert problem.is_feasible(fitted)
+        factors = np.linspace(0, 32 / min(drawn.widths) if grow else 1, 50_001)[:, None]
+        scaled = problem.space.snap_all(factors * np.array(drawn.widths))
+        widest = scaled[np.flatnonzero(problem.feasible(scaled))[-1]]
+        assert fitted.widths == tuple(widest.tolist())
+        if problem.is_feasible(drawn) and not grow:
+            assert fitted == drawn
+
+
+def test_where_the_narrowest_is_not_the_cheapest_the_budget_is_reached_all_the_same() -> None:
+    problem = jagged_problem(groups=3, width=32, least=15)  # 16 is cheaper than 15
+    cheapest = problem.costs(Candidate((16, 16, 16)))["ms"]
+    assert problem.costs(problem.space.narrowest)["ms"] > 1.5 * cheapest
+    exact = Problem(problem.space, jagged_cost, problem.objectives, (Budget("ms", max=cheapest, grows=False),))
+    exact.check_reachable()
+    assert exact.fit(problem.space.full).widths == exact.fit(Candidate((20, 31, 17))).widths == (16, 16, 16)
+    below = Problem(problem.space, jagged_cost, problem.objectives, (Budget("ms", max=0.99 * cheapest, grows=False),))
+    with pytest.raises(BudgetError, match="cheapest network that was found costs"):
+        below.check_reachable()
+
+
+def test_every_strategy_keeps_to_budgets_on_costs_that_do_not_grow() -> None:
+    for problem in (jagged_problem(budget=0.4, floor=0.35), jagged_problem(budget=0.28, least=15)):
+        for name in STRATEGIES:
+            trials = run_toy(STRATEGIES.get(name).create(problem, trials=20), 20)
+            assert all(problem.is_feasible(t.candidate) or MEASURES in t.origin for t in trials), name
+            assert any(problem.is_feasible(t.candidate) for t in trials), name

@@ -132,4 +132,4 @@ def _absolute(budget: BudgetSpec, found: DeviceLatency, index: int) -> Budget:
         said = f"at least {least:.4g} and at most {most:.4g} on {found.device!r} exclude each other."
     if said:
         raise BudgetError(f"{LATENCY} of {said}", pointer=f"/budgets/{index}")
-    return Budget(metric_on(found.device), max=most, min=least)
+    return Budget(metric_on(found.device), max=most, min=least, grows=False)

@@ -10,6 +10,7 @@ from automl_prune.errors import FieldError, SpecError
 from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe, Strict
 from automl_prune.granularity import Override
 from automl_prune.loop.job import HIGHEST_PRIORITY
+from automl_prune.strategies.base import STRATEGIES
 from automl_prune.strict import read
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -118,7 +119,11 @@ class FinishSpec(Strict):
     """What happens to the best candidates at the end."""
 
     top_k: Annotated[int, Field(ge=1, le=50)] = 3
-    recovery: Literal["none", "fine_tune", "scratch"] = "fine_tune"
+    recovery: Literal["none", "fine_tune", "scratch"] = Field(
+        "fine_tune",
+        description="Left out, the strategy's own finish counts where it has one, changed by the fields that are given; see "
+        "default_finish of GET /v1/strategies.",
+    )
     epochs: Annotated[float, Field(ge=0, le=1000)] = Field(1.0, description="Passes over the fit split; fractions allowed.")
     lr: Annotated[float, Field(gt=0, le=10)] = 0.01
     distill: Literal[False] = Field(False, description="Distillation is not available yet.")
@@ -170,7 +175,7 @@ class SearchSpec(Strict):
     weights: Name | None = Field(None, description="A file below the server's weights root; null trains the network first.")
     base_training: BaseTraining = BaseTraining()
     dataset: DatasetSpec
-    strategy: StrategySpec
+    strategy: StrategySpec = Field(StrategySpec(name="auto"), description="auto is for those who do not want to choose.")
     objective: Literal["top1", "top5", "loss"] = "top1"
     budgets: Annotated[list[BudgetSpec], Field(min_length=1, max_length=16)]
     latency: LatencySpec = LatencySpec()
@@ -206,9 +211,21 @@ class SearchSpec(Strict):
         if not isinstance(data, Mapping):
             raise SpecError([FieldError("", f"A SearchSpec is an object, not {type(data).__name__}.")])
         try:
-            return read(cls, data)
+            return read(cls, _with_finish(data))
         except ValidationError as error:
             raise SpecError(field_errors(error)) from None
+
+
+def _with_finish(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The order with its strategy's own finish where it names no recovery; what is wrong with it stays as it is."""
+    strategy, finish = data.get("strategy"), data.get("finish", {})
+    if not isinstance(strategy, Mapping) or not isinstance(finish, Mapping) or "recovery" in finish:
+        return data
+    name, preset = strategy.get("name"), strategy.get("preset")
+    if not isinstance(name, str) or not isinstance(preset, str | None) or name not in STRATEGIES:
+        return data
+    own = STRATEGIES.get(name).finish(preset)
+    return {**data, "finish": {**own, **finish}} if own else data
 
 
 def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:

@@ -6,6 +6,9 @@ the multiple-choice knapsack of that by dynamic programming (Kellerer, Pferschy 
 answer into the true budgets, and repeats with the room corrected by what the linearisation got wrong; what is left is found
 by exchanges on the true cost. :meth:`WidthSolver.threshold` is the rule of NVIDIA's FastNAS: one loss that no group may
 exceed. Every answer was checked against the true cost.
+
+Costs need not grow with widths (latencies do not). Pairs of exchanges are then preselected by an estimate only, and those in
+which widening pays for widening are left to single ones.
 """
 
 from collections.abc import Sequence
@@ -65,9 +68,15 @@ class WidthSolver:
     # Answers ---------------------------------------------------------------------------------------------------------
 
     def threshold(self, losses: Losses) -> Candidate:
-        """The narrowest widths that lose at most τ each, for the smallest τ at which they fit: FastNAS's search."""
+        """The narrowest widths that lose at most τ each, for the smallest τ at which they fit: FastNAS's search.
+
+        Where costs do not grow with widths, every τ is tried, the smallest first, as narrower ones need not be cheaper.
+        """
         table = self._padded(losses)
         levels = np.unique(table[np.isfinite(table)])
+        if not self.problem.monotone:
+            found = self.problem.first_fitting(lambda some: self._all_within(table, some), levels)
+            return self.feasible(found or self._candidate(self._within(table, float(levels[-1]))))
         low, high = 0, len(levels) - 1
         while low < high:
             middle = (low + high) // 2
@@ -114,6 +123,10 @@ class WidthSolver:
         """The narrowest choice of each group that loses at most ``level``, the full width where none does; ``[groups]``."""
         fits = table <= level
         return np.where(fits.any(axis=1), fits.argmax(axis=1), self._sizes - 1)
+
+    def _all_within(self, table: FloatArray, levels: FloatArray) -> IntArray:
+        """The widths of :meth:`_within` for each level, ``[levels, groups]``."""
+        return np.array([self._widths(self._within(table, float(level))) for level in levels], dtype=np.int64)
 
     # Linearised knapsack ---------------------------------------------------------------------------------------------
 
@@ -166,9 +179,12 @@ class WidthSolver:
         return at
 
     def _narrowed(self, at: IntArray, table: FloatArray, *, hold: int = -1) -> IntArray:
-        """Narrowed a step at a time, each the least loss per cost that it saves, until no maximum is exceeded."""
+        """Narrowed a step at a time, each the least loss per cost that it saves, until no maximum is exceeded.
+
+        Where costs do not grow with widths, a step may widen too.
+        """
         while self._caps and (usage := self._usage(self._widths(at)[None])[0]).max() > 1:
-            moves = self._moves(at, table, hold=hold, down_only=True)
+            moves = self._moves(at, table, hold=hold, down_only=self.problem.monotone)
             if not len(moves.group):
                 break
             over = np.maximum(usage - 1, 0)

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from automl_prune.errors import FieldError, SpecError
-from automl_prune.problem import BoolArray, FloatArray, IntArray, Problem
+from automl_prune.problem import AT_ONCE, BoolArray, FloatArray, IntArray, Problem
 from automl_prune.space import Candidate
 from automl_prune.strategies.base import StrategyOptions
 
@@ -63,7 +63,7 @@ class Shrinker:
     """The cuts that a schedule allows.
 
     Args:
-        problem: What is searched; costs must not fall when a group becomes wider.
+        problem: What is searched. Where a budget is on a cost that does not grow with widths, every cut is looked at.
         schedule: By how much its costs fall.
 
     Raises:
@@ -87,27 +87,59 @@ class Shrinker:
         The reduction is halved where no group alone can meet it; there is no cut where nothing can become narrower, or only
         below a minimum.
         """
-        space = self.problem.space
-        starts = [own.index(w) for own, w in zip(space.choices, widths, strict=True)]
-        able = np.array([g for g, start in enumerate(starts) if start], dtype=np.int64)
-        if not len(able):
+        choices = self.problem.space.choices
+        starts = np.array([own.index(w) for own, w in zip(choices, widths, strict=True)], dtype=np.int64)
+        groups, places = self._judged(starts)
+        if not len(groups):
             return [], {}
-        lowest = self._costs(self._rows(widths, able, np.zeros_like(able)))
+        costs, kept = self._results(widths, groups, places)
         targets = self.targets(widths, self.schedule.reduction(iteration))
         for halved in range(HALVINGS):
-            if (met := self._meets(lowest, targets)).any():
+            if (met := kept & self._meets(costs, targets)).any():
                 break
             targets = self.targets(widths, self.schedule.reduction(iteration) * 0.5 ** (halved + 1))
-        groups = able[met]
-        low, high = np.zeros_like(groups), np.array(starts, dtype=np.int64)[groups]
+        groups, places = groups[met], places[met]
+        if self.problem.monotone:
+            places = self._bisected(widths, groups, starts[groups], targets)
+        else:
+            widest = np.flatnonzero(np.diff(groups, append=-1))
+            groups, places = groups[widest], places[widest]
+        rows = self._rows(widths, groups, places)
+        allowed = self.problem.shortfall(rows) <= 0
+        cut = zip(groups.tolist(), rows.tolist(), allowed, strict=True)
+        return [(group, tuple(row)) for group, row, good in cut if good], targets
+
+    def _judged(self, starts: IntArray) -> tuple[IntArray, IntArray]:
+        """Groups and places of the cuts that tell what can be met: the narrowest of each group, or all in their order."""
+        able = np.flatnonzero(starts)
+        if self.problem.monotone:
+            return able, np.zeros_like(able)
+        return np.repeat(able, starts[able]), np.concatenate([np.arange(0), *(np.arange(starts[g]) for g in able)])
+
+    def _results(self, widths: Widths, groups: IntArray, places: IntArray) -> tuple[dict[str, FloatArray], BoolArray]:
+        """Costs of cuts, and which keep to minima and to maxima that are met already, where cuts can exceed these."""
+        reached = self.problem.costs(Candidate(widths))
+        held = {metric: bound for metric, bound in self.bounds.items() if reached[metric] <= bound}
+        costs, kept = [], []
+        for start in range(0, len(groups), AT_ONCE):
+            rows = self._rows(widths, groups[start : start + AT_ONCE], places[start : start + AT_ONCE])
+            costs.append(found := self._costs(rows))
+            keeps = np.ones(len(rows), dtype=bool)
+            if not self.problem.monotone:
+                keeps &= self.problem.shortfall(rows) <= 0
+                for metric, bound in held.items():
+                    keeps &= found[metric] <= bound
+            kept.append(keeps)
+        return {metric: np.concatenate([c[metric] for c in costs]) for metric in self.bounds}, np.concatenate(kept)
+
+    def _bisected(self, widths: Widths, groups: IntArray, starts: IntArray, targets: Mapping[str, float]) -> IntArray:
+        """The place of each group's widest cut that meets the targets, where its narrowest does and costs grow."""
+        low, high = np.zeros_like(groups), starts
         while (high - low > 1).any():  # the choice at low meets the targets, the one at high does not
             middle = (low + high) // 2
             met = self._meets(self._costs(self._rows(widths, groups, middle)), targets)
             low, high = np.where(met, middle, low), np.where(met, high, middle)
-        rows = self._rows(widths, groups, low)
-        allowed = self.problem.shortfall(rows) <= 0
-        cut = zip(groups.tolist(), rows.tolist(), allowed, strict=True)
-        return [(group, tuple(row)) for group, row, good in cut if good], targets
+        return low
 
     def targets(self, widths: Widths, reduction: float) -> dict[str, float]:
         """What the cost in every metric whose budget is not met is to fall below."""

@@ -53,14 +53,16 @@ class Walk:
     Args:
         problem: Its cost function tells the layers when it is a cost model of an architecture. Of any other, each group
             counts as a layer of its own that costs what widening it adds.
-        lower_bound: Part of its width that every group keeps at least.
+        lower_bound: Part of its width that every group keeps at least; more where that alone meets the budgets, as it may
+            with costs that do not grow with widths.
         named: Whether each step also has a feature of its own, so that an agent can tell them apart from the start.
     """
 
     def __init__(self, problem: Problem, lower_bound: float, *, named: bool = False) -> None:
         self.problem, self.space = problem, problem.space
         self.full = np.array(problem.space.full.widths, dtype=np.int64)
-        self.lowest = np.array([self.rounded(g, lower_bound) for g in range(len(self.full))], dtype=np.int64)
+        bounds = Candidate(tuple(self.rounded(g, lower_bound) for g in range(len(self.full))))
+        self.lowest = np.array(problem.eased(bounds).widths, dtype=np.int64)
         architecture: Any = getattr(problem.cost, "architecture", None)
         costs = problem.costs(problem.space.full)
         self.metric = "macs" if "macs" in costs else next(iter([*(b.metric for b in problem.budgets), *costs]))

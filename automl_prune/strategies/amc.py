@@ -15,15 +15,20 @@ actor gave it in the replay memory (not as it was bounded; storing that was no b
 Where paper and code differ (preserve ratios up to 8 more, 101 + 700 episodes), the paper counts. Two parts of the code are
 left out. In its state of ten features what was removed falls as layers are kept, as undecided layers count at their lower
 bound. And ``use_new_input``, least squares on what the pruned layers before put out, is slow and prone to overfit by its own
-account, and would make a layer's weights depend on the whole episode instead of its own choice.
+account, and would make a layer's weights depend on the whole episode instead of its own choice. Left out as well: the code
+samples features anew, of 300 batches instead of 60, for the weights it exports; here the winner keeps those of the search,
+and its recovery starts from them.
 
 ``modern`` divides the trials that the search has. It begins with the uniform width and its surroundings, lets the noise
 decay more slowly, goes back to the best episode half of the time, widens every candidate to the budget and makes none twice.
-Its agent knows each layer by a feature of its own, learns faster and is smaller: it thinks in a fraction of the time.
+Its agent knows each layer by a feature of its own, learns faster and is smaller: it thinks in a fraction of the time. One
+more departure is what it remembers of an episode: in hindsight, the states of a walk to the network that was scored, not
+those that it saw on its way to the one that was widened; the actions stay its own. ``published`` remembers what it saw.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -98,6 +103,24 @@ class AmcOptions(StrategyOptions):
         return AgentSettings(**{name: getattr(self, name) for name in AgentSettings.__dataclass_fields__})
 
 
+@dataclass(frozen=True)
+class Episode:
+    """What was made of a walk: the candidate that is scored, the actions, and the widths that the walk itself ended with."""
+
+    candidate: Candidate
+    actions: list[float]
+    walked: tuple[int, ...]
+
+    def to_json(self) -> list[Any]:
+        """JSON form; :meth:`from_json` reads it back equal."""
+        return [list(self.candidate.widths), self.actions, list(self.walked)]
+
+    @classmethod
+    def from_json(cls, data: Sequence[Any]) -> "Episode":
+        """Read :meth:`to_json`'s form."""
+        return cls(Candidate(tuple(data[0])), list(data[1]), tuple(data[2]))
+
+
 @STRATEGIES.register("amc")
 class Amc(Strategy):
     """The agent's search; see the module for the presets."""
@@ -124,19 +147,41 @@ class Amc(Strategy):
 
     def __init__(self, problem: Problem, options: AmcOptions, *, seed: int = 0) -> None:
         super().__init__(problem, options, seed=seed)
+        problem.check_reachable()
         bound = LOWER_BOUND if options.lower_bound is None else options.lower_bound
         self.walk = Walk(problem, bound, named=options.named)
         if options.lower_bound is None:
             self.walk.lower_to_budget()
-        _check_reachable(problem, self.walk, bound)
+        else:
+            _check_bound(problem, self.walk, bound)
         _check_reward(problem, options.reward)
         self.agent = Agent(self.walk.features, options.agent(), seed=seed)
         self.voided = 0
         self.begun = 0
-        self.flying: dict[int, tuple[Candidate, list[float]]] = {}
-        self.landed: dict[int, tuple[Candidate, list[float], float]] = {}
+        self.flying: dict[int, Episode] = {}
+        self.landed: dict[int, tuple[Episode, float]] = {}
         self.tried: dict[Candidate, None] = {}
         self.best: tuple[float, int, list[float]] | None = None
+
+    @classmethod
+    def create(
+        cls,
+        problem: Problem,
+        *,
+        seed: int = 0,
+        preset: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        trials: int | None = None,
+    ) -> "Strategy":
+        """As for any strategy; raises SpecError where all trials would be random, so that the agent never acts."""
+        made = super().create(problem, seed=seed, preset=preset, options=options, trials=trials)
+        if isinstance(made, Amc) and trials is not None and trials <= made.warmup:
+            said = (
+                f"amc's first {made.warmup:,} episodes are random (warmup), so an agent would never act in {trials:,}. "
+                f"Raise it above {made.warmup:,}, lower the strategy's warmup, or let it be null: a quarter of the trials."
+            )
+            raise SpecError([FieldError("/trials/max", said, "too_few_trials")])
+        return made
 
     # The conversation ------------------------------------------------------------------------------------------------
 
@@ -153,7 +198,7 @@ class Amc(Strategy):
             candidate, actions = self._episode(rng, exploring, max(sigma, 0.02) * 1.5**again)
             made = self._repaired(candidate, rng)
         origin = {"phase": "explore" if exploring else "exploit", "episode": self.asked, "state": self._state}
-        self.flying[self.asked] = (made, actions)
+        self.flying[self.asked] = Episode(made, actions, candidate.widths)
         self.tried[made] = None
         self.begun += 1
         return Proposal(made, origin | ({} if exploring else {"sigma": sigma}), repaired=made != candidate)
@@ -161,17 +206,17 @@ class Amc(Strategy):
     def tell(self, trial: Trial) -> None:
         """Keep the episode and learn from its round when that is complete; one without a score never was."""
         number = trial.origin.get("episode")
-        if not isinstance(number, int) or number not in self.flying or self.flying[number][0] != trial.candidate:
+        if not isinstance(number, int) or number not in self.flying or self.flying[number].candidate != trial.candidate:
             return
-        candidate, actions = self.flying.pop(number)
+        episode = self.flying.pop(number)
         reward = self._reward(trial)
         if reward is None:
             self.voided += 1
         else:
-            self.landed[number] = (candidate, actions, reward)
+            self.landed[number] = (episode, reward)
         if self.begun >= self.options.parallel and not self.flying:
-            for _, episode in sorted(self.landed.items()):
-                self._learn(*episode)
+            for number in sorted(self.landed):
+                self._learn(*self.landed[number])
             self.landed.clear()
             self.begun = 0
 
@@ -259,11 +304,13 @@ class Amc(Strategy):
         error = 1 + loss if objective.maximize else loss
         return -error * math.log(max(self.problem.costs(trial.candidate)[resource], 1.0))
 
-    def _learn(self, candidate: Candidate, actions: list[float], reward: float) -> None:
+    def _learn(self, episode: Episode, reward: float) -> None:
         """Remember an episode step by step; after warming up, each with an update, as published."""
+        actions = episode.actions
         if self.best is None or reward > self.best[0]:
             self.best = (reward, self.episode, actions)
-        states, last = self.walk.states(candidate.widths), len(actions) - 1
+        seen = episode.candidate.widths if self.options.fill else episode.walked
+        states, last = self.walk.states(seen), len(actions) - 1
         for t, action in enumerate(actions):
             self.agent.remember(states[t], action, reward, states[min(t + 1, last)], last=t == last)
             if self.episode > self.warmup:
@@ -284,8 +331,8 @@ class Amc(Strategy):
             "agent": self.agent.state_dict(),
             "voided": self.voided,
             "begun": self.begun,
-            "flying": [[n, list(c.widths), actions] for n, (c, actions) in self.flying.items()],
-            "landed": [[n, list(c.widths), actions, reward] for n, (c, actions, reward) in self.landed.items()],
+            "flying": [[n, episode.to_json()] for n, episode in self.flying.items()],
+            "landed": [[n, episode.to_json(), reward] for n, (episode, reward) in self.landed.items()],
             "tried": [list(c.widths) for c in self.tried],
             "best": None if self.best is None else list(self.best),
         }
@@ -295,16 +342,16 @@ class Amc(Strategy):
         super().load_state_dict(state)
         self.agent.load_state_dict(state["agent"])
         self.voided, self.begun = state["voided"], state["begun"]
-        self.flying = {n: (Candidate(tuple(widths)), list(actions)) for n, widths, actions in state["flying"]}
-        self.landed = {n: (Candidate(tuple(w)), list(actions), reward) for n, w, actions, reward in state["landed"]}
+        self.flying = {n: Episode.from_json(data) for n, data in state["flying"]}
+        self.landed = {n: (Episode.from_json(data), reward) for n, data, reward in state["landed"]}
         self.tried = {Candidate(tuple(widths)): None for widths in state["tried"]}
         self.best = (
             None if state["best"] is None else (float(state["best"][0]), int(state["best"][1]), list(state["best"][2]))
         )
 
 
-def _check_reachable(problem: Problem, walk: Walk, bound: float) -> None:
-    """Raise BudgetError where even the lower bounds exceed a budget."""
+def _check_bound(problem: Problem, walk: Walk, bound: float) -> None:
+    """Raise BudgetError where even the lower bounds exceed a budget, which narrower networks meet."""
     if float(problem.excess(walk.lowest[None])[0]) > 0:
         raise BudgetError(
             f"No candidate that keeps {bound:g} of every width (lower_bound) is within the budgets. Lower it, or make it "

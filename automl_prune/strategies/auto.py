@@ -218,7 +218,11 @@ class Auto(Sensitivity):
         return self._scaled(np.maximum(parents[rng.integers(len(parents), size=MOVED)] + moves, 0.5))
 
     def _scaled(self, widths: FloatArray) -> IntArray:
-        """Those of real-valued networks, each scaled by its own largest factor below 2, that meet every budget."""
+        """Those of real-valued networks, each scaled by its own largest factor below 2, that meet every budget.
+
+        Where costs do not grow with widths, the factor is one beyond which a network no longer fits at first, which need not
+        be the largest: looking for that at every one of so many found no better networks.
+        """
         low, high = np.zeros(len(widths)), np.full(len(widths), 2.0)
         best = np.repeat(self.problem.space.array([self.problem.space.narrowest]), len(widths), axis=0)
         for _ in range(HALVINGS):

@@ -63,6 +63,7 @@ class Strategy(ABC):
         Options: Its options, validated.
         presets: Option values by preset name.
         default_recipe: Recipe fields it was published with, by preset.
+        default_finish: Fields of ``finish`` it was published with, by preset; they count where an order names no recovery.
         wants_starts: Whether it wants ``starts``; finding them takes a ranking of all channels.
 
     Attributes:
@@ -79,6 +80,7 @@ class Strategy(ABC):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
     default_preset: ClassVar[str] = "default"
     default_recipe: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    default_finish: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     wants_starts: ClassVar[bool] = False
 
     def __init__(self, problem: Problem, options: StrategyOptions, *, seed: int = 0) -> None:
@@ -102,6 +104,11 @@ class Strategy(ABC):
     def recipe(cls, preset: str | None) -> Mapping[str, Any]:
         """Recipe fields the preset was published with."""
         return cls.default_recipe.get(preset or cls.default_preset, {})
+
+    @classmethod
+    def finish(cls, preset: str | None) -> Mapping[str, Any]:
+        """Fields of ``finish`` the preset was published with."""
+        return cls.default_finish.get(preset or cls.default_preset, {})
 
     @classmethod
     def create(

@@ -7,7 +7,8 @@ either finds too few new ones. Nothing is evaluated twice, and everything lies w
 ``published`` holds the numbers of the released search code (``search.py``): 50 candidates, 20 generations, the best 10 as
 parents, 25 mutants with a rate of 0.1 per gene and 25 crossovers, at most 10 draws for each. There each gene is one of 31
 ratios, here one of the widths that the space allows. Its random draws run for ever where the budget is tight; here they are
-scaled into it after a while. ``published_resnet`` also draws from the middle of the choices as that code does for ResNets.
+scaled into it after a while. ``published_resnet`` also draws from the middle of the choices, as that code does for ResNets;
+its window of costs is a budget with ``min`` and ``max``.
 
 ``modern`` is for few evaluations: it begins with the uniform width and its surroundings, mutants step to widths nearby, and
 every child is scaled to use the whole budget. What a generation asks does not depend on the order in which its trials end.
@@ -54,11 +55,13 @@ class Evolution(GenerationalSearch):
     presets = {
         "modern": {"population": 20, "mutation": "step", "mutation_rate": 0.2, "start": "uniform"},
         "published": _PUBLISHED,
+        "published_resnet": {**_PUBLISHED, "draw_from": 0.4, "draw_to": 0.8},
     }
     default_preset = "modern"
     default_recipe = {
         "modern": {"inherit": "l1", "recalibrate_batches": 20},
         "published": {"inherit": "l1", "recalibrate_batches": 100},
+        "published_resnet": {"inherit": "l1", "recalibrate_batches": 100},
     }
     grown = ("mutation", "crossover", "random")
     options: EvolutionOptions

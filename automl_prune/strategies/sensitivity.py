@@ -9,8 +9,10 @@ what is missing. *Solving.* Drops add up over groups; the widths of least total 
 trials goes to exchanges around the best network measured so far, guided by randomly tilted curves: drops do not really add
 up, and the curves are noisy.
 
-``published`` is FastNAS: ratios in steps of 0.05, its scan with its early stop, its threshold and no trial after that. Its
-divisor of widths, 32, is the search space's ``round_to``.
+``published`` is FastNAS: its scan with its early stop, its threshold and no trial after that. Its divisor of widths, 32, is
+the search space's ``round_to``. Its ratios go in steps of 0.05, which takes up to 19 trials per group and one for the full
+network; where the search has fewer, the steps are larger: at 100 trials each of 27 groups is measured at a third and at two
+thirds of its width.
 """
 
 from bisect import bisect_left

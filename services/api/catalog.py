@@ -47,6 +47,7 @@ def _strategy(name: str, strategy: type[Strategy]) -> dict[str, Any]:
         "presets": {preset: dict(options) for preset, options in strategy.presets.items()},
         "default_preset": strategy.default_preset,
         "default_recipe": {preset: dict(recipe) for preset, recipe in strategy.default_recipe.items()},
+        "default_finish": {preset: dict(finish) for preset, finish in strategy.default_finish.items()},
     }
 
 

@@ -40,7 +40,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-_NEEDED = ("search_space", "dataset", "strategy", "budgets")
+_NEEDED = ("search_space", "dataset", "budgets")
 
 
 def read_spec(path: Path) -> Any:

@@ -113,6 +113,7 @@ def test_every_strategy_keeps_to_a_budget_in_milliseconds(strategy: str, network
     details = job.result["metrics"]["latency"]["clock"]
     assert details["predicted_ms"] == pytest.approx(details["measured_ms"], rel=0.05)
     assert job.result["budgets"] == [{"metric": "latency_ms", "device": "clock", "max": budget, "min": None}]
+    assert not plan.problem.monotone
     assert job.result["latency"]["clock"]["check"]["mape"] < 0.05
     searched = [t for t in trials if t.arm == "search" and t.state is TrialState.COMPLETE]
     assert all(metric_on("clock") in t.metrics for t in searched)

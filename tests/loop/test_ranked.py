@@ -9,6 +9,7 @@ from automl_prune.loop.ranked import ranked_widths
 from automl_prune.problem import Budget, FloatArray, IntArray, Problem
 from automl_prune.space import ChannelSpace
 from automl_prune.testing.strategy import toy_problem
+from tests.jagged import jagged_problem
 
 
 def summed(choices: tuple[tuple[int, ...], ...], most: float, least: float = 0.0) -> Problem:
@@ -64,3 +65,17 @@ def test_it_meets_any_budget_and_wastes_little(budget: float) -> None:
     if cut:
         one_less = {name: 32 - sum(n == name for _, n in ordered[: cut - 1]) for name in importance}
         assert not problem.is_feasible(problem.space.candidate({n: max(1, w) for n, w in one_less.items()}))
+
+
+@pytest.mark.parametrize(("budget", "least"), [(0.2, 1), (0.6, 1), (0.295, 15)])
+def test_where_costs_do_not_grow_no_network_of_fewer_cuts_fits(budget: float, least: int) -> None:
+    problem = jagged_problem(groups=3, width=32, budget=budget, least=least)
+    rng = np.random.default_rng(2)
+    importance = {name: rng.gamma(4, size=32).tolist() for name in problem.space.names}
+    found = ranked_widths(problem, importance)
+    assert problem.is_feasible(found)
+    scores = np.concatenate([importance[name] for name in problem.space.names])
+    group = np.repeat(np.arange(3), 32)[np.argsort(scores)]
+    fewer = [problem.space.snap(32 - np.bincount(group[:cuts], minlength=3)) for cuts in range(97)]
+    fitting = [c for c in fewer if problem.is_feasible(c)]
+    assert found == fitting[0] if fitting else found.widths == (16, 16, 16)

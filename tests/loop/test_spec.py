@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from automl_prune.errors import SpecError
-from automl_prune.loop.spec import SearchSpec
+from automl_prune.loop.spec import FinishSpec, SearchSpec, StrategySpec
 
 
 def order(**changes: Any) -> dict[str, Any]:
@@ -30,8 +30,42 @@ def test_defaults_are_the_documented_ones() -> None:
 
 
 def test_round_trip() -> None:
-    spec = SearchSpec.parse(order(labels={"team": "edge"}, seed=7))
-    assert SearchSpec.parse(spec.model_dump(mode="json")) == spec
+    for spec in (
+        SearchSpec.parse(order(labels={"team": "edge"}, seed=7)),
+        SearchSpec.parse(order(strategy={"name": "metapruning"})),
+    ):
+        assert SearchSpec.parse(spec.model_dump(mode="json")) == spec
+
+
+def test_who_names_no_strategy_gets_the_one_for_those_who_do_not_want_to_choose() -> None:
+    given = order()
+    del given["strategy"]
+    assert SearchSpec.parse(given).strategy == StrategySpec(name="auto")
+
+
+@pytest.mark.parametrize(
+    ("preset", "finish", "expected"),
+    [
+        (None, None, (1, "scratch", 30, 0.1)),
+        ("published", {}, (1, "scratch", 256, 0.5)),
+        ("published", {"epochs": 2, "top_k": 5}, (5, "scratch", 2, 0.5)),
+        ("published", {"recovery": "scratch"}, (3, "scratch", 1, 0.01)),
+        ("published", {"recovery": "none", "lr": 0.2}, (3, "none", 1, 0.2)),
+    ],
+)
+def test_where_no_recovery_is_named_the_strategys_own_finish_counts(
+    preset: str | None, finish: dict[str, Any] | None, expected: tuple[int, str, float, float]
+) -> None:
+    given = order(strategy={"name": "metapruning", "preset": preset}) | ({} if finish is None else {"finish": finish})
+    found = SearchSpec.parse(given).finish
+    assert (found.top_k, found.recovery, found.epochs, found.lr) == expected
+    assert SearchSpec.parse(order()).finish == FinishSpec()
+
+
+@pytest.mark.parametrize("strategy", ["metapruning", {"name": ["metapruning"]}, {"name": "metapruning", "preset": {}}, {}])
+def test_a_faulty_strategy_is_the_only_fault_where_it_could_have_a_finish(strategy: object) -> None:
+    assert all(pointer.startswith("/strategy") for pointer in errors(strategy=strategy))
+    assert {"/finish"} < {*errors(strategy=strategy, finish=3)}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ import yaml
 from fastapi import FastAPI
 from typer.testing import CliRunner
 
+from automl_prune.registry import Registry
+from automl_prune.strategies.base import STRATEGIES, Strategy
+from automl_prune.strategies.random import RandomSearch
 from services.api.catalog import catalog
 from services.api.context import Review
 from services.cli.app import app as commands
@@ -186,6 +189,28 @@ def test_groups_of_a_large_network_keep_to_one_line_each(capsys: pytest.CaptureF
 def test_long_lists_of_widths_are_shortened() -> None:
     shown = widths({"widths": {"min": 1, "max": 40, "count": 10, "step": None, "list": [*range(1, 10), 40]}})
     assert shown == "1 2 3 4 5 … 9 40"
+
+
+def test_strategies_are_listed_with_what_they_were_published_with() -> None:
+    listed = {item["name"]: item for item in catalog()["strategies"]["items"]}
+    assert sorted(listed) == sorted(STRATEGIES)
+    assert listed["metapruning"]["default_recipe"]["published"]["hypernetwork"]["epochs"] == 64
+    assert listed["metapruning"]["default_finish"]["published"]["recovery"] == "scratch"
+    assert listed["auto"]["default_finish"] == {}
+
+
+def test_what_cannot_be_described_is_left_out_and_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Odd(RandomSearch):
+        presets = {"odd": 3}  # type: ignore[dict-item]
+
+    registry: Registry[type[Strategy]] = Registry("strategy")
+    registry.add("odd", Odd)
+    registry.add("random", RandomSearch)
+    monkeypatch.setattr("services.api.catalog.STRATEGIES", registry)
+    assert [item["name"] for item in catalog()["strategies"]["items"]] == ["random"]
+    assert "the strategy 'odd' is not listed: TypeError" in caplog.text
 
 
 def test_presets_are_listed_with_their_overrides() -> None:

@@ -3,6 +3,7 @@ tests/evaluation/test_reconstruct.py)."""
 
 import json
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,11 @@ from automl_prune.networks import NETWORKS
 from automl_prune.problem import Budget, Problem
 from automl_prune.space import Candidate, ChannelSpace
 from automl_prune.strategies._ddpg import Agent, AgentSettings, Network, arithmetic, truncated_normal
-from automl_prune.strategies._walk import FEATURES, Walk
+from automl_prune.strategies._walk import FEATURES, States, Walk
 from automl_prune.surgery.slicing import materialise
 from automl_prune.testing.strategy import run_toy, told, toy_problem, toy_score
 from automl_prune.trial import Outcome, TrialState
+from tests.jagged import jagged_problem
 from tests.strategies.amc_toy import V1, amc, calibrated, drive, mobilenet_v1, ratio, v1_problem
 
 REDUCED, REST, PREVIOUS = (FEATURES.index(name) for name in ("reduced", "rest", "previous"))
@@ -70,6 +72,20 @@ def test_a_budget_below_the_lower_bounds_is_refused_unless_they_may_give_way() -
     assert caught.value.pointer == "/strategy/options/lower_bound"
     problem = v1_problem(0.05)
     assert problem.is_feasible(amc(problem, lower_bound=None).walk.episode(lambda _: 1.0)[0])
+
+
+@pytest.mark.parametrize("bound", [None, 0.2])
+def test_a_budget_that_no_network_meets_is_the_budgets_fault(bound: float | None) -> None:
+    with pytest.raises(BudgetError, match="the narrowest network of this space costs") as caught:
+        amc(toy_problem(budget=0.001), lower_bound=bound)
+    assert caught.value.pointer == "/budgets/0"
+
+
+def test_a_lower_bound_gives_way_upwards_where_wider_is_cheaper() -> None:
+    problem = jagged_problem(width=32, budget=0.28)  # four times 16; 15 is slower
+    agent = amc(problem, lower_bound=0.45)
+    assert agent.walk.lowest.tolist() == [16] * 4
+    assert problem.is_feasible(agent.walk.episode(lambda _: 1.0)[0])
 
 
 def test_minima_are_kept_too() -> None:
@@ -189,6 +205,37 @@ def test_an_episode_is_remembered_with_one_reward_and_ends() -> None:
     assert rows[:, -1].tolist() == [0] * 7 + [1]
     assert np.array_equal(rows[1:, :features], rows[:-1, features : 2 * features])
     assert np.array_equal(rows[:, :features], agent.walk.states(proposal.candidate.widths))
+
+
+def walked_again(walk: Walk, actions: list[float]) -> tuple[Candidate, States]:
+    """The candidate that these actions make, and what is seen on the way to it."""
+    left, saw = iter(actions), []
+
+    def decide(state: States) -> float:
+        saw.append(state)
+        return next(left)
+
+    candidate, _ = walk.episode(decide)
+    return candidate, np.stack(saw)
+
+
+@pytest.mark.parametrize("preset", ["published", "modern"])
+def test_published_remembers_what_the_agent_saw_and_modern_what_was_scored(preset: str) -> None:
+    """Section 4.13, step 5; its candidate may be another than the agent decided where a minimum or filling moves it."""
+    problem = toy_problem()
+    full = problem.costs(problem.space.full)["macs"]
+    problem = Problem(problem.space, problem.cost, problem.objectives, (Budget("macs", max=0.5 * full, min=0.499 * full),))
+    agent, moved = amc(problem, preset=preset, warmup=60, trials=100), 0
+    for number in range(60):
+        proposal = agent.ask()
+        assert proposal is not None
+        walked, saw = walked_again(agent.walk, agent.flying[number].actions)
+        agent.tell(told(proposal, number, Outcome(TrialState.COMPLETE, {"top1": 0.7})))
+        remembered = agent.agent.memory[8 * number : 8 * number + 8, : agent.walk.features]
+        scored = agent.walk.states(proposal.candidate.widths)
+        assert np.array_equal(remembered, saw if preset == "published" else scored)
+        moved += walked != proposal.candidate
+    assert moved > 3
 
 
 def test_the_baseline_follows_and_the_end_has_no_future() -> None:
@@ -407,6 +454,15 @@ def test_an_episode_without_a_score_never_was(state: TrialState) -> None:
     assert (agent.agent.remembered, agent.episode) == (0, 0)
     assert [p.origin["phase"] for p, _ in drive(agent, lambda _: 0.5, 10)] == ["explore"] * 2 + ["exploit"] * 2
     assert agent.finished
+
+
+@pytest.mark.parametrize(("options", "least"), [({}, 101), ({"warmup": 7}, 8), ({"warmup": None, "episodes": None}, 1)])
+def test_a_search_in_which_the_agent_never_acts_is_refused(options: dict[str, Any], least: int) -> None:
+    assert amc(toy_problem(), trials=least, **options).trials == least
+    if least > 1:
+        with pytest.raises(SpecError, match=rf"first {least - 1} episodes .* never act in {least - 1}\. Raise it") as caught:
+            amc(toy_problem(), trials=least - 1, **options)
+        assert [(e.pointer, e.code) for e in caught.value.errors] == [("/trials/max", "too_few_trials")]
 
 
 def test_it_ends_when_it_repeats_itself() -> None:

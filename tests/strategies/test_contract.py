@@ -10,7 +10,7 @@ from automl_prune.testing.strategy import MakeStrategy, run_toy, toy_problem
 
 DO_NOT_LEARN = {"random", "uniform"}
 QUICK_LEARNERS = {"auto", "optuna"}
-SLOW_LEARNERS = {("evolution", "published"), ("metapruning", "published"), ("metapruning", "published_resnet")}
+SLOW_LEARNERS = {(name, preset) for name in ("evolution", "metapruning") for preset in ("published", "published_resnet")}
 BEYOND_REACH = {("abc", "published"), ("amc", "published"), ("nsga2", "published")}
 """The papers' own settings: 17 evaluations, a quarter of 400 at random and below the budget, and three generations spread
 over a whole front, are no match for random draws at the budget."""

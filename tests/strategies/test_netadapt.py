@@ -17,6 +17,7 @@ from automl_prune.strategies.base import MEASURES, Proposal
 from automl_prune.strategies.netadapt import Entry, NetAdapt
 from automl_prune.testing.strategy import run_toy, told, toy_problem, toy_score
 from automl_prune.trial import Outcome, Trial, TrialState
+from tests.jagged import jagged_cost, jagged_problem
 
 
 def chain(fulls: Sequence[int], ratio: float, *, step: int = 8) -> Problem:
@@ -84,6 +85,36 @@ def test_the_widest_cut_that_lies_strictly_below_the_target() -> None:
         assert cuts == expected
         found += len(cuts)
     assert found > 500
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_the_widest_cut_is_found_where_costs_do_not_grow_with_widths(both: bool) -> None:
+    """Beside every cut that brute force finds: none that exceeds a second budget, which is met and could be lost."""
+    rng = np.random.default_rng(0)
+    found = beyond = 0
+    for _ in range(100):
+        problem = jagged_problem(groups=3, width=48, budget=0.1)
+        widths = tuple(rng.integers(8, 49, size=3).tolist())
+        most = 1.02 * problem.costs(Candidate(widths))["macs"]
+        budgets = (Budget("macs", max=0.05 * most), *problem.budgets[: 0 if both else 1])
+        if both:
+            budgets = (budgets[0], Budget("ms", max=problem.costs(Candidate(widths))["ms"], grows=False))
+        problem = Problem(problem.space, jagged_cost, problem.objectives, budgets)
+        schedule = ScheduleOptions(initial_reduction=float(rng.uniform(0.005, 0.1)), decay=1.0)
+        cuts, targets = Shrinker(problem, schedule).cuts(widths, 1)
+        expected = []
+        for g in range(3):
+            for w in range(widths[g] - 1, 0, -1):
+                row = (*widths[:g], w, *widths[g + 1 :])
+                costs = problem.costs(Candidate(row))
+                beyond += costs["ms"] > problem.costs(Candidate(widths))["ms"]
+                if all(costs[m] < targets[m] if m in targets else costs[m] <= budgets[1].max for m in ("macs", "ms")):
+                    expected.append((g, row))
+                    break
+        assert cuts == expected
+        found += len(cuts)
+    assert found > 150
+    assert beyond > 100  # where narrower cuts that are slower were tried
 
 
 def test_a_cost_equal_to_the_target_is_not_below_it() -> None:

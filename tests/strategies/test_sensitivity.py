@@ -22,6 +22,7 @@ from automl_prune.strategies.base import MEASURES, STRATEGIES, Proposal
 from automl_prune.strategies.sensitivity import Sensitivity
 from automl_prune.testing.strategy import run_toy, told, toy_problem, toy_score
 from automl_prune.trial import Outcome, Trial, TrialState
+from tests.jagged import jagged_problem
 
 
 def chain(
@@ -117,6 +118,20 @@ def test_every_answer_lies_in_the_budgets(part: float, least: float) -> None:
         answers.append(solver.improve(answers[0], tilted, rounds=2))
         answers.append(solver.adapted(answers[0], int(rng.integers(6)), int(rng.integers(1, 21)), tilted, rounds=2))
     assert all(problem.is_feasible(a) and a in problem.space for a in answers)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_where_costs_do_not_grow_answers_fit_and_lose_little(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    problem = jagged_problem(groups=3, width=20, budget=float(rng.uniform(0.2, 0.8)))
+    losses = [rng.uniform(0.5, 2) * (1 - np.arange(1, 21) / 20) ** rng.uniform(0.5, 4) for _ in range(3)]
+    solver = WidthSolver(problem)
+    answer, even = solver.knapsack(losses), solver.threshold(losses)
+    assert problem.is_feasible(answer)
+    assert solver.loss(answer, losses) <= 1.05 * exact(problem, losses)
+    levels = np.unique(np.concatenate(losses))
+    narrowest = [Candidate(tuple(int(np.argmax(loss <= level)) + 1 for loss in losses)) for level in levels]
+    assert even == next(c for c in narrowest if problem.is_feasible(c))
 
 
 def test_flat_losses_and_rising_losses_are_survived() -> None:
