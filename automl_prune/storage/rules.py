@@ -156,6 +156,16 @@ def state_news(search: Any) -> dict[str, Any]:
     }
 
 
+def standing(search: Any) -> str:
+    """What is true of a search after a change, be it a row or a job: its state, or what it was asked for."""
+    if not SearchState(search.state).is_terminal:
+        if search.cancel_requested:
+            return "cancel requested"
+        if search.pause_requested:
+            return "pause requested"
+    return str(search.state)
+
+
 def trial_news(number: int, arm: str, attempt: int, outcome: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What an event tells of a trial that was started, or ended with an outcome (as JSON)."""
     told = {name: outcome[name] for name in ("state", "metrics", "reason")} if outcome else {}

@@ -9,10 +9,12 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from automl_prune.errors import NotFoundError, StateConflictError
+from automl_prune.loop.audit import HERE, Action, Origin
 from automl_prune.loop.job import Event, EventKind
 from automl_prune.storage import rows, rules
 from automl_prune.storage.sql.queries import Queries
 from automl_prune.storage.tables import DeliveryRow, EventRow, WebhookRow
+from automl_prune.storage.trail import Trail
 from automl_prune.storage.watching import Watcher
 
 MOST = 20
@@ -61,8 +63,9 @@ class Webhooks:
 
     def __init__(self, store: Queries) -> None:
         self._store, self._database = store, store.database
+        self._trail = Trail(store.database)
 
-    def create(self, tenant: str, url: str, secret: str, kinds: Collection[str]) -> Webhook:
+    def create(self, tenant: str, url: str, secret: str, kinds: Collection[str], *, origin: Origin = HERE) -> Webhook:
         """A webhook for events from now on; StateConflictError when the tenant has too many."""
         position = Watcher(self._database).last()
         with self._database.write(through=True) as session:
@@ -79,6 +82,7 @@ class Webhooks:
                 position=position,
             )
             session.add(row)
+            self._trail.note(session, Action.CREATE_WEBHOOK, tenant, row.id, "enabled", origin)
             session.flush()
             session.refresh(row)
             return _webhook(row)
@@ -89,7 +93,7 @@ class Webhooks:
         with self._database.read() as session:
             return [_webhook(row) for row in session.scalars(query)]
 
-    def remove(self, webhook_id: str, tenant: str) -> None:
+    def remove(self, webhook_id: str, tenant: str, *, origin: Origin = HERE) -> None:
         """Forget a webhook and its deliveries; NotFoundError when the tenant has none of this id."""
         with self._database.write() as session:
             row = session.get(WebhookRow, rules.text(webhook_id))
@@ -97,6 +101,7 @@ class Webhooks:
                 raise NotFoundError(f"There is no webhook {webhook_id[:80]!r}.")
             session.execute(delete(DeliveryRow).where(DeliveryRow.webhook_id == row.id))
             session.delete(row)
+            self._trail.note(session, Action.REMOVE_WEBHOOK, tenant, row.id, "removed", origin)
 
     def spread(self) -> int:
         """Make deliveries of events that webhooks were not told of yet; returns how many."""

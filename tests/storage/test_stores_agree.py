@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from automl_prune.errors import AutomlPruneError
+from automl_prune.loop.audit import AuditEntry
 from automl_prune.loop.job import Artifact, Event, SearchAttempt, SearchJob, SearchState, StoredTrial, Submission, Worker
 from automl_prune.loop.ports import Idempotency, Store
 from automl_prune.storage.memory import MemoryStore
@@ -81,6 +82,8 @@ class Stores(RuleBasedStateMachine):
             return self.timeless(replace(answer, id=self.anonymous(answer.id, place)))
         if isinstance(answer, Event):
             return self.timeless(replace(answer, search_id=self.anonymous(answer.search_id, place)))
+        if isinstance(answer, AuditEntry):
+            return self.timeless(replace(answer, id="", object_id=self.anonymous(answer.object_id, place)))
         if isinstance(answer, StoredTrial | SearchAttempt):
             return self.timeless(answer)
         return answer
@@ -231,6 +234,7 @@ class Stores(RuleBasedStateMachine):
             self.of(which, lambda store, search: (store.progress(search), store.artifacts(search)))
             self.of(which, lambda store, search: list(store.ahead_of([search]).values()))
         for tenant in (None, "a", "b"):
+            self.both(lambda store, _, tenant=tenant: store.audit(tenant=tenant, limit=1000))
             events = self.events(tenant)
             ended: set[str] = set()
             for event in events:

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from automl_prune.loop.audit import HERE, Action, Origin
 from automl_prune.loop.job import DEFAULT_TENANT, SearchJob, SearchState, Submission
 from automl_prune.loop.ports import Idempotency
 from automl_prune.storage import rows, rules
@@ -27,11 +28,12 @@ class Orders(Steps):
         labels: Mapping[str, str],
         tenant: str = DEFAULT_TENANT,
         priority: int = 0,
+        origin: Origin = HERE,
     ) -> SearchJob:
         """Queue a search; when this returns, it survives the loss of the process and of power."""
         row = self._row(spec, name, labels, tenant, priority)
         with self.database.write(through=True) as session:
-            return self._add(session, row)
+            return self._add(session, row, origin)
 
     def add_search_once(
         self,
@@ -42,12 +44,13 @@ class Orders(Steps):
         idempotency: Idempotency,
         tenant: str = DEFAULT_TENANT,
         priority: int = 0,
+        origin: Origin = HERE,
     ) -> Submission:
         """Queue a search unless the tenant's key came before; IdempotencyError when it came with another fingerprint."""
         row = self._row(spec, name, labels, tenant, priority)
         with self.database.write(through=True) as session:
             if self._is_new(session, idempotency, row):
-                return Submission(self._add(session, row), replayed=False)
+                return Submission(self._add(session, row, origin), replayed=False)
             first = session.get_one(IdempotencyRow, (tenant, idempotency.key))
             rules.check_key(idempotency, first.fingerprint)
             return Submission(written(session, find(session, first.search_id)), replayed=True)
@@ -88,10 +91,11 @@ class Orders(Steps):
             priority=priority,
         )
 
-    def _add(self, session: Session, row: SearchRow) -> SearchJob:
+    def _add(self, session: Session, row: SearchRow, origin: Origin) -> SearchJob:
         session.add(row)
         session.flush()
         self._tell_state(session, row)
+        self._note(session, row, Action.ORDER, origin)
         return written(session, row)
 
     def _is_new(self, session: Session, idempotency: Idempotency, row: SearchRow) -> bool:
@@ -121,6 +125,7 @@ class Orders(Steps):
         priority: int | None = None,
         expected_version: int | None = None,
         tenant: str | None = None,
+        origin: Origin = HERE,
     ) -> SearchJob:
         """Change what is given; PreconditionError when the search has another version than expected."""
         with self.database.write() as session:
@@ -136,9 +141,10 @@ class Orders(Steps):
                 rules.check_priority(search_id, row.state)
                 row.priority = priority
             self._changed(row)
+            self._note(session, row, Action.CHANGE, origin)
             return written(session, row)
 
-    def request_cancel(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+    def request_cancel(self, search_id: str, *, tenant: str | None = None, origin: Origin = HERE) -> SearchJob:
         """Cancel a waiting or paused search at once, ask a running one to stop; StateConflictError when it already ended."""
         with self.database.write() as session:
             row = find(session, search_id, tenant=tenant, lock=True)
@@ -150,22 +156,26 @@ class Orders(Steps):
                 else:
                     self._changed(row)
                     self._tell_state(session, row)
+                self._note(session, row, Action.CANCEL, origin)
             return written(session, row)
 
-    def request_pause(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+    def request_pause(self, search_id: str, *, tenant: str | None = None, origin: Origin = HERE) -> SearchJob:
         """Pause a queued search at once, ask a driven one to be given back; asking twice is asking once."""
         with self.database.write() as session:
             row = find(session, search_id, tenant=tenant, lock=True)
             rules.check_pause(search_id, row.state, row.cancel_requested)
             if row.state == SearchState.QUEUED:
                 self._pause(session, row)
-            elif row.state != SearchState.PAUSED and not row.pause_requested:
+            elif row.state == SearchState.PAUSED or row.pause_requested:
+                return written(session, row)
+            else:
                 row.pause_requested = True
                 self._changed(row)
                 self._tell_state(session, row)
+            self._note(session, row, Action.PAUSE, origin)
             return written(session, row)
 
-    def request_resume(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+    def request_resume(self, search_id: str, *, tenant: str | None = None, origin: Origin = HERE) -> SearchJob:
         """Queue a paused search again, or take back a request to pause; StateConflictError when there is neither."""
         with self.database.write() as session:
             row = find(session, search_id, tenant=tenant, lock=True)
@@ -176,6 +186,7 @@ class Orders(Steps):
                 row.pause_requested = False
                 self._changed(row)
                 self._tell_state(session, row)
+            self._note(session, row, Action.RESUME, origin)
             return written(session, row)
 
 
