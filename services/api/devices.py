@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import to_thread
@@ -13,11 +13,12 @@ from automl_prune import strict
 from automl_prune.errors import FieldError, MeasurementError, SpecError
 from automl_prune.latency.conditions import LONGEST_FACT, MOST_FACTS, Conditions, DeviceDescription
 from automl_prune.latency.devices import LOCAL
-from automl_prune.latency.registered import DeviceStore, Measurement, RegisteredDevice
+from automl_prune.latency.registered import Measurement, RegisteredDevice
 from automl_prune.latency.runtimes.base import describe_this_machine
 from automl_prune.latency.timing import Timing
 from automl_prune.loop.spec import LatencySpec, field_errors
 from automl_prune.storage.device_rules import NAME
+from automl_prune.storage.sql.devices import SqlDevices
 from services.api.bodies import read_json
 from services.api.context import Context, InContext
 from services.api.openapi import body
@@ -125,12 +126,12 @@ class DeviceReport(_Strict):
 BODIES = (DeviceOrder, DeviceClaim, DeviceRenewal, DeviceReport)
 
 
-def _devices(request: Request) -> DeviceStore:
-    devices: DeviceStore = request.app.state.devices
+def _devices(request: Request) -> SqlDevices:
+    devices: SqlDevices = request.app.state.devices
     return devices
 
 
-InDevices = Annotated[DeviceStore, Depends(_devices)]
+InDevices = Annotated[SqlDevices, Depends(_devices)]
 DeviceName = Annotated[str, Path(description="As it was registered.")]
 
 
@@ -156,7 +157,8 @@ async def register_device(request: Request, context: InContext, devices: InDevic
     """
     order = await _read(request, context, DeviceOrder)
     about = DeviceDescription(order.description.fingerprint, order.description.runtimes)
-    made = await to_thread.run_sync(devices.register, context.principal.tenant, order.name, about)
+    register = partial(devices.register, origin=context.origin)
+    made = await to_thread.run_sync(register, context.principal.tenant, order.name, about)
     lease = context.settings.device_lease_seconds
     return {**shown(made, context.settings), "lease_seconds": lease, "longest_wait_seconds": LONGEST_WAIT}
 

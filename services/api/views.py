@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from automl_prune.loop.arms import CONTROLS
+from automl_prune.loop.audit import AuditEntry
 from automl_prune.loop.job import Artifact, SearchJob, StoredTrial
 from automl_prune.problem import Objective
 from automl_prune.trial import TrialState
@@ -94,6 +95,21 @@ def _progress(job: SearchJob, arms: Progress) -> dict[str, Any]:
         "ended": sum(count for state, count in states.items() if state.is_terminal),
         "total": job.info.get("evaluations") or job.spec.get("trials", {}).get("max"),
         "arms": {arm: dict(counts) for arm, counts in arms.items()},
+    }
+
+
+def audit_entry(entry: AuditEntry) -> dict[str, Any]:
+    """A change, and who made it."""
+    return {
+        "id": entry.id,
+        "at": _time(entry.at),
+        "tenant": entry.tenant,
+        "action": entry.action,
+        "object": entry.object_id,
+        "result": entry.result,
+        "key_id": entry.origin.key_id,
+        "ip": entry.origin.ip,
+        "request_id": entry.origin.request_id,
     }
 
 

@@ -58,7 +58,8 @@ async def create_webhook(request: Request, response: Response, context: InContex
 def _create(webhooks: Webhooks, order: WebhookOrder, context: Context) -> tuple[Webhook, str]:
     guard.check_url(order.url, context.settings.webhook_hosts)
     secret = order.secret or signing.new_secret()
-    return webhooks.create(context.principal.tenant, order.url, secret, set(order.events)), secret
+    made = webhooks.create(context.principal.tenant, order.url, secret, set(order.events), origin=context.origin)
+    return made, secret
 
 
 @router.get("")
@@ -70,7 +71,7 @@ def list_webhooks(context: InContext, webhooks: InWebhooks) -> dict[str, Any]:
 @router.delete("/{webhook_id:id}", status_code=204)
 def delete_webhook(webhook_id: str, context: InContext, webhooks: InWebhooks) -> None:
     """Send nothing more there."""
-    webhooks.remove(webhook_id, context.principal.tenant)
+    webhooks.remove(webhook_id, context.principal.tenant, origin=context.origin)
 
 
 def read_order(data: Any) -> WebhookOrder:
