@@ -48,7 +48,8 @@ class Store(Protocol):
 
     Writes of a driver carry the ``attempt`` it was claimed with; once another driver claimed the search they raise
     LeaseLostError and change nothing. Reads of something that does not exist, or belongs to another ``tenant`` than the
-    one given, raise NotFoundError. Every call is one transaction.
+    one given, raise NotFoundError. Changes of a search that has another version than the ``expected_version`` raise
+    PreconditionError. Every call is one transaction.
     """
 
     # What clients do --------------------------------------------------------------------------------------------------
@@ -103,23 +104,43 @@ class Store(Protocol):
     ) -> SearchJob:
         """Change what is given; labels replace all there are, an empty name takes the name away.
 
-        Raises PreconditionError when the search has another version than expected, StateConflictError for a new priority
-        of a search that has ended.
+        Raises StateConflictError for a new priority of a search that has ended.
         """
         ...
 
-    def request_cancel(self, search_id: str, *, tenant: str | None = None, origin: Origin = HERE) -> SearchJob:
+    def request_cancel(
+        self,
+        search_id: str,
+        *,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+        origin: Origin = HERE,
+    ) -> SearchJob:
         """Cancel a waiting or paused search at once, ask a running one to stop; StateConflictError when it already ended."""
         ...
 
-    def request_pause(self, search_id: str, *, tenant: str | None = None, origin: Origin = HERE) -> SearchJob:
+    def request_pause(
+        self,
+        search_id: str,
+        *,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+        origin: Origin = HERE,
+    ) -> SearchJob:
         """Pause a queued search at once, ask a driven one to be given back; asking twice is asking once.
 
         Raises StateConflictError when it ended or is to be cancelled.
         """
         ...
 
-    def request_resume(self, search_id: str, *, tenant: str | None = None, origin: Origin = HERE) -> SearchJob:
+    def request_resume(
+        self,
+        search_id: str,
+        *,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+        origin: Origin = HERE,
+    ) -> SearchJob:
         """Queue a paused search again, or take back a request to pause; StateConflictError when there is neither."""
         ...
 

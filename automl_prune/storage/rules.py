@@ -214,9 +214,10 @@ def already_ended(search_id: str, state: str, done: str) -> StateConflictError:
     return StateConflictError(f"Search {search_id!r} has ended ({state}); only a search that has not can be {done}.")
 
 
-def changed_since(search_id: str, version: int) -> PreconditionError:
-    """The error for changing a search that another one changed first."""
-    return PreconditionError(f"Search {search_id!r} was changed and is at version {version}; read it again.")
+def check_version(search_id: str, version: int, expected: int | None) -> None:
+    """Raise PreconditionError when the search is expected to have another version: somebody changed it first."""
+    if expected not in (None, version):
+        raise PreconditionError(f"Search {search_id!r} was changed and is at version {version}; read it again.")
 
 
 def check_key(idempotency: Idempotency, fingerprint: str) -> None:

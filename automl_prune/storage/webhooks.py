@@ -2,13 +2,13 @@
 
 import secrets
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from automl_prune.errors import NotFoundError, StateConflictError
+from automl_prune.errors import NotFoundError, PreconditionError, StateConflictError
 from automl_prune.loop.audit import HERE, Action, Origin
 from automl_prune.loop.job import Event, EventKind
 from automl_prune.storage import rows, rules
@@ -93,12 +93,20 @@ class Webhooks:
         with self._database.read() as session:
             return [_webhook(row) for row in session.scalars(query)]
 
-    def remove(self, webhook_id: str, tenant: str, *, origin: Origin = HERE) -> None:
-        """Forget a webhook and its deliveries; NotFoundError when the tenant has none of this id."""
+    def get(self, webhook_id: str, tenant: str) -> Webhook:
+        """One webhook; NotFoundError when the tenant has none of this id."""
+        with self._database.read() as session:
+            return _webhook(_find(session, webhook_id, tenant))
+
+    def remove(self, webhook_id: str, tenant: str, *, expected: Webhook | None = None, origin: Origin = HERE) -> None:
+        """Forget a webhook and its deliveries; NotFoundError when the tenant has none of this id.
+
+        PreconditionError when it differs from the one that is expected in anything but its failures.
+        """
         with self._database.write() as session:
-            row = session.get(WebhookRow, rules.text(webhook_id))
-            if row is None or row.tenant != tenant:
-                raise NotFoundError(f"There is no webhook {webhook_id[:80]!r}.")
+            row = _find(session, webhook_id, tenant, lock=True)
+            if expected is not None and replace(_webhook(row), failures=expected.failures) != expected:
+                raise PreconditionError(f"Webhook {webhook_id!r} was changed; read it again.")
             session.execute(delete(DeliveryRow).where(DeliveryRow.webhook_id == row.id))
             session.delete(row)
             self._trail.note(session, Action.REMOVE_WEBHOOK, tenant, row.id, "removed", origin)
@@ -163,6 +171,13 @@ class Webhooks:
         webhook.failures += 1
         if webhook.failures >= PATIENCE:
             webhook.disabled_at = self._database.now()
+
+
+def _find(session: Session, webhook_id: str, tenant: str, *, lock: bool = False) -> WebhookRow:
+    row = session.get(WebhookRow, rules.text(webhook_id), with_for_update=lock)
+    if row is None or row.tenant != tenant:
+        raise NotFoundError(f"There is no webhook {webhook_id[:80]!r}.")
+    return row
 
 
 def _webhook(row: WebhookRow) -> Webhook:

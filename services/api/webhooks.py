@@ -1,5 +1,6 @@
 """Routes of webhooks: where a tenant wants its events sent."""
 
+import json
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
@@ -7,11 +8,13 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 
 from automl_prune import strict
-from automl_prune.errors import FieldError, SpecError
+from automl_prune.errors import FieldError, PreconditionError, SpecError
 from automl_prune.loop.spec import field_errors
 from automl_prune.storage.webhooks import KINDS, Webhook, Webhooks
+from services.api import etags
 from services.api.bodies import read_json
 from services.api.context import Context, InContext
+from services.api.etags import IfMatch
 from services.api.openapi import body
 from services.webhooks import guard, signing
 
@@ -52,6 +55,7 @@ async def create_webhook(request: Request, response: Response, context: InContex
     order = read_order(await read_json(request, context.settings.max_body_bytes))
     made, secret = await to_thread.run_sync(_create, webhooks, order, context)
     response.headers["Location"] = f"/v1/webhooks/{made.id}"
+    response.headers["ETag"] = tag_of(made)
     return {**shown(made), "secret": secret}
 
 
@@ -68,10 +72,23 @@ def list_webhooks(context: InContext, webhooks: InWebhooks) -> dict[str, Any]:
     return {"items": [shown(webhook) for webhook in webhooks.known(context.principal.tenant)], "next_page_token": None}
 
 
+@router.get("/{webhook_id:id}")
+def get_webhook(webhook_id: str, response: Response, context: InContext, webhooks: InWebhooks) -> dict[str, Any]:
+    """One webhook, without its secret; its ETag is what its deletion may be made to depend on."""
+    webhook = webhooks.get(webhook_id, context.principal.tenant)
+    response.headers["ETag"] = tag_of(webhook)
+    return shown(webhook)
+
+
 @router.delete("/{webhook_id:id}", status_code=204)
-def delete_webhook(webhook_id: str, context: InContext, webhooks: InWebhooks) -> None:
-    """Send nothing more there."""
-    webhooks.remove(webhook_id, context.principal.tenant, origin=context.origin)
+def delete_webhook(webhook_id: str, context: InContext, webhooks: InWebhooks, if_match: IfMatch = None) -> None:
+    """Send nothing more there. With If-Match only if the webhook is as it was seen, but for its failures."""
+    tenant, seen = context.principal.tenant, None
+    if if_match is not None and if_match.strip() != etags.ANY:
+        seen = webhooks.get(webhook_id, tenant)
+        if not etags.matches(if_match, _beginning(seen)):
+            raise PreconditionError(f"Webhook {webhook_id!r} is not what you saw any more; read it again.")
+    webhooks.remove(webhook_id, tenant, expected=seen, origin=context.origin)
 
 
 def read_order(data: Any) -> WebhookOrder:
@@ -85,6 +102,17 @@ def read_order(data: Any) -> WebhookOrder:
         raise SpecError(
             [FieldError(e.pointer, e.detail.partition(" (came: ")[0], e.code) for e in field_errors(error)]
         ) from None
+
+
+def tag_of(webhook: Webhook) -> str:
+    """The webhook's ETag."""
+    return f'{_beginning(webhook)}{webhook.failures}"'
+
+
+def _beginning(webhook: Webhook) -> str:
+    """What its ETag begins with; what follows is how its deliveries go, which nobody changes."""
+    lasting = {name: value for name, value in shown(webhook).items() if name != "failures"}
+    return f'"{etags.digest(json.dumps(lasting).encode())}-'
 
 
 def shown(webhook: Webhook) -> dict[str, Any]:

@@ -127,8 +127,9 @@ def every_call(store: SqlStore) -> None:
     store.ordered_before(Idempotency("k", "f"))
     store.request_cancel(search)
     store.events(search, after=3)
-    for of in ({}, {"tenant": "default"}, {"object_id": search}, {"object_id": search, "tenant": "default"}):
-        store.audit(before="audt_z", **of)
+    for tenant in (None, "default"):
+        for of in (None, search):
+            store.audit(object_id=of, before="audt_z", tenant=tenant)
     for tenant in (None, "default"):
         store.events(tenant=tenant, after=3)
         store.count_searches(tenant=tenant, states=[SearchState.QUEUED, SearchState.RUNNING])

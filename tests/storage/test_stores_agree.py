@@ -28,6 +28,7 @@ NUMBERS = st.integers(0, 3)
 LATE = st.sampled_from([0, 0, 0, 0, 1, -1])
 LEASES = st.sampled_from([60, 60, 0])
 SCORES = st.sampled_from([None, 0.5, 0.5, 0.7])
+VERSIONS = st.sampled_from([None, None, 1, 2, 3])
 WORKERS = st.sampled_from([None, Worker("w", "h", 1)])
 
 
@@ -124,19 +125,19 @@ class Stores(RuleBasedStateMachine):
     def ordered_before(self, tenant: str, key: str, fingerprint: str) -> None:
         self.both(lambda store, _: store.ordered_before(Idempotency(key, fingerprint), tenant=tenant))
 
-    @rule(which=WHICH, tenant=MAYBE_TENANT)
-    def cancel(self, which: int, tenant: str | None) -> None:
-        self.of(which, lambda store, search: store.request_cancel(search, tenant=tenant))
+    @rule(which=WHICH, tenant=MAYBE_TENANT, version=VERSIONS)
+    def cancel(self, which: int, tenant: str | None, version: int | None) -> None:
+        self.of(which, lambda store, search: store.request_cancel(search, expected_version=version, tenant=tenant))
 
-    @rule(which=WHICH, tenant=MAYBE_TENANT)
-    def pause(self, which: int, tenant: str | None) -> None:
-        self.of(which, lambda store, search: store.request_pause(search, tenant=tenant))
+    @rule(which=WHICH, tenant=MAYBE_TENANT, version=VERSIONS)
+    def pause(self, which: int, tenant: str | None, version: int | None) -> None:
+        self.of(which, lambda store, search: store.request_pause(search, expected_version=version, tenant=tenant))
 
-    @rule(which=WHICH, tenant=MAYBE_TENANT)
-    def resume(self, which: int, tenant: str | None) -> None:
-        self.of(which, lambda store, search: store.request_resume(search, tenant=tenant))
+    @rule(which=WHICH, tenant=MAYBE_TENANT, version=VERSIONS)
+    def resume(self, which: int, tenant: str | None, version: int | None) -> None:
+        self.of(which, lambda store, search: store.request_resume(search, expected_version=version, tenant=tenant))
 
-    @rule(which=WHICH, priority=st.sampled_from([None, 2]), version=st.sampled_from([None, None, 1, 2, 3]))
+    @rule(which=WHICH, priority=st.sampled_from([None, 2]), version=VERSIONS)
     def update(self, which: int, priority: int | None, version: int | None) -> None:
         self.of(
             which,
@@ -217,8 +218,9 @@ class Stores(RuleBasedStateMachine):
         assert (job.finished_at is not None) == job.state.is_terminal
 
     def events(self, tenant: str | None) -> list[Event]:
-        """All that a tenant is told; the searches it lists are the same too."""
+        """All that a tenant is told; the searches it lists, and what was done to them, are the same too."""
         self.both(lambda store, _: store.list_searches(tenant=tenant))
+        self.both(lambda store, _: store.audit(tenant=tenant, limit=1000))
         events: list[Event] = self.both(lambda store, _: store.events(tenant=tenant, limit=1000))
         return events
 
@@ -234,7 +236,6 @@ class Stores(RuleBasedStateMachine):
             self.of(which, lambda store, search: (store.progress(search), store.artifacts(search)))
             self.of(which, lambda store, search: list(store.ahead_of([search]).values()))
         for tenant in (None, "a", "b"):
-            self.both(lambda store, _, tenant=tenant: store.audit(tenant=tenant, limit=1000))
             events = self.events(tenant)
             ended: set[str] = set()
             for event in events:

@@ -98,17 +98,24 @@ class Orders(Steps):
             changes["labels"] = _labels(labels)
         with self._lock:
             entry = self._entry(search_id, tenant)
-            if expected_version not in (None, entry.job.version):
-                raise rules.changed_since(search_id, entry.job.version)
+            rules.check_version(search_id, entry.job.version, expected_version)
             if priority is not None:
                 rules.check_priority(search_id, entry.job.state)
                 changes["priority"] = priority
             return self._note(entry.change(**changes), Action.CHANGE, origin)
 
-    def request_cancel(self, search_id: str, *, tenant: str | None = None, origin: Origin = HERE) -> SearchJob:
+    def request_cancel(
+        self,
+        search_id: str,
+        *,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+        origin: Origin = HERE,
+    ) -> SearchJob:
         """Cancel a waiting or paused search at once, ask a running one to stop; StateConflictError when it already ended."""
         with self._lock:
             entry = self._entry(search_id, tenant)
+            rules.check_version(search_id, entry.job.version, expected_version)
             rules.check_cancel(search_id, entry.job.state)
             if entry.job.cancel_requested:
                 return entry.job
@@ -117,10 +124,18 @@ class Orders(Steps):
             job = self._end(entry, SearchState.CANCELLED, rules.CANCELLED) if at_rest else self._requested(entry)
             return self._note(job, Action.CANCEL, origin)
 
-    def request_pause(self, search_id: str, *, tenant: str | None = None, origin: Origin = HERE) -> SearchJob:
+    def request_pause(
+        self,
+        search_id: str,
+        *,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+        origin: Origin = HERE,
+    ) -> SearchJob:
         """Pause a queued search at once, ask a driven one to be given back; asking twice is asking once."""
         with self._lock:
             entry = self._entry(search_id, tenant)
+            rules.check_version(search_id, entry.job.version, expected_version)
             rules.check_pause(search_id, entry.job.state, entry.job.cancel_requested)
             if entry.job.state is SearchState.QUEUED:
                 return self._note(self._pause(entry), Action.PAUSE, origin)
@@ -129,10 +144,18 @@ class Orders(Steps):
             entry.touch(pause_requested=True)
             return self._note(self._requested(entry), Action.PAUSE, origin)
 
-    def request_resume(self, search_id: str, *, tenant: str | None = None, origin: Origin = HERE) -> SearchJob:
+    def request_resume(
+        self,
+        search_id: str,
+        *,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+        origin: Origin = HERE,
+    ) -> SearchJob:
         """Queue a paused search again, or take back a request to pause; StateConflictError when there is neither."""
         with self._lock:
             entry = self._entry(search_id, tenant)
+            rules.check_version(search_id, entry.job.version, expected_version)
             rules.check_resume(search_id, entry.job.state, entry.job.pause_requested)
             if entry.job.state is SearchState.PAUSED:
                 return self._note(self._queue(entry, rules.RESUMED), Action.RESUME, origin)

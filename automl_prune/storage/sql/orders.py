@@ -130,8 +130,7 @@ class Orders(Steps):
         """Change what is given; PreconditionError when the search has another version than expected."""
         with self.database.write() as session:
             row = find(session, search_id, tenant=tenant, lock=True)
-            if expected_version not in (None, row.version):
-                raise rules.changed_since(search_id, row.version)
+            rules.check_version(search_id, row.version, expected_version)
             if name is not None:
                 row.name = rules.text(name) or None
             if labels is not None:
@@ -144,10 +143,18 @@ class Orders(Steps):
             self._note(session, row, Action.CHANGE, origin)
             return written(session, row)
 
-    def request_cancel(self, search_id: str, *, tenant: str | None = None, origin: Origin = HERE) -> SearchJob:
+    def request_cancel(
+        self,
+        search_id: str,
+        *,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+        origin: Origin = HERE,
+    ) -> SearchJob:
         """Cancel a waiting or paused search at once, ask a running one to stop; StateConflictError when it already ended."""
         with self.database.write() as session:
             row = find(session, search_id, tenant=tenant, lock=True)
+            rules.check_version(search_id, row.version, expected_version)
             rules.check_cancel(search_id, row.state)
             if not row.cancel_requested:
                 row.cancel_requested = True
@@ -159,10 +166,18 @@ class Orders(Steps):
                 self._note(session, row, Action.CANCEL, origin)
             return written(session, row)
 
-    def request_pause(self, search_id: str, *, tenant: str | None = None, origin: Origin = HERE) -> SearchJob:
+    def request_pause(
+        self,
+        search_id: str,
+        *,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+        origin: Origin = HERE,
+    ) -> SearchJob:
         """Pause a queued search at once, ask a driven one to be given back; asking twice is asking once."""
         with self.database.write() as session:
             row = find(session, search_id, tenant=tenant, lock=True)
+            rules.check_version(search_id, row.version, expected_version)
             rules.check_pause(search_id, row.state, row.cancel_requested)
             if row.state == SearchState.QUEUED:
                 self._pause(session, row)
@@ -175,10 +190,18 @@ class Orders(Steps):
             self._note(session, row, Action.PAUSE, origin)
             return written(session, row)
 
-    def request_resume(self, search_id: str, *, tenant: str | None = None, origin: Origin = HERE) -> SearchJob:
+    def request_resume(
+        self,
+        search_id: str,
+        *,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+        origin: Origin = HERE,
+    ) -> SearchJob:
         """Queue a paused search again, or take back a request to pause; StateConflictError when there is neither."""
         with self.database.write() as session:
             row = find(session, search_id, tenant=tenant, lock=True)
+            rules.check_version(search_id, row.version, expected_version)
             rules.check_resume(search_id, row.state, row.pause_requested)
             if row.state == SearchState.PAUSED:
                 self._queue(session, row, rules.RESUMED)
