@@ -9,6 +9,7 @@ clients    ``add_search``, ``add_search_once``, ``ordered_before`` · ``update_s
 launchers  ``claim``; ``release`` when a driver died
 drivers    ``renew``, ``set_state``, ``release``, ``record_…``, ``save_snapshot``, ``add_artifact``, with their attempt
 watchers   ``events``: an outbox, written in the transactions that change things
+auditors   ``audit``: who changed what, written in the same transactions. Changes of clients take their ``origin``
 ========== ==========================================================================================================
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from automl_prune.loop.audit import HERE, AuditEntry, Origin
 from automl_prune.loop.job import (
     DEFAULT_TENANT,
     Artifact,
@@ -64,7 +66,8 @@ class Store(Protocol):
 
     Writes of a driver carry the ``attempt`` it was claimed with; once another driver claimed the search they raise
     LeaseLostError and change nothing. Reads of something that does not exist, or belongs to another ``tenant`` than the
-    one given, raise NotFoundError. Every call is one transaction.
+    one given, raise NotFoundError. Changes of a search that has another version than the ``expected_version`` raise
+    PreconditionError. Every call is one transaction.
     """
 
     # What clients do --------------------------------------------------------------------------------------------------
@@ -78,6 +81,7 @@ class Store(Protocol):
         tenant: str = DEFAULT_TENANT,
         priority: int = 0,
         by: Orderer = ANYBODY,
+        origin: Origin = HERE,
     ) -> SearchJob:
         """Queue a search; when this returns, it is durable. Raises QueueFullError; several at once cannot pass a limit."""
         ...
@@ -92,6 +96,7 @@ class Store(Protocol):
         tenant: str = DEFAULT_TENANT,
         priority: int = 0,
         by: Orderer = ANYBODY,
+        origin: Origin = HERE,
     ) -> Submission:
         """Queue a search unless the tenant's key came before, in the last 24 hours: then that search, as it is now.
 
@@ -116,26 +121,47 @@ class Store(Protocol):
         priority: int | None = None,
         expected_version: int | None = None,
         tenant: str | None = None,
+        origin: Origin = HERE,
     ) -> SearchJob:
         """Change what is given; labels replace all there are, an empty name takes the name away.
 
-        Raises PreconditionError when the search has another version than expected, StateConflictError for a new priority
-        of a search that has ended.
+        Raises StateConflictError for a new priority of a search that has ended.
         """
         ...
 
-    def request_cancel(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+    def request_cancel(
+        self,
+        search_id: str,
+        *,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+        origin: Origin = HERE,
+    ) -> SearchJob:
         """Cancel a waiting or paused search at once, ask a running one to stop; StateConflictError when it already ended."""
         ...
 
-    def request_pause(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+    def request_pause(
+        self,
+        search_id: str,
+        *,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+        origin: Origin = HERE,
+    ) -> SearchJob:
         """Pause a queued search at once, ask a driven one to be given back; asking twice is asking once.
 
         Raises StateConflictError when it ended or is to be cancelled.
         """
         ...
 
-    def request_resume(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+    def request_resume(
+        self,
+        search_id: str,
+        *,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+        origin: Origin = HERE,
+    ) -> SearchJob:
         """Queue a paused search again, or take back a request to pause; StateConflictError when there is neither."""
         ...
 
@@ -212,6 +238,15 @@ class Store(Protocol):
 
         Of one search, ids rise. Across searches an event may carry a lower id than one before it, but none is ever left
         out by going on after the last one read.
+        """
+        ...
+
+    def audit(
+        self, *, object_id: str | None = None, limit: int = 50, before: str | None = None, tenant: str | None = None
+    ) -> list[AuditEntry]:
+        """What clients changed, newest first, of an object or all; ``before`` is the last id of the previous page.
+
+        What was refused, and what changed nothing, is not in it.
         """
         ...
 

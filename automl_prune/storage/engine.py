@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError
 
 from automl_prune.errors import UserError
 
@@ -24,6 +24,9 @@ PATIENCE = {
 }
 """When a PostgreSQL server that says nothing counts as gone: libpq's parameters, which a URL may set otherwise."""
 
+_DISCREET: dict[str, Any] = {"hide_parameters": True}
+"""What errors and logs quote of a statement is not what was sent with it: that may be a secret."""
+
 
 def connect(url: str, *, foreign_keys: bool = True) -> Engine:
     """An engine for ``sqlite:///FILE`` or ``postgresql://…`` (always by psycopg 3); UserError for anything else.
@@ -36,7 +39,7 @@ def connect(url: str, *, foreign_keys: bool = True) -> Engine:
         return _postgres(parsed)
     if not Path(str(parsed.database)).parent.is_dir():
         raise UserError(f"The folder of the database {parsed.database!r} does not exist; make it first.")
-    engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
+    engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS}, **_DISCREET)
     _prepare_sqlite(engine, foreign_keys)
     return engine
 
@@ -60,7 +63,9 @@ def parse(url: str) -> URL:
 def _postgres(url: URL) -> Engine:
     arguments = {name: value for name, value in PATIENCE.items() if name not in url.query}
     try:
-        engine = create_engine(url, connect_args=arguments, pool_pre_ping=True, pool_timeout=BUSY_SECONDS, max_overflow=35)
+        engine = create_engine(
+            url, connect_args=arguments, pool_pre_ping=True, pool_timeout=BUSY_SECONDS, max_overflow=35, **_DISCREET
+        )
     except ModuleNotFoundError:
         raise UserError("PostgreSQL is reached by psycopg 3, which is missing: pip install 'psycopg[binary]'.") from None
 
@@ -70,7 +75,17 @@ def _postgres(url: URL) -> Engine:
         connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
         connection.commit()
 
+    event.listen(engine, "handle_error", _leave_out_the_row)
     return engine
+
+
+def _leave_out_the_row(context: ExceptionContext) -> None:
+    """Keep the first line of what PostgreSQL says of a row it refuses: the next ones quote the row."""
+    refused = context.sqlalchemy_exception
+    if isinstance(refused, IntegrityError | DataError):
+        told = str(context.original_exception)
+        for error in (refused, context.original_exception):
+            error.args = tuple(str(part).replace(told, told.partition("\n")[0]) for part in error.args)
 
 
 def _prepare_sqlite(engine: Engine, foreign_keys: bool) -> None:

@@ -13,10 +13,12 @@ from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from automl_prune.errors import NotFoundError, UserError
+from automl_prune.loop.audit import HERE, Action, Origin
 from automl_prune.loop.job import DEFAULT_TENANT, HIGHEST_PRIORITY
 from automl_prune.storage import rules, tokens
 from automl_prune.storage.database import Database
 from automl_prune.storage.tables import ApiKeyRow
+from automl_prune.storage.trail import Trail
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,7 @@ class ApiKeys:
     """
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self._database, self._trail = database, Trail(database)
         self._some = False
 
     def create(
@@ -103,6 +105,7 @@ class ApiKeys:
         scopes: Collection[Scope] = (Scope.READ, Scope.WRITE),
         expires_in: timedelta | None = None,
         limits: KeyLimits | None = None,
+        origin: Origin = HERE,
     ) -> tuple[ApiKey, str]:
         """A new key and its token, which nobody can find out again; raises UserError."""
         if not scopes:
@@ -123,6 +126,7 @@ class ApiKeys:
                 expires_at=None if expires_in is None else self._database.now(expires_in.total_seconds()),
             )
             session.add(row)
+            self._trail.note(session, Action.CREATE_KEY, row.tenant, row.id, ", ".join(row.scopes), origin)
             session.flush()
             session.refresh(row)
             return _key(row), token
@@ -165,7 +169,7 @@ class ApiKeys:
         with self._database.read() as session:
             return [_key(row) for row in session.scalars(query)]
 
-    def revoke(self, key_id: str, *, tenant: str | None = None) -> ApiKey:
+    def revoke(self, key_id: str, *, tenant: str | None = None, origin: Origin = HERE) -> ApiKey:
         """Let a key open nothing any more; again is no error. Raises NotFoundError."""
         with self._database.write(through=True) as session:
             row = session.get(ApiKeyRow, rules.text(key_id))
@@ -173,6 +177,7 @@ class ApiKeys:
                 raise NotFoundError(f"There is no key {key_id[:80]!r}.")
             if row.revoked_at is None:
                 row.revoked_at = self._database.now()
+                self._trail.note(session, Action.REVOKE_KEY, row.tenant, row.id, "revoked", origin)
             session.flush()
             session.refresh(row)
             return _key(row)

@@ -166,6 +166,16 @@ def state_news(search: Any) -> dict[str, Any]:
     }
 
 
+def standing(search: Any) -> str:
+    """What is true of a search after a change, be it a row or a job: its state, or what it was asked for."""
+    if not SearchState(search.state).is_terminal:
+        if search.cancel_requested:
+            return "cancel requested"
+        if search.pause_requested:
+            return "pause requested"
+    return str(search.state)
+
+
 def trial_news(number: int, arm: str, attempt: int, outcome: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What an event tells of a trial that was started, or ended with an outcome (as JSON)."""
     told = {name: outcome[name] for name in ("state", "metrics", "reason")} if outcome else {}
@@ -214,9 +224,10 @@ def already_ended(search_id: str, state: str, done: str) -> StateConflictError:
     return StateConflictError(f"Search {search_id!r} has ended ({state}); only a search that has not can be {done}.")
 
 
-def changed_since(search_id: str, version: int) -> PreconditionError:
-    """The error for changing a search that another one changed first."""
-    return PreconditionError(f"Search {search_id!r} was changed and is at version {version}; read it again.")
+def check_version(search_id: str, version: int, expected: int | None) -> None:
+    """Raise PreconditionError when the search is expected to have another version: somebody changed it first."""
+    if expected not in (None, version):
+        raise PreconditionError(f"Search {search_id!r} was changed and is at version {version}; read it again.")
 
 
 def check_key(idempotency: Idempotency, fingerprint: str) -> None:

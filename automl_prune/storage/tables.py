@@ -277,6 +277,23 @@ class ApiKeyRow(Base):
     last_used_at: Mapped[datetime | None]
 
 
+class AuditRow(Base):
+    """A change that was made, and who made it; never changed nor deleted."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("ix_audit_object_id", "object_id", "id"), Index("ix_audit_tenant", "tenant", "id"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant: Mapped[str]
+    action: Mapped[str]
+    object_id: Mapped[str]
+    result: Mapped[str]
+    at: Mapped[datetime]
+    key_id: Mapped[str | None]
+    ip: Mapped[str | None]
+    request_id: Mapped[str | None]
+
+
 class WebhookRow(Base):
     """Where a tenant wants its events sent, signed with ``secret``; those up to ``position`` have their deliveries.
 

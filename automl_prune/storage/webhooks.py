@@ -3,18 +3,20 @@
 import secrets
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, Executable, delete, exists, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from automl_prune.errors import NotFoundError, StateConflictError
+from automl_prune.errors import NotFoundError, PreconditionError, StateConflictError
+from automl_prune.loop.audit import HERE, Action, Origin
 from automl_prune.loop.job import Event, EventKind
 from automl_prune.storage import rows, rules
 from automl_prune.storage.sql.queries import Queries
 from automl_prune.storage.tables import DeliveryRow, EventRow, WebhookRow
+from automl_prune.storage.trail import Trail
 from automl_prune.storage.watching import Watcher
 
 MOST = 20
@@ -65,8 +67,9 @@ class Webhooks:
 
     def __init__(self, store: Queries) -> None:
         self._store, self._database = store, store.database
+        self._trail = Trail(store.database)
 
-    def create(self, tenant: str, url: str, secret: str, kinds: Collection[str]) -> Webhook:
+    def create(self, tenant: str, url: str, secret: str, kinds: Collection[str], *, origin: Origin = HERE) -> Webhook:
         """A webhook for events from now on; StateConflictError when the tenant has too many."""
         position = Watcher(self._database).last()
         with self._database.write(through=True) as session:
@@ -83,6 +86,7 @@ class Webhooks:
                 position=position,
             )
             session.add(row)
+            self._trail.note(session, Action.CREATE_WEBHOOK, tenant, row.id, "enabled", origin)
             session.flush()
             session.refresh(row)
             return _webhook(row)
@@ -93,7 +97,7 @@ class Webhooks:
         with self._database.read() as session:
             return [_webhook(row) for row in session.scalars(query)]
 
-    def enable(self, webhook_id: str, tenant: str) -> Webhook:
+    def enable(self, webhook_id: str, tenant: str, *, origin: Origin = HERE) -> Webhook:
         """Let a disabled webhook go on where it stopped, with what is still kept of the events since.
 
         What was to be sent again later is due at once; one that is not disabled stays as it is. NotFoundError when the
@@ -105,14 +109,26 @@ class Webhooks:
                 row.disabled_at, row.failures = None, 0
                 waiting = update(DeliveryRow).where(DeliveryRow.webhook_id == row.id, *_OPEN)
                 session.execute(waiting.values(next_at=self._database.now()))
+                self._trail.note(session, Action.ENABLE_WEBHOOK, tenant, row.id, "enabled", origin)
             return _webhook(row)
 
-    def remove(self, webhook_id: str, tenant: str) -> None:
-        """Forget a webhook and its deliveries; NotFoundError when the tenant has none of this id."""
+    def get(self, webhook_id: str, tenant: str) -> Webhook:
+        """One webhook; NotFoundError when the tenant has none of this id."""
+        with self._database.read() as session:
+            return _webhook(_find(session, webhook_id, tenant, lock=False))
+
+    def remove(self, webhook_id: str, tenant: str, *, expected: Webhook | None = None, origin: Origin = HERE) -> None:
+        """Forget a webhook and its deliveries; NotFoundError when the tenant has none of this id.
+
+        PreconditionError when it differs from the one that is expected in anything but its failures.
+        """
         with self._database.write() as session:
             row = _find(session, webhook_id, tenant)
+            if expected is not None and replace(_webhook(row), failures=expected.failures) != expected:
+                raise PreconditionError(f"Webhook {webhook_id!r} was changed; read it again.")
             session.execute(delete(DeliveryRow).where(DeliveryRow.webhook_id == row.id))
             session.delete(row)
+            self._trail.note(session, Action.REMOVE_WEBHOOK, tenant, row.id, "removed", origin)
 
     def spread(self) -> int:
         """Make deliveries of events that webhooks were not told of yet; returns how many."""
@@ -205,9 +221,9 @@ class Webhooks:
             webhook.disabled_at = self._database.now()
 
 
-def _find(session: Session, webhook_id: str, tenant: str) -> WebhookRow:
-    """The webhook's row, locked; NotFoundError when there is none, or it is another tenant's."""
-    row = session.get(WebhookRow, rules.text(webhook_id), with_for_update=True)
+def _find(session: Session, webhook_id: str, tenant: str, *, lock: bool = True) -> WebhookRow:
+    """The webhook's row; NotFoundError when there is none, or it is another tenant's."""
+    row = session.get(WebhookRow, rules.text(webhook_id), with_for_update=lock)
     if row is None or row.tenant != tenant:
         raise NotFoundError(f"There is no webhook {webhook_id[:80]!r}.")
     return row

@@ -4,7 +4,10 @@ import pytest
 
 pytest.register_assert_rewrite(
     *(f"{__name__}.{part}" for part in ("executor", "strategy")),
-    *(f"{__name__}.store_{part}" for part in ("kit", "searches", "orders", "attempts", "trials", "events", "devices")),
+    *(
+        f"{__name__}.store_{part}"
+        for part in ("kit", "searches", "orders", "attempts", "trials", "events", "audit", "devices")
+    ),
 )
 
 from automl_prune.testing.executor import ExecutorContract  # noqa: E402

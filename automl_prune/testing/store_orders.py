@@ -195,6 +195,18 @@ class OrderContract:
             store.update_search(search, name="second", expected_version=version)
         assert store.get_search(search).name == "first"
 
+    def test_a_request_may_expect_a_version(self, store: Store) -> None:
+        """Whatever the search's state is by now, it is the version that is told."""
+        search = add(store)
+        for request in (store.request_pause, store.request_resume, store.request_cancel):
+            before = store.get_search(search)
+            with pytest.raises(PreconditionError, match=f"version {before.version}"):
+                request(search, expected_version=before.version - 1)
+            assert store.get_search(search) == before
+            assert request(search, expected_version=before.version).version > before.version
+        with pytest.raises(PreconditionError):
+            store.request_cancel(search, expected_version=1)
+
     def test_a_version_counts_what_happens_to_the_search_itself(self, store: Store) -> None:
         """Not its trials, snapshots and leases."""
         search = driven(store, trials=2)

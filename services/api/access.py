@@ -12,10 +12,11 @@ from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from automl_prune.loop.audit import Origin
 from automl_prune.loop.job import DEFAULT_TENANT
 from automl_prune.storage.keys import ApiKey, ApiKeys
 from automl_prune.storage.keys import Scope as May
-from services.api.headers import known_host, same_site
+from services.api.headers import known_host, request_id, same_site
 from services.api.problems import RequestError, answer, problem_of
 from services.settings import Settings
 
@@ -129,11 +130,21 @@ def principal_of(request: Request) -> Principal:
     return principal
 
 
+def origin_of(request: Request) -> Origin:
+    """Where the changes that a request makes come from."""
+    key = principal_of(request).key
+    return Origin(
+        key_id=key.id if key else None,
+        ip=request.client.host if request.client else None,
+        request_id=request_id(request.scope),
+    )
+
+
 def scope_of(method: str, path: str) -> May:
     """What a key must be allowed for this call."""
     if path == "/metrics":
         return May.METRICS
-    if path.startswith("/v1/api-keys"):
+    if path.startswith(("/v1/api-keys", "/v1/audit")):
         return May.ADMIN
     if method in _READING:
         return May.READ

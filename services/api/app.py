@@ -15,6 +15,7 @@ from automl_prune.storage.sql.devices import SqlDevices
 from automl_prune.storage.watching import Watcher
 from automl_prune.storage.webhooks import Webhooks
 from services.api import (
+    audit,
     changes,
     control,
     devices,
@@ -84,7 +85,8 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     app.add_middleware(Gate, door=door)
     app.add_middleware(Telemetry, metrics=RequestMetrics(registry))
     app.add_middleware(Envelope)
-    for module in (searches, changes, control, trials, streams, log_files, webhooks, devices, metrics, probes, site):
+    routes = (searches, changes, control, trials, streams, log_files, webhooks, devices, audit, metrics, probes, site)
+    for module in routes:
         app.include_router(module.router)
     app.mount("/web", StaticFiles(directory=site.WEB), name="web")
     return app

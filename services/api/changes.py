@@ -1,13 +1,11 @@
 """Looking at a search and changing it: entity tags say what a client has seen."""
 
-import hashlib
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 
@@ -15,9 +13,10 @@ from automl_prune import strict
 from automl_prune.errors import FieldError, PreconditionError, SpecError, StateConflictError
 from automl_prune.loop.job import SearchJob
 from automl_prune.loop.spec import Label, Name, Priority, field_errors
-from services.api import limits
+from services.api import etags, limits
 from services.api.bodies import read_json
 from services.api.context import Context, InContext, SearchId
+from services.api.etags import IfMatch, IfNoneMatch
 from services.api.openapi import body
 
 MOST_LABELS = 32
@@ -35,10 +34,6 @@ class Change(BaseModel):
     name: Annotated[str, Field(max_length=200)] | None = Field(None, description="null takes the name away.")
     labels: dict[Name, Label | None] = Field({}, description="Added to those there are; null takes one away.")
     priority: Priority = 0
-
-
-IfMatch = Annotated[str | None, Header(max_length=1000, description="An ETag of the search, or *; else 412.")]
-IfNoneMatch = Annotated[str | None, Header(max_length=1000, description="An ETag that needs no answer; then 304.")]
 
 
 @router.get("/{search_id:id}", responses={304: {"description": "It is as the ETag says."}})
@@ -59,12 +54,21 @@ async def change_search(search_id: SearchId, context: InContext, request: Reques
 
 
 def _change(context: Context, search_id: str, change: Change, if_match: str | None) -> Response:
+    return shown(context, as_seen(context, search_id, if_match, lambda job: _changed(context, job, change)))
+
+
+def as_seen(context: Context, search_id: str, if_match: str | None, change: Callable[[SearchJob], SearchJob]) -> SearchJob:
+    """The search, changed; PreconditionError when it is not what If-Match says.
+
+    ``change`` raises PreconditionError for a search that has changed since it was read; that is tried again.
+    """
     for _ in range(_TRIES):
         job = context.store.get_search(search_id)
-        if if_match is not None and not _matches(if_match, job):
+        # only the version: what follows it in a tag is about trials, which nobody changes
+        if if_match is not None and not etags.matches(if_match, f'"{job.version}-'):
             raise PreconditionError(f"Search {job.id!r} is not what you saw any more; read it again.")
         with suppress(PreconditionError):
-            return shown(context, _changed(context, job, change))
+            return change(job)
     raise StateConflictError(f"Search {search_id!r} changes all the time; try again.")
 
 
@@ -94,11 +98,11 @@ def read_change(data: Any) -> Change:
         raise SpecError(field_errors(error)) from None
 
 
-def shown(context: Context, job: SearchJob, if_none_match: str | None = None) -> Response:
+def shown(context: Context, job: SearchJob, if_none_match: str | None = None, *, status: int = 200) -> Response:
     """The search as JSON with its ETag; 304 to one who has just that."""
-    response: Response = JSONResponse(context.search_json(job))
-    tag = f'"{job.version}-{hashlib.sha256(response.body).hexdigest()[:24]}"'  # all of it, as trials are no new version
-    if if_none_match is not None and (if_none_match.strip() == "*" or tag in _tags(if_none_match)):
+    response: Response = JSONResponse(context.search_json(job), status)
+    tag = f'"{job.version}-{etags.digest(bytes(response.body))}"'  # all of it, as trials are no new version
+    if if_none_match is not None and (if_none_match.strip() == etags.ANY or tag in etags.tags(if_none_match)):
         response = Response(status_code=304)
     response.headers["ETag"] = tag
     return response
@@ -109,14 +113,3 @@ def _merged(labels: Mapping[str, str], changes: Mapping[str, str | None]) -> dic
     if len(merged) > MOST_LABELS:
         raise SpecError([FieldError("/labels", f"A search has at most {MOST_LABELS} labels.", "too_long")])
     return merged
-
-
-def _matches(if_match: str, job: SearchJob) -> bool:
-    """Whether one of the tags is of this version; what follows in it is about trials, which nobody changes."""
-    return if_match.strip() == "*" or any(tag.startswith(f'"{job.version}-') for tag in _tags(if_match, weak=False))
-
-
-def _tags(header: str, *, weak: bool = True) -> list[str]:
-    """The entity tags of a header, without the mark of weak ones, which only some comparisons take."""
-    found = re.findall(r'(W/)?("[^"]*")', header)
-    return [tag for mark, tag in found if weak or not mark]

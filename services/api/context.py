@@ -9,13 +9,14 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Path, Query, Request
 from starlette.convertors import StringConvertor, register_url_convertor
 
+from automl_prune.loop.audit import HERE, Origin
 from automl_prune.loop.job import HIGHEST_PRIORITY, SearchJob, SearchState, StoredTrial
 from automl_prune.loop.ports import Store
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.storage.keys import KeyLimits
 from services.admission import BusyError
 from services.api import views, waiting
-from services.api.access import ANYBODY, Principal, principal_of
+from services.api.access import ANYBODY, Principal, origin_of, principal_of
 from services.api.bodies import read_json
 from services.api.paging import MAX_LIMIT
 from services.api.problems import RequestError
@@ -72,6 +73,7 @@ class Context:
         catalog: What can be named in a spec, by kind.
         running_limits: Tells how many searches an API key may have running at once, by its id, for those with a limit.
         principal: Who asks; the store of a request's context holds nothing but what is its tenant's.
+        origin: Where the changes come from that are made in it; that store knows it too.
     """
 
     store: Store
@@ -81,6 +83,7 @@ class Context:
     standings: Standings
     running_limits: Callable[[], Mapping[str, int]]
     principal: Principal = ANYBODY
+    origin: Origin = HERE
 
     def search_json(self, job: SearchJob) -> dict[str, Any]:
         """A search with how far it is and how well it does."""
@@ -133,8 +136,9 @@ register_url_convertor("number", _Number())
 
 async def _context(request: Request) -> Context:
     context: Context = request.app.state.context
-    principal = principal_of(request)
-    return replace(context, store=of_tenant(context.store, principal.tenant), principal=principal)
+    principal, origin = principal_of(request), origin_of(request)
+    store = of_tenant(context.store, principal.tenant, origin)
+    return replace(context, store=store, principal=principal, origin=origin)
 
 
 InContext = Annotated[Context, Depends(_context)]

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import to_thread
@@ -13,13 +13,14 @@ from automl_prune import strict
 from automl_prune.errors import FieldError, MeasurementError, SpecError, StateConflictError
 from automl_prune.latency.conditions import LONGEST_FACT, MOST_FACTS, Conditions, DeviceDescription
 from automl_prune.latency.devices import LOCAL
-from automl_prune.latency.registered import DeviceStore, Measurement, RegisteredDevice
+from automl_prune.latency.registered import Measurement, RegisteredDevice
 from automl_prune.latency.runtimes.base import describe_this_machine
 from automl_prune.latency.timing import Timing
 from automl_prune.loop.job import SearchState
 from automl_prune.loop.ports import Store
 from automl_prune.loop.spec import LatencySpec, field_errors
 from automl_prune.storage.device_rules import NAME
+from automl_prune.storage.sql.devices import SqlDevices
 from services.api.bodies import read_json
 from services.api.context import Context, InContext
 from services.api.openapi import body
@@ -129,12 +130,12 @@ class DeviceReport(_Strict):
 BODIES = (DeviceOrder, DeviceClaim, DeviceRenewal, DeviceReport)
 
 
-def _devices(request: Request) -> DeviceStore:
-    devices: DeviceStore = request.app.state.devices
+def _devices(request: Request) -> SqlDevices:
+    devices: SqlDevices = request.app.state.devices
     return devices
 
 
-InDevices = Annotated[DeviceStore, Depends(_devices)]
+InDevices = Annotated[SqlDevices, Depends(_devices)]
 DeviceName = Annotated[str, Path(description="As it was registered.")]
 
 
@@ -166,7 +167,7 @@ def remove_device(device: DeviceName, context: InContext, devices: InDevices) ->
         raise StateConflictError(
             f"Search {search!r} has a budget on {device!r}, which is alive; cancel it or let it end, or end the agent first."
         )
-    devices.remove(context.principal.tenant, device)
+    devices.remove(context.principal.tenant, device, origin=context.origin)
 
 
 def _search_on(device: str, store: Store) -> str | None:
@@ -189,7 +190,8 @@ async def register_device(request: Request, context: InContext, devices: InDevic
     """
     order = await _read(request, context, DeviceOrder)
     about = DeviceDescription(order.description.fingerprint, order.description.runtimes)
-    made = await to_thread.run_sync(devices.register, context.principal.tenant, order.name, about)
+    register = partial(devices.register, origin=context.origin)
+    made = await to_thread.run_sync(register, context.principal.tenant, order.name, about)
     lease = context.settings.device_lease_seconds
     return {**shown(made, context.settings), "lease_seconds": lease, "longest_wait_seconds": LONGEST_WAIT}
 

@@ -1,4 +1,4 @@
-"""Routes of searches: order, look, cancel."""
+"""Routes of searches: order and look."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -84,12 +84,6 @@ def list_searches(
     )
     shown = dict(zip([job.id for job in found], context.searches_json(found), strict=True))
     return page(found, limit, lambda job: shown[job.id], lambda job: job.id)
-
-
-@router.post("/searches/{search_id:id}:cancel", status_code=202)
-def cancel(search_id: SearchId, context: InContext) -> dict[str, Any]:
-    """Stop a search: at once while it is queued, else as soon as its driver notices."""
-    return context.search_json(context.store.request_cancel(search_id))
 
 
 @router.get("/searches/{search_id:id}/best")

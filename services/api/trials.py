@@ -1,4 +1,4 @@
-"""Routes of a search's trials and files."""
+"""Routes of a search's trials, attempts and files."""
 
 import base64
 from pathlib import Path
@@ -37,6 +37,12 @@ def list_trials(
 def get_trial(search_id: SearchId, number: int, context: InContext) -> dict[str, Any]:
     """One trial."""
     return views.trial(context.store.trial(search_id, number), context.store.get_search(search_id))
+
+
+@router.get("/attempts")
+def list_attempts(search_id: SearchId, context: InContext) -> dict[str, Any]:
+    """Every time a driver took the search up, oldest first: who it was, and why it ended; lost, when the driver was."""
+    return {"items": [views.attempt(one) for one in context.store.attempts(search_id)], "next_page_token": None}
 
 
 @router.get("/artifacts")

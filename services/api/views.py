@@ -1,12 +1,14 @@
 """Nouns as the JSON that clients see."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 from automl_prune.loop.arms import CONTROLS
-from automl_prune.loop.job import Artifact, SearchJob, StoredTrial
+from automl_prune.loop.audit import AuditEntry
+from automl_prune.loop.job import Artifact, SearchAttempt, SearchJob, StoredTrial
 from automl_prune.problem import Objective
 from automl_prune.trial import TrialState
 from services.api.standings import ARMS
@@ -99,9 +101,36 @@ def _progress(job: SearchJob, arms: Progress) -> dict[str, Any]:
     }
 
 
+def attempt(one: SearchAttempt) -> dict[str, Any]:
+    """One claim of a search."""
+    return {
+        "number": one.number,
+        "started_at": _time(one.started_at),
+        "ended_at": _time(one.ended_at),
+        "lost": one.lost,
+        "reason": one.reason,
+        "worker": None if one.worker is None else asdict(one.worker),
+    }
+
+
+def audit_entry(entry: AuditEntry) -> dict[str, Any]:
+    """A change, and who made it."""
+    return {
+        "id": entry.id,
+        "at": _time(entry.at),
+        "tenant": entry.tenant,
+        "action": entry.action,
+        "object": entry.object_id,
+        "result": entry.result,
+        "key_id": entry.origin.key_id,
+        "ip": entry.origin.ip,
+        "request_id": entry.origin.request_id,
+    }
+
+
 def _links(job: SearchJob, base_url: str | None) -> dict[str, str | None]:
     here = search_path(job, base_url)
-    parts = {part: f"{here}/{part}" for part in ("trials", "best", "pareto", "artifacts", "events", "logs")}
+    parts = {part: f"{here}/{part}" for part in ("trials", "attempts", "best", "pareto", "artifacts", "events", "logs")}
     page = f"{_root(base_url)}/searches/{job.id}"
     return {"self": here, **parts, "page": page, "ray_dashboard": job.info.get("links", {}).get("ray_dashboard")}
 

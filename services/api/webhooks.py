@@ -1,8 +1,10 @@
 """Routes of webhooks: where a tenant wants its events sent."""
 
 import asyncio
+import json
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
@@ -10,11 +12,13 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 
 from automl_prune import strict
-from automl_prune.errors import FieldError, SpecError
+from automl_prune.errors import FieldError, PreconditionError, SpecError
 from automl_prune.loop.spec import field_errors
 from automl_prune.storage.webhooks import KINDS, Webhook, Webhooks
+from services.api import etags
 from services.api.bodies import read_json
 from services.api.context import InContext
+from services.api.etags import IfMatch
 from services.api.openapi import body
 from services.webhooks import guard, signing
 
@@ -96,8 +100,10 @@ async def create_webhook(
     await addresses.check(order.url)
     secret = order.secret or signing.new_secret()
     tenant, kinds = context.principal.tenant, set(order.events)
-    made = await to_thread.run_sync(webhooks.create, tenant, order.url, secret, kinds)
+    create = partial(webhooks.create, origin=context.origin)
+    made = await to_thread.run_sync(create, tenant, order.url, secret, kinds)
     response.headers["Location"] = f"/v1/webhooks/{made.id}"
+    response.headers["ETag"] = tag_of(made)
     return {**shown(made), "secret": secret}
 
 
@@ -114,13 +120,26 @@ def enable_webhook(webhook_id: str, context: InContext, webhooks: InWebhooks) ->
     Of what happened since, all is sent that the service still keeps; whoever wants only what comes makes a new webhook
     instead. One that is not disabled stays as it is.
     """
-    return shown(webhooks.enable(webhook_id, context.principal.tenant))
+    return shown(webhooks.enable(webhook_id, context.principal.tenant, origin=context.origin))
+
+
+@router.get("/{webhook_id:id}")
+def get_webhook(webhook_id: str, response: Response, context: InContext, webhooks: InWebhooks) -> dict[str, Any]:
+    """One webhook, without its secret; its ETag is what its deletion may be made to depend on."""
+    webhook = webhooks.get(webhook_id, context.principal.tenant)
+    response.headers["ETag"] = tag_of(webhook)
+    return shown(webhook)
 
 
 @router.delete("/{webhook_id:id}", status_code=204)
-def delete_webhook(webhook_id: str, context: InContext, webhooks: InWebhooks) -> None:
-    """Send nothing more there."""
-    webhooks.remove(webhook_id, context.principal.tenant)
+def delete_webhook(webhook_id: str, context: InContext, webhooks: InWebhooks, if_match: IfMatch = None) -> None:
+    """Send nothing more there. With If-Match only if the webhook is as it was seen, but for its failures."""
+    tenant, seen = context.principal.tenant, None
+    if if_match is not None and if_match.strip() != etags.ANY:
+        seen = webhooks.get(webhook_id, tenant)
+        if not etags.matches(if_match, _beginning(seen)):
+            raise PreconditionError(f"Webhook {webhook_id!r} is not what you saw any more; read it again.")
+    webhooks.remove(webhook_id, tenant, expected=seen, origin=context.origin)
 
 
 def read_order(data: Any) -> WebhookOrder:
@@ -134,6 +153,17 @@ def read_order(data: Any) -> WebhookOrder:
         raise SpecError(
             [FieldError(e.pointer, e.detail.partition(" (came: ")[0], e.code) for e in field_errors(error)]
         ) from None
+
+
+def tag_of(webhook: Webhook) -> str:
+    """The webhook's ETag."""
+    return f'{_beginning(webhook)}{webhook.failures}"'
+
+
+def _beginning(webhook: Webhook) -> str:
+    """What its ETag begins with; what follows is how its deliveries go, which nobody changes."""
+    lasting = {name: value for name, value in shown(webhook).items() if name != "failures"}
+    return f'"{etags.digest(json.dumps(lasting).encode())}-'
 
 
 def shown(webhook: Webhook) -> dict[str, Any]:

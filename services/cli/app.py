@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from services.cli import (
+    audit,
     database,
     demo,
     devices,
@@ -25,7 +26,13 @@ from services.cli import (
 from services.cli.failures import Guarded
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
-    "Start here": {"demo": demo.demo, "serve": serve.serve, "launch": launch.launch, "run": local.run},
+    "Start here": {
+        "demo": demo.demo,
+        "serve": serve.serve,
+        "launch": launch.launch,
+        "run": local.run,
+        "audit": audit.audit,
+    },
     "Searches": {
         "submit": orders.submit,
         "validate": orders.validate,

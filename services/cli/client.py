@@ -98,6 +98,11 @@ class Client:
         """A search's trials in order of number, at most ``limit``."""
         return self._items(f"{_path(search_id)}/trials", limit, filters)
 
+    def attempts(self, search_id: str) -> list[Json]:
+        """Every time a driver took a search up, oldest first."""
+        items: list[Json] = self._json("GET", f"{_path(search_id)}/attempts")["items"]
+        return items
+
     def best(self, search_id: str) -> Json:
         """The architecture JSON of a finished search."""
         return self._json("GET", f"{_path(search_id)}/best")

@@ -32,14 +32,27 @@ def list_searches(
     text.console().print(text.table(*headings, rows=map(_row, items), right=("evaluated", "best")))
 
 
-def show(search_id: SearchId, as_json: AsJson = False, server: Server = SERVER, key: Key = None) -> None:
+def show(
+    search_id: SearchId,
+    attempts: Annotated[bool, typer.Option("--attempts", help="Also who drove it, and why each of them ended.")] = False,
+    as_json: AsJson = False,
+    server: Server = SERVER,
+    key: Key = None,
+) -> None:
     """Show one search: its state, how far it is, and the best so far next to its controls."""
     with Client(server, key) as client:
         search = client.search(search_id)
-        if as_json:
-            echo_json(search)
-        else:
-            text.console().print(text.facts([*_facts(search), ("page", page(client, search))]))
+        found = client.attempts(search_id) if attempts else []
+        where = page(client, search)
+    if as_json:
+        echo_json({**search, "attempts": found} if attempts else search)
+        return
+    screen = text.console()
+    screen.print(text.facts([*_facts(search), ("page", where)]))
+    if attempts:
+        screen.print()
+        headings = ("attempt", "worker", "started", "ended", "lost", "reason")
+        screen.print(text.table(*headings, rows=map(_attempt, found), right=("attempt",)))
 
 
 def trials(
@@ -73,7 +86,7 @@ def _row(search: Json) -> tuple[object, ...]:
         spec["strategy"]["name"],
         "{}/{}".format(*evaluated(search)),
         _score(search["best"], spec["objective"]),
-        search["created_at"][:19].replace("T", " "),
+        _moment(search["created_at"]),
     )
 
 
@@ -106,6 +119,22 @@ def _trial(trial: Json, metric: str) -> tuple[object, ...]:
         "–" if seconds is None else f"{seconds:.2f}",
         trial["reason"],
     )
+
+
+def _attempt(attempt: Json) -> tuple[object, ...]:
+    who = attempt["worker"]
+    return (
+        attempt["number"],
+        f"{who['name']} ({who['host']}, process {who['pid']})" if who else "",
+        _moment(attempt["started_at"]),
+        _moment(attempt["ended_at"] or ""),
+        "yes" if attempt["lost"] else "",
+        attempt["reason"],
+    )
+
+
+def _moment(time: str) -> str:
+    return time[:19].replace("T", " ")
 
 
 def _score(trial: Json | None, metric: str) -> str:

@@ -1,18 +1,21 @@
 """What only a database can do wrong: clocks, keys that grow old, transactions that end in another order than they began."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import insert, text, update
+from sqlalchemy.exc import IntegrityError
 
 from automl_prune.loop.job import EventKind
 from automl_prune.loop.ports import Idempotency
 from automl_prune.storage import database
 from automl_prune.storage.sql import SqlStore
 from automl_prune.storage.sql.steps import EVENTS
-from automl_prune.storage.tables import IdempotencyRow
+from automl_prune.storage.tables import IdempotencyRow, WebhookRow
 from automl_prune.testing.store_kit import SPEC, add, claimed
 
 
@@ -96,3 +99,16 @@ def test_events_are_read_in_the_order_of_transactions_and_none_twice(postgres: S
 def test_a_process_that_stops_in_a_transaction_does_not_keep_its_locks(postgres: SqlStore) -> None:
     with postgres.database.engine.connect() as connection:
         assert connection.scalar(text("SHOW idle_in_transaction_session_timeout")) == "1min"
+
+
+@pytest.mark.parametrize("broken", [{"id": "whk_1"}, {"url": None}], ids=["twice", "nothing"])
+def test_a_row_that_is_refused_is_not_quoted(store: SqlStore, broken: dict[str, Any]) -> None:
+    row: dict[str, Any] = {"id": "whk_1", "tenant": "edge", "url": "https://a.example", "secret": "a secret of sixteen"}
+    row |= {"kinds": [], "created_at": datetime.now(UTC), "failures": 0, "position": 0}
+    with store.database.write() as session:
+        session.execute(insert(WebhookRow).values(**row))
+    with pytest.raises(IntegrityError) as caught, store.database.write() as session:
+        session.execute(insert(WebhookRow).values(**row | {"id": "whk_2"} | broken))
+    told = "".join(traceback.format_exception(caught.value))
+    assert "webhooks" in told, "what went wrong is told"
+    assert "secret of sixteen" not in told

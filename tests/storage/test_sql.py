@@ -129,6 +129,9 @@ def every_call(store: SqlStore) -> None:
     store.request_cancel(search)
     store.events(search, after=3)
     for tenant in (None, "default"):
+        for of in (None, search):
+            store.audit(object_id=of, before="audt_z", tenant=tenant)
+    for tenant in (None, "default"):
         store.events(tenant=tenant, after=3)
         store.count_searches(tenant=tenant, states=[SearchState.QUEUED, SearchState.RUNNING])
         for filters in ({}, {"strategy": "abc"}, {"states": [SearchState.QUEUED]}, {"label": ("a", "b")}):

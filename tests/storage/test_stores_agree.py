@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from automl_prune.errors import AutomlPruneError
+from automl_prune.loop.audit import AuditEntry
 from automl_prune.loop.job import Artifact, Event, SearchAttempt, SearchJob, SearchState, StoredTrial, Submission, Worker
 from automl_prune.loop.ports import Idempotency, Orderer, Store
 from automl_prune.storage.memory import MemoryStore
@@ -27,6 +28,7 @@ NUMBERS = st.integers(0, 3)
 LATE = st.sampled_from([0, 0, 0, 0, 1, -1])
 LEASES = st.sampled_from([60, 60, 0])
 SCORES = st.sampled_from([None, 0.5, 0.5, 0.7])
+VERSIONS = st.sampled_from([None, None, 1, 2, 3])
 WORKERS = st.sampled_from([None, Worker("w", "h", 1)])
 
 
@@ -81,6 +83,8 @@ class Stores(RuleBasedStateMachine):
             return self.timeless(replace(answer, id=self.anonymous(answer.id, place)))
         if isinstance(answer, Event):
             return self.timeless(replace(answer, search_id=self.anonymous(answer.search_id, place)))
+        if isinstance(answer, AuditEntry):
+            return self.timeless(replace(answer, id="", object_id=self.anonymous(answer.object_id, place)))
         if isinstance(answer, StoredTrial | SearchAttempt):
             return self.timeless(answer)
         return answer
@@ -123,19 +127,19 @@ class Stores(RuleBasedStateMachine):
     def ordered_before(self, tenant: str, key: str, fingerprint: str) -> None:
         self.both(lambda store, _: store.ordered_before(Idempotency(key, fingerprint), tenant=tenant))
 
-    @rule(which=WHICH, tenant=MAYBE_TENANT)
-    def cancel(self, which: int, tenant: str | None) -> None:
-        self.of(which, lambda store, search: store.request_cancel(search, tenant=tenant))
+    @rule(which=WHICH, tenant=MAYBE_TENANT, version=VERSIONS)
+    def cancel(self, which: int, tenant: str | None, version: int | None) -> None:
+        self.of(which, lambda store, search: store.request_cancel(search, expected_version=version, tenant=tenant))
 
-    @rule(which=WHICH, tenant=MAYBE_TENANT)
-    def pause(self, which: int, tenant: str | None) -> None:
-        self.of(which, lambda store, search: store.request_pause(search, tenant=tenant))
+    @rule(which=WHICH, tenant=MAYBE_TENANT, version=VERSIONS)
+    def pause(self, which: int, tenant: str | None, version: int | None) -> None:
+        self.of(which, lambda store, search: store.request_pause(search, expected_version=version, tenant=tenant))
 
-    @rule(which=WHICH, tenant=MAYBE_TENANT)
-    def resume(self, which: int, tenant: str | None) -> None:
-        self.of(which, lambda store, search: store.request_resume(search, tenant=tenant))
+    @rule(which=WHICH, tenant=MAYBE_TENANT, version=VERSIONS)
+    def resume(self, which: int, tenant: str | None, version: int | None) -> None:
+        self.of(which, lambda store, search: store.request_resume(search, expected_version=version, tenant=tenant))
 
-    @rule(which=WHICH, priority=st.sampled_from([None, 2]), version=st.sampled_from([None, None, 1, 2, 3]))
+    @rule(which=WHICH, priority=st.sampled_from([None, 2]), version=VERSIONS)
     def update(self, which: int, priority: int | None, version: int | None) -> None:
         self.of(
             which,
@@ -216,8 +220,9 @@ class Stores(RuleBasedStateMachine):
         assert (job.finished_at is not None) == job.state.is_terminal
 
     def events(self, tenant: str | None) -> list[Event]:
-        """All that a tenant is told; the searches it lists are the same too."""
+        """All that a tenant is told; the searches it lists, and what was done to them, are the same too."""
         self.both(lambda store, _: store.list_searches(tenant=tenant))
+        self.both(lambda store, _: store.audit(tenant=tenant, limit=1000))
         events: list[Event] = self.both(lambda store, _: store.events(tenant=tenant, limit=1000))
         return events
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from automl_prune.loop.audit import Action, AuditEntry, Origin
 from automl_prune.loop.job import Artifact, Event, EventKind, SearchAttempt, SearchJob, SearchState, StoredTrial
 from automl_prune.storage import rules
+from automl_prune.storage.ids import new_id
 from automl_prune.trial import TrialState
 
 
@@ -53,6 +55,7 @@ class Steps:
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}  # in order of creation, which is the order of their ids
         self._events: list[Event] = []
+        self._trail: list[AuditEntry] = []
         self._keys: dict[tuple[str, str], tuple[str, str, datetime]] = {}
         self._lock = threading.RLock()
 
@@ -98,6 +101,12 @@ class Steps:
     def _emit(self, entry: Entry, kind: EventKind, data: Mapping[str, Any]) -> None:
         job = entry.job
         self._events.append(Event(len(self._events) + 1, job.id, job.tenant, kind, data, now()))
+
+    def _note(self, job: SearchJob, action: Action, origin: Origin) -> SearchJob:
+        """Note who changed the search, once it is changed; returns it."""
+        entry_id = new_id("audt_")
+        self._trail.append(AuditEntry(entry_id, job.tenant, action, job.id, rules.standing(job), now(), origin))
+        return job
 
 
 def now() -> datetime:

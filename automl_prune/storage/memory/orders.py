@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from automl_prune.loop.audit import HERE, Action, Origin
 from automl_prune.loop.job import DEFAULT_TENANT, SearchJob, SearchState, Submission
 from automl_prune.loop.ports import ANYBODY, Idempotency, Orderer
 from automl_prune.storage import rules
@@ -23,6 +24,7 @@ class Orders(Steps):
         tenant: str = DEFAULT_TENANT,
         priority: int = 0,
         by: Orderer = ANYBODY,
+        origin: Origin = HERE,
     ) -> SearchJob:
         """Queue a search."""
         copy = rules.plain(spec, "The spec")
@@ -43,6 +45,7 @@ class Orders(Steps):
             )
             self._entries[job.id] = Entry(job)
             self._tell_state(self._entries[job.id])
+            self._note(job, Action.ORDER, origin)
             return job
 
     def add_search_once(
@@ -55,12 +58,13 @@ class Orders(Steps):
         tenant: str = DEFAULT_TENANT,
         priority: int = 0,
         by: Orderer = ANYBODY,
+        origin: Origin = HERE,
     ) -> Submission:
         """Queue a search unless the tenant's key came before; IdempotencyError when it came with another fingerprint."""
         with self._lock:
             if (before := self.ordered_before(idempotency, tenant=tenant)) is not None:
                 return Submission(before, replayed=True)
-            job = self.add_search(spec, name=name, labels=labels, tenant=tenant, priority=priority, by=by)
+            job = self.add_search(spec, name=name, labels=labels, tenant=tenant, priority=priority, by=by, origin=origin)
             self._keys[tenant, idempotency.key] = (idempotency.fingerprint, job.id, now())
             return Submission(job, replayed=False)
 
@@ -95,6 +99,7 @@ class Orders(Steps):
         priority: int | None = None,
         expected_version: int | None = None,
         tenant: str | None = None,
+        origin: Origin = HERE,
     ) -> SearchJob:
         """Change what is given; PreconditionError when the search has another version than expected."""
         changes: dict[str, Any] = {}
@@ -104,46 +109,69 @@ class Orders(Steps):
             changes["labels"] = _labels(labels)
         with self._lock:
             entry = self._entry(search_id, tenant)
-            if expected_version not in (None, entry.job.version):
-                raise rules.changed_since(search_id, entry.job.version)
+            rules.check_version(search_id, entry.job.version, expected_version)
             if priority is not None:
                 rules.check_priority(search_id, entry.job.state)
                 changes["priority"] = priority
-            return entry.change(**changes)
+            return self._note(entry.change(**changes), Action.CHANGE, origin)
 
-    def request_cancel(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+    def request_cancel(
+        self,
+        search_id: str,
+        *,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+        origin: Origin = HERE,
+    ) -> SearchJob:
         """Cancel a waiting or paused search at once, ask a running one to stop; StateConflictError when it already ended."""
         with self._lock:
             entry = self._entry(search_id, tenant)
+            rules.check_version(search_id, entry.job.version, expected_version)
             rules.check_cancel(search_id, entry.job.state)
             if entry.job.cancel_requested:
                 return entry.job
             entry.touch(cancel_requested=True)
-            if entry.job.state in rules.AT_REST:
-                return self._end(entry, SearchState.CANCELLED, rules.CANCELLED)
-            return self._requested(entry)
+            at_rest = entry.job.state in rules.AT_REST
+            job = self._end(entry, SearchState.CANCELLED, rules.CANCELLED) if at_rest else self._requested(entry)
+            return self._note(job, Action.CANCEL, origin)
 
-    def request_pause(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+    def request_pause(
+        self,
+        search_id: str,
+        *,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+        origin: Origin = HERE,
+    ) -> SearchJob:
         """Pause a queued search at once, ask a driven one to be given back; asking twice is asking once."""
         with self._lock:
             entry = self._entry(search_id, tenant)
+            rules.check_version(search_id, entry.job.version, expected_version)
             rules.check_pause(search_id, entry.job.state, entry.job.cancel_requested)
             if entry.job.state is SearchState.QUEUED:
-                return self._pause(entry)
+                return self._note(self._pause(entry), Action.PAUSE, origin)
             if entry.job.state is SearchState.PAUSED or entry.job.pause_requested:
                 return entry.job
             entry.touch(pause_requested=True)
-            return self._requested(entry)
+            return self._note(self._requested(entry), Action.PAUSE, origin)
 
-    def request_resume(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+    def request_resume(
+        self,
+        search_id: str,
+        *,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+        origin: Origin = HERE,
+    ) -> SearchJob:
         """Queue a paused search again, or take back a request to pause; StateConflictError when there is neither."""
         with self._lock:
             entry = self._entry(search_id, tenant)
+            rules.check_version(search_id, entry.job.version, expected_version)
             rules.check_resume(search_id, entry.job.state, entry.job.pause_requested)
             if entry.job.state is SearchState.PAUSED:
-                return self._queue(entry, rules.RESUMED)
+                return self._note(self._queue(entry, rules.RESUMED), Action.RESUME, origin)
             entry.touch(pause_requested=False)
-            return self._requested(entry)
+            return self._note(self._requested(entry), Action.RESUME, origin)
 
     def _requested(self, entry: Entry) -> SearchJob:
         job = entry.change()

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from automl_prune.loop.audit import AuditEntry
 from automl_prune.loop.job import Artifact, Event, SearchAttempt, SearchJob, SearchState, StoredTrial
 from automl_prune.storage import rules
 from automl_prune.storage.memory.entries import Steps, trial_of
@@ -118,3 +119,17 @@ class Queries(Steps):
             later = self._events[max(0, after) :]
         mine = (e for e in later if search_id in (None, e.search_id) and tenant in (None, e.tenant))
         return [event for event, _ in zip(mine, range(limit), strict=False)]
+
+    def audit(
+        self, *, object_id: str | None = None, limit: int = 50, before: str | None = None, tenant: str | None = None
+    ) -> list[AuditEntry]:
+        """What was changed, newest first, of a search or all; ``before`` is the last id of the previous page."""
+        with self._lock:
+            found = [
+                entry
+                for entry in reversed(self._trail)
+                if object_id in (None, entry.object_id)
+                and tenant in (None, entry.tenant)
+                and (before is None or entry.id < before)
+            ]
+        return found[:limit]

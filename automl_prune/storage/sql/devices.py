@@ -12,10 +12,12 @@ from automl_prune.latency.conditions import Conditions, DeviceDescription
 from automl_prune.latency.registered import Measurement, MeasurementState, RegisteredDevice
 from automl_prune.latency.timing import Timing
 from automl_prune.latency.work import Work, work_from_json, work_to_json
+from automl_prune.loop.audit import HERE, Action, Origin
 from automl_prune.storage import device_rules, rules
 from automl_prune.storage.database import Database
 from automl_prune.storage.ids import new_id
 from automl_prune.storage.tables import BatchRow, DeviceRow, MeasurementRow
+from automl_prune.storage.trail import Trail
 
 _OPEN = (MeasurementState.PENDING.value, MeasurementState.RUNNING.value)
 
@@ -28,18 +30,18 @@ class SqlDevices:
     """
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self._database, self._trail = database, Trail(database)
 
-    def register(self, tenant: str, name: str, description: DeviceDescription) -> RegisteredDevice:
+    def register(self, tenant: str, name: str, description: DeviceDescription, *, origin: Origin = HERE) -> RegisteredDevice:
         """Make a device known, or say that its agent has started again."""
         device_rules.check_name(name)
         told = rules.plain(description.to_json(), "A device's description")
         try:
-            return self._register(tenant, name, told)
+            return self._register(tenant, name, told, origin)
         except IntegrityError:  # of two that register it first, the other one was faster
-            return self._register(tenant, name, told)
+            return self._register(tenant, name, told, origin)
 
-    def _register(self, tenant: str, name: str, told: dict[str, Any]) -> RegisteredDevice:
+    def _register(self, tenant: str, name: str, told: dict[str, Any], origin: Origin) -> RegisteredDevice:
         now = self._database.now()
         with self._database.write(through=True) as session:
             row = session.get(DeviceRow, (tenant, name), with_for_update=True)
@@ -48,9 +50,13 @@ class SqlDevices:
                 device_rules.check_number(session.scalar(count) or 0)
                 row = DeviceRow(tenant=tenant, name=name, registered_at=now, measured=0, failed=0, noises=[])
                 session.add(row)
+                became = "registered"
             else:
-                self._put_back(session, row, changed=row.description != told)
+                changed = row.description != told
+                self._put_back(session, row, changed=changed)
+                became = "described anew" if changed else "started again"
             row.description, row.last_seen_at = told, now
+            self._trail.note(session, Action.REGISTER_DEVICE, tenant, name, became, origin)
             return self._written(session, row)
 
     def _put_back(self, session: Session, row: DeviceRow, *, changed: bool) -> None:
@@ -73,12 +79,13 @@ class SqlDevices:
             rows = sorted(session.scalars(query), key=lambda row: row.name)  # databases order letters in their own ways
             return [self._shown(session, row) for row in rows]
 
-    def remove(self, tenant: str, name: str) -> None:
+    def remove(self, tenant: str, name: str, *, origin: Origin = HERE) -> None:
         """Forget a device."""
         with self._database.write() as session:
             row = _device(session, tenant, name, lock=True)
             _delete_batches(session, BatchRow.tenant == tenant, BatchRow.device == row.name)
             session.delete(row)
+            self._trail.note(session, Action.REMOVE_DEVICE, tenant, name, "removed", origin)
 
     def add(
         self,

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, delete, func, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from automl_prune.loop.audit import HERE, Action, Origin
 from automl_prune.loop.job import DEFAULT_TENANT, SearchJob, SearchState, Submission
 from automl_prune.loop.ports import ANYBODY, Idempotency, Orderer
 from automl_prune.storage import rules
@@ -30,11 +31,12 @@ class Orders(Steps):
         tenant: str = DEFAULT_TENANT,
         priority: int = 0,
         by: Orderer = ANYBODY,
+        origin: Origin = HERE,
     ) -> SearchJob:
         """Queue a search; when this returns, it survives the loss of the process and of power."""
         row = self._row(spec, name, labels, tenant, priority, by)
         with self.database.write(through=True) as session:
-            return self._add(session, row, by)
+            return self._add(session, row, by, origin)
 
     def add_search_once(
         self,
@@ -46,12 +48,13 @@ class Orders(Steps):
         tenant: str = DEFAULT_TENANT,
         priority: int = 0,
         by: Orderer = ANYBODY,
+        origin: Origin = HERE,
     ) -> Submission:
         """Queue a search unless the tenant's key came before; IdempotencyError when it came with another fingerprint."""
         row = self._row(spec, name, labels, tenant, priority, by)
         with self.database.write(through=True) as session:
             if self._is_new(session, idempotency, row):
-                return Submission(self._add(session, row, by), replayed=False)
+                return Submission(self._add(session, row, by, origin), replayed=False)
             first = session.get_one(IdempotencyRow, (tenant, idempotency.key))
             rules.check_key(idempotency, first.fingerprint)
             return Submission(written(session, find(session, first.search_id)), replayed=True)
@@ -99,11 +102,12 @@ class Orders(Steps):
             key_id=by.key_id,
         )
 
-    def _add(self, session: Session, row: SearchRow, by: Orderer) -> SearchJob:
+    def _add(self, session: Session, row: SearchRow, by: Orderer, origin: Origin) -> SearchJob:
         self._check_room(session, row, by)
         session.add(row)
         session.flush()
         self._tell_state(session, row)
+        self._note(session, row, Action.ORDER, origin)
         return written(session, row)
 
     def _check_room(self, session: Session, row: SearchRow, by: Orderer) -> None:
@@ -144,12 +148,12 @@ class Orders(Steps):
         priority: int | None = None,
         expected_version: int | None = None,
         tenant: str | None = None,
+        origin: Origin = HERE,
     ) -> SearchJob:
         """Change what is given; PreconditionError when the search has another version than expected."""
         with self.database.write() as session:
             row = find(session, search_id, tenant=tenant, lock=True)
-            if expected_version not in (None, row.version):
-                raise rules.changed_since(search_id, row.version)
+            rules.check_version(search_id, row.version, expected_version)
             if name is not None:
                 row.name = rules.text(name) or None
             if labels is not None:
@@ -159,12 +163,21 @@ class Orders(Steps):
                 rules.check_priority(search_id, row.state)
                 row.priority = priority
             self._changed(row)
+            self._note(session, row, Action.CHANGE, origin)
             return written(session, row)
 
-    def request_cancel(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+    def request_cancel(
+        self,
+        search_id: str,
+        *,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+        origin: Origin = HERE,
+    ) -> SearchJob:
         """Cancel a waiting or paused search at once, ask a running one to stop; StateConflictError when it already ended."""
         with self.database.write() as session:
             row = find(session, search_id, tenant=tenant, lock=True)
+            rules.check_version(search_id, row.version, expected_version)
             rules.check_cancel(search_id, row.state)
             if not row.cancel_requested:
                 row.cancel_requested = True
@@ -173,25 +186,45 @@ class Orders(Steps):
                 else:
                     self._changed(row)
                     self._tell_state(session, row)
+                self._note(session, row, Action.CANCEL, origin)
             return written(session, row)
 
-    def request_pause(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+    def request_pause(
+        self,
+        search_id: str,
+        *,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+        origin: Origin = HERE,
+    ) -> SearchJob:
         """Pause a queued search at once, ask a driven one to be given back; asking twice is asking once."""
         with self.database.write() as session:
             row = find(session, search_id, tenant=tenant, lock=True)
+            rules.check_version(search_id, row.version, expected_version)
             rules.check_pause(search_id, row.state, row.cancel_requested)
             if row.state == SearchState.QUEUED:
                 self._pause(session, row)
-            elif row.state != SearchState.PAUSED and not row.pause_requested:
+            elif row.state == SearchState.PAUSED or row.pause_requested:
+                return written(session, row)
+            else:
                 row.pause_requested = True
                 self._changed(row)
                 self._tell_state(session, row)
+            self._note(session, row, Action.PAUSE, origin)
             return written(session, row)
 
-    def request_resume(self, search_id: str, *, tenant: str | None = None) -> SearchJob:
+    def request_resume(
+        self,
+        search_id: str,
+        *,
+        expected_version: int | None = None,
+        tenant: str | None = None,
+        origin: Origin = HERE,
+    ) -> SearchJob:
         """Queue a paused search again, or take back a request to pause; StateConflictError when there is neither."""
         with self.database.write() as session:
             row = find(session, search_id, tenant=tenant, lock=True)
+            rules.check_version(search_id, row.version, expected_version)
             rules.check_resume(search_id, row.state, row.pause_requested)
             if row.state == SearchState.PAUSED:
                 self._queue(session, row, rules.RESUMED)
@@ -199,6 +232,7 @@ class Orders(Steps):
                 row.pause_requested = False
                 self._changed(row)
                 self._tell_state(session, row)
+            self._note(session, row, Action.RESUME, origin)
             return written(session, row)
 
 

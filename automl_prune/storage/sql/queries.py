@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_, union_all
 from sqlalchemy.orm import Session, aliased
 
+from automl_prune.loop.audit import AuditEntry
 from automl_prune.loop.job import Artifact, Event, SearchAttempt, SearchJob, SearchState, StoredTrial
 from automl_prune.storage import rows, rules
 from automl_prune.storage.sql.steps import Steps, find, known, whole
@@ -153,6 +154,12 @@ class Queries(Steps):
                 query = query.where(self._settled_after(session, after)).order_by(EventRow.txid, EventRow.id)
                 query = query if tenant is None else query.where(EventRow.tenant == tenant)
             return [rows.event(row) for row in session.scalars(query)]
+
+    def audit(
+        self, *, object_id: str | None = None, limit: int = 50, before: str | None = None, tenant: str | None = None
+    ) -> list[AuditEntry]:
+        """What was changed, newest first, of an object or all: searches, and whatever else is in the database."""
+        return self._trail.entries(object_id=object_id, limit=limit, before=before, tenant=tenant)
 
     def _settled_after(self, session: Session, after: int) -> ColumnElement[bool]:
         """Condition on events that follow one, and that no running transaction can still come before."""

@@ -8,10 +8,12 @@ from typing import Any
 from sqlalchemy import Insert, Row, String, bindparam, delete, event, func, insert, select, update
 from sqlalchemy.orm import Session, undefer
 
+from automl_prune.loop.audit import Action, Origin
 from automl_prune.loop.job import EventKind, SearchJob, SearchState
 from automl_prune.storage import rows, rules
 from automl_prune.storage.database import Database
 from automl_prune.storage.tables import AttemptRow, Base, SearchRow, SnapshotRow, TrialRow
+from automl_prune.storage.trail import Trail
 from automl_prune.trial import TrialState
 
 log = logging.getLogger("automl_prune.searches")
@@ -35,6 +37,7 @@ class Steps:
 
     def __init__(self, url: str) -> None:
         self.database = Database(url)
+        self._trail = Trail(self.database)
 
     def _own(self, session: Session, search_id: str, attempt: int, *also: Any, **values: Any) -> Row[Any]:
         """Update the search's row as its owner; LeaseLostError for anybody else.
@@ -102,6 +105,10 @@ class Steps:
             log.info("search %s is %s", about["search_id"], said, extra=about)
 
         event.listen(session, "after_commit", tell, once=True)
+
+    def _note(self, session: Session, row: SearchRow, action: Action, origin: Origin) -> None:
+        """Note who changed the search, once it is changed."""
+        self._trail.note(session, action, row.tenant, row.id, rules.standing(row), origin)
 
     def _emit(self, session: Session, search_id: str, tenant: str, kind: EventKind, data: Mapping[str, Any]) -> None:
         """Write an event, and wake up who waits for one once the transaction commits."""

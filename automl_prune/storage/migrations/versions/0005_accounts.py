@@ -1,4 +1,4 @@
-"""Which key ordered a search, and whose turn it is to send to a webhook."""
+"""Which key ordered a search, who changed what, and whose turn it is to send to a webhook."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Keep both from now on: no key's limit holds for what is there already, and every webhook is free."""
+    """Keep it from now on; of what is there already nobody knows who made it, no limit holds for it, and webhooks are free."""
     op.add_column("searches", sa.Column("key_id", sa.String(), nullable=True))
     op.add_column("webhooks", sa.Column("free_at", sa.DateTime(timezone=True), nullable=True))
     op.drop_index("ix_webhook_deliveries_due", "webhook_deliveries")
@@ -22,3 +22,18 @@ def upgrade() -> None:
         sqlite_where=is_open,
         postgresql_where=is_open,
     )
+    op.create_table(
+        "audit",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("tenant", sa.String(), nullable=False),
+        sa.Column("action", sa.String(), nullable=False),
+        sa.Column("object_id", sa.String(), nullable=False),
+        sa.Column("result", sa.String(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("key_id", sa.String(), nullable=True),
+        sa.Column("ip", sa.String(), nullable=True),
+        sa.Column("request_id", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name="pk_audit"),
+    )
+    op.create_index("ix_audit_object_id", "audit", ["object_id", "id"])
+    op.create_index("ix_audit_tenant", "audit", ["tenant", "id"])
