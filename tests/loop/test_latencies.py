@@ -307,7 +307,8 @@ class Unexportable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.linear(torch.relu(self.conv(x)).mean((2, 3)))
-        return scores + 0 * torch.linalg.matrix_exp(x[:, 0, :3, :3])[:, 0, :1]
+        scores += 0 * torch.linalg.matrix_exp(x[:, 0, :3, :3])[:, 0, :1]
+        return scores
 
 
 def test_a_network_that_onnx_runtime_cannot_load_fails_the_search_with_the_reason(tmp_path: Path) -> None:
@@ -343,10 +344,9 @@ def test_targets_of_netadapt_are_milliseconds(network: TracedNetwork, tmp_path: 
     plan = plan_of(order, tmp_path, Clockwork("clock", network))
     assert plan.latencies is not None
     whole = plan.latencies.predict(plan.problem.space.full)["clock"]
-    _, trials = run(plan, tmp_path)
-    targets = [t.origin["targets"] for t in trials if t.origin.get("iteration") == 1]
-    assert targets
-    assert targets == [{"latency_ms@clock": pytest.approx(0.95 * whole)}] * len(targets)
+    proposal = plan.make_strategy().ask()
+    assert proposal is not None
+    assert proposal.origin["targets"] == {"latency_ms@clock": pytest.approx(0.95 * whole)}
 
 
 FAULTS: dict[str, tuple[list[dict[str, Any]], type[UserError], str, str]] = {
