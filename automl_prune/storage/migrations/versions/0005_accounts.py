@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Keep it from now on; of what is there already nobody knows who made it, no limit holds for it, and webhooks are free."""
+    """Keep it from now on: no limit holds for searches that are there already, and every webhook is free."""
     op.add_column("searches", sa.Column("key_id", sa.String(), nullable=True))
     op.add_column("webhooks", sa.Column("free_at", sa.DateTime(timezone=True), nullable=True))
     op.drop_index("ix_webhook_deliveries_due", "webhook_deliveries")
