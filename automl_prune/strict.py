@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError, to_json
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, to_json
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -25,6 +25,13 @@ def read(model: type[M], data: Mapping[str, Any]) -> M:
     """
     text = to_json(_whole(data, ()), inf_nan_mode="constants", fallback=_plain)
     return model.model_validate_json(text, strict=True)
+
+
+def said(finding: ErrorDetails) -> str:
+    """One of pydantic's findings in words, with what came where that is short, so that no secret or megabyte is echoed."""
+    came = finding.get("input")
+    shown = f" (came: {came!r})" if isinstance(came, str | int | float | bool) and len(repr(came)) <= 80 else ""
+    return f"{finding['msg'].removeprefix('Value error, ')}{shown}."
 
 
 def _whole(value: Any, place: Place) -> Any:

@@ -11,7 +11,7 @@ from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe, Strict
 from automl_prune.granularity import Override
 from automl_prune.loop.job import HIGHEST_PRIORITY
 from automl_prune.strategies.base import STRATEGIES
-from automl_prune.strict import read
+from automl_prune.strict import read, said
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Label = Annotated[str, Field(max_length=200)]
@@ -229,14 +229,11 @@ def _with_finish(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
-    """Pydantic's findings as JSON pointers; values are named only when short, so that no secret or megabyte is echoed."""
+    """Pydantic's findings as JSON pointers, in its words."""
     found = []
     for item in error.errors(include_url=False):
         pointer = prefix + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in item["loc"])
-        came = item.get("input")
-        shown = f" (came: {came!r})" if isinstance(came, str | int | float | bool) and len(repr(came)) <= 80 else ""
-        message = item["msg"].removeprefix("Value error, ")
-        found.append(FieldError(pointer[:300], f"{message}{shown}.", item["type"]))
+        found.append(FieldError(pointer[:300], said(item), item["type"]))
     return found
 
 

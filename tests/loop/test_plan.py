@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from automl_prune.errors import UserError
+from automl_prune.errors import SpecError, UserError
 from automl_prune.loop.admission import admitted, cached
 from automl_prune.loop.plan import Roots, make_plan
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.networks import NETWORKS
+from automl_prune.strategies.base import STRATEGIES
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,83 @@ def test_faults_name_their_field(roots: Roots, changes: dict[str, Any], pointer:
     pointers = [e.pointer for e in getattr(caught.value, "errors", ())] or [caught.value.pointer]
     assert pointers == [pointer]
     assert said in str(caught.value)
+
+
+AT_LEAST, AT_MOST = "greater than or equal to ", "less than or equal to "
+OUT_OF_RANGE: dict[str, list[tuple[str, Any, str]]] = {
+    "abc": [
+        ("population", 1, f"{AT_LEAST}2"), ("cycles", 0, f"{AT_LEAST}1"), ("limit", 0, f"{AT_LEAST}1"),
+        ("max_preserve", 11, f"{AT_MOST}10"), ("perturbed", 0, f"{AT_LEAST}1"), ("over_budget", "drop", "'fit' or 'reject'"),
+    ],
+    "amc": [
+        ("tau", 2, f"{AT_MOST}1"), ("tau", 0, "greater than 0"), ("sigma_decay", 1.5, f"{AT_MOST}1"),
+        ("sigma", -0.1, f"{AT_LEAST}0"), ("lower_bound", 1.1, f"{AT_MOST}1"), ("gamma", 1.01, f"{AT_MOST}1"),
+        ("baseline", -1, f"{AT_LEAST}0"), ("replay", 0, f"{AT_LEAST}1"), ("batch", 0, f"{AT_LEAST}1"),
+        ("hidden", 0, f"{AT_LEAST}1"), ("actor_lr", 0, "greater than 0"), ("critic_lr", 2, f"{AT_MOST}1"),
+        ("warmup", -1, f"{AT_LEAST}0"), ("episodes", 0, f"{AT_LEAST}1"), ("patience", 0, f"{AT_LEAST}1"),
+        ("parallel", 0, f"{AT_LEAST}1"), ("returns", 1.5, f"{AT_MOST}1"), ("updates", -1, f"{AT_LEAST}0"),
+        ("reward", "latency", "'constrained', 'accuracy_macs' or 'accuracy_params'"),
+    ],
+    "auto": [
+        ("points", 0, f"{AT_LEAST}1"), ("share", 1.5, f"{AT_MOST}1"), ("confirm", 1.5, f"{AT_MOST}1"),
+        ("memory", 5, f"{AT_LEAST}16"), ("spread", 0, "greater than 0"), ("noise", -1, f"{AT_LEAST}0"),
+    ],
+    "evolution": [
+        ("population", 1, f"{AT_LEAST}2"), ("generations", 0, f"{AT_LEAST}1"), ("mutation_rate", 1.5, f"{AT_MOST}1"),
+        ("parents", 0, "greater than 0"), ("mutants", 1.1, f"{AT_MOST}1"), ("crossovers", -0.5, f"{AT_LEAST}0"),
+        ("draw_from", 1, f"{AT_MOST}0.99"), ("draw_to", 1.5, f"{AT_MOST}1"), ("step", 0, "greater than 0"),
+        ("scatter", 4, f"{AT_MOST}3"), ("mutation", "swap", "'resample' or 'step'"),
+    ],
+    "metapruning": [("population", 1, f"{AT_LEAST}2"), ("mutation_rate", 0, "greater than 0")],
+    "netadapt": [
+        ("decay", 1.5, f"{AT_MOST}1"), ("decay", 0, "greater than 0"), ("initial_reduction", 1, "less than 1"),
+        ("rule", "lowest_loss", "'highest_accuracy' or 'ratio'"), ("schedule", "linear", "'decay' or 'ratio'"),
+    ],
+    "nsga2": [
+        ("population", 1, f"{AT_LEAST}2"), ("crossover_rate", 2, f"{AT_MOST}1"), ("leaders", -1, f"{AT_LEAST}0"),
+    ],
+    "optuna": [
+        ("startup", 0, f"{AT_LEAST}1"), ("population", 3, f"{AT_LEAST}4"), ("memory", 5, f"{AT_LEAST}20"),
+        ("sampler", "cma", "'tpe', 'cmaes', 'gp', 'nsgaii', 'qmc' or 'random'"),
+    ],
+    "random": [("fill", "yes", "valid boolean")],
+    "sensitivity": [
+        ("share", 0, "greater than 0"), ("points", 0, f"{AT_LEAST}1"), ("points", 257, f"{AT_MOST}256"),
+        ("noise", -1, f"{AT_LEAST}0"), ("spread", 6, f"{AT_MOST}5"), ("solver", "greedy", "'knapsack' or 'threshold'"),
+    ],
+    "uniform": [("ratio", 0.5, "Options of 'uniform': none")],
+}  # fmt: skip
+"""By strategy: an option, a value that it does not take, and what the refusal says would do."""
+
+
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_options_out_of_range_are_named_with_what_came_and_what_would_do(roots: Roots, strategy: str) -> None:
+    for option, came, said in OUT_OF_RANGE[strategy]:
+        with pytest.raises(SpecError) as caught:
+            make_plan(order(strategy={"name": strategy, "options": {option: came}}), roots)
+        assert [e.pointer for e in caught.value.errors] == [f"/strategy/options/{option}"]
+        assert said in str(caught.value)
+        assert f"(came: {came!r})" in str(caught.value)
+
+
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_all_faulty_options_are_told_at_once(roots: Roots, strategy: str) -> None:
+    faults = {option: came for option, came, _ in OUT_OF_RANGE[strategy]} | {"unheard_of": 1}
+    with pytest.raises(SpecError) as caught:
+        make_plan(order(strategy={"name": strategy, "options": faults}), roots)
+    assert {e.pointer for e in caught.value.errors} == {f"/strategy/options/{option}" for option in faults}
+
+
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_every_number_among_the_options_has_limits(strategy: str) -> None:
+    """A lower one at least, as more patience or noise is merely useless; and NaN lies within none."""
+    for name, option in STRATEGIES.get(strategy).Options.model_json_schema().get("properties", {}).items():
+        for kind in option.get("anyOf", [option]):
+            if kind.get("type") in ("integer", "number"):
+                assert {"minimum", "exclusiveMinimum"} & set(kind), name
+                with pytest.raises(SpecError) as caught:
+                    STRATEGIES.get(strategy).read_options(None, {name: float("nan")})
+                assert [e.pointer for e in caught.value.errors] == [f"/strategy/options/{name}"]
 
 
 def test_weights_of_another_network_name_the_tensors(roots: Roots) -> None:

@@ -11,6 +11,7 @@ from automl_prune.loop.job import Artifact, SearchState
 from automl_prune.loop.ports import Store
 from automl_prune.storage.keys import ApiKeys
 from automl_prune.storage.sql import SqlStore
+from automl_prune.strategies.base import STRATEGIES
 from automl_prune.trial import Outcome, TrialState
 from services.api.app import create_app
 from services.api.context import Review
@@ -18,6 +19,10 @@ from services.settings import Settings, load_settings
 
 Order = Callable[..., dict[str, Any]]
 Fill = Callable[[Store], str]
+
+JSON_TYPES: dict[str, Any] = {
+    "integer": int, "number": (int, float), "string": str, "boolean": bool, "array": list, "null": type(None),
+}  # fmt: skip
 
 pytestmark = pytest.mark.parametrize("store", ["sqlite", "postgresql"], indirect=True)
 
@@ -248,6 +253,25 @@ def test_everything_that_can_be_named_is_listed(client: TestClient) -> None:
     assert "default" in listed["search-spaces"]["resnet56"]["presets"]
     assert {"l1", "fpgm"} <= set(listed["criteria"])
     assert {"cifar10", "digits"} <= set(listed["datasets"])
+
+
+def test_every_strategy_is_listed_with_its_paper_and_what_its_options_mean(client: TestClient) -> None:
+    listed = {item["name"]: item for item in client.get("/v1/strategies").json()["items"]}
+    assert set(listed) == set(STRATEGIES)
+    for name, item in listed.items():
+        assert len(item["paper"]) > 10, name
+        assert item["default_preset"] in item["presets"], name
+        assert set(item["default_recipe"]) <= set(item["presets"]), name
+        described = item["options"].get("properties", {})
+        assert set(described) == set(STRATEGIES.get(name).Options.model_fields)
+        for option, told in described.items():
+            kinds = told.get("anyOf", [told])
+            assert all(kind["type"] in JSON_TYPES for kind in kinds), (name, option)
+            assert len(told["description"]) > 10, (name, option)
+            assert told["default"] is None or any(isinstance(told["default"], JSON_TYPES[k["type"]]) for k in kinds)
+            assert told["default"] is not None or {"type": "null"} in kinds, (name, option)
+        for preset, values in item["presets"].items():
+            assert set(values) <= set(described), (name, preset)
 
 
 def test_probes_and_version(client: TestClient) -> None:
