@@ -81,7 +81,8 @@ class Watcher:
     async def _notified(self) -> AsyncGenerator[Collection[str] | None]:
         while True:
             try:
-                async with await self._listener() as connection:
+                async with await self._connected() as connection:
+                    await connection.execute(f"LISTEN {CHANNEL}")
                     yield None
                     while True:
                         heard = {n.payload async for n in connection.notifies(timeout=QUIET_SECONDS, stop_after=1)}
@@ -90,10 +91,8 @@ class Watcher:
                 log.warning("PostgreSQL does not say what is new (%s); trying again", type(error).__name__)
                 await asyncio.sleep(_AGAIN_SECONDS)
 
-    async def _listener(self) -> "psycopg.AsyncConnection[Any]":
+    async def _connected(self) -> "psycopg.AsyncConnection[Any]":
         import psycopg
 
         arguments = self._database.engine.dialect.create_connect_args(self._database.engine.url)[1]
-        connection = await psycopg.AsyncConnection.connect(**arguments, autocommit=True)
-        await connection.execute(f"LISTEN {CHANNEL}")
-        return connection
+        return await psycopg.AsyncConnection.connect(**arguments, autocommit=True)

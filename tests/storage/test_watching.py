@@ -2,8 +2,10 @@ import asyncio
 import logging
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
@@ -71,6 +73,33 @@ def test_a_listener_whose_connection_breaks_listens_again(postgres_url: str) -> 
     assert len(heard[2] or ()) == 1
     store.close()
     database.close()
+
+
+def test_a_listener_that_leaves_while_it_begins_to_listen_keeps_no_connection(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqlStore.open(postgres_url)
+    connected: list[psycopg.AsyncConnection[Any]] = []
+    connect = psycopg.AsyncConnection.connect
+
+    async def noted(**arguments: Any) -> psycopg.AsyncConnection[Any]:
+        connected.append(await connect(**arguments))
+        return connected[-1]
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "connect", noted)
+
+    async def leave() -> None:
+        async with aclosing(Watcher(store.database).changes()) as changes:
+            first = asyncio.create_task(anext(changes))  # type: ignore[arg-type]
+            while not connected:
+                await asyncio.sleep(0)
+            first.cancel()
+            with suppress(asyncio.CancelledError):
+                await first
+
+    asyncio.run(leave())
+    assert [connection.closed for connection in connected] == [True]
+    store.close()
 
 
 def test_what_becomes_of_a_search_is_logged_once_it_is_certain(store: SqlStore, caplog: pytest.LogCaptureFixture) -> None:
