@@ -90,7 +90,7 @@ def test_a_listener_that_leaves_while_it_begins_to_listen_keeps_no_connection(
 
     async def leave() -> None:
         async with aclosing(Watcher(store.database).changes()) as changes:
-            first = asyncio.create_task(anext(changes))  # type: ignore[arg-type]
+            first = asyncio.create_task(anext(changes))
             while not connected:
                 await asyncio.sleep(0)
             first.cancel()
