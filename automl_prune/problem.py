@@ -214,8 +214,10 @@ class Problem:
             moved = False
             for g, choices in enumerate(space.choices):
                 wider = [w for w in choices if w > widths[g]]
+                if not wider:
+                    continue
                 rows = self._with(widths, g, wider[:1] if self.monotone else wider)
-                fitting = np.flatnonzero(self.excess(rows) <= 0) if wider else []
+                fitting = np.flatnonzero(self.excess(rows) <= 0)
                 if len(fitting):
                     widths, moved = rows[fitting[0]].tolist(), True
                     if self.shortfall(np.array([widths], dtype=np.int64))[0] <= 0:

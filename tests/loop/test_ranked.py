@@ -76,6 +76,6 @@ def test_where_costs_do_not_grow_no_network_of_fewer_cuts_fits(budget: float, le
     assert problem.is_feasible(found)
     scores = np.concatenate([importance[name] for name in problem.space.names])
     group = np.repeat(np.arange(3), 32)[np.argsort(scores)]
-    fewer = [problem.space.snap(32 - np.bincount(group[:cuts], minlength=3)) for cuts in range(97)]
+    fewer = [problem.space.snap((32.0 - np.bincount(group[:cuts], minlength=3)).tolist()) for cuts in range(97)]
     fitting = [c for c in fewer if problem.is_feasible(c)]
     assert found == fitting[0] if fitting else found.widths == (16, 16, 16)
