@@ -147,6 +147,8 @@ def test_resnet50_of_metapruning(ids: list[int], millions: float) -> None:
     genes |= {f"{block}.conv{c}": gene for block, gene in zip(blocks, ids[4:], strict=True) for c in (1, 2)}
     widths = {name: architecture.group(name).width * (10 + 3 * gene) // 100 for name, gene in genes.items()}
     assert round(cost(architecture, widths)["macs"] / 1e6, 3) == millions
+    built = prune(NETWORKS.get("resnet50").build(1000), architecture, widths)
+    assert counted_macs(built, (3, 224, 224)) == cost(architecture, widths)["macs"], "MP-3: as built"
 
 
 @pytest.mark.parametrize(("code", "millions"), [(10, 127.616), (7, 88.217), (5, 64.578), (3, 36.301), (1, 12.015)])

@@ -40,14 +40,25 @@ HALF_TIME = (16, 48, 88, 80, 192, 168, 336, 360, 360, 352, 352, 368, 768, 680)
 # AMC-1 and AMC-2: the budget
 
 
-@pytest.mark.parametrize(("target", "mean"), [(0.5, 0.30), (0.4, 0.297), (0.3, 0.27)])
-def test_random_episodes_never_exceed_the_budget_and_rarely_use_it(target: float, mean: float) -> None:
-    """Below the 1.012 of the code, which rounds after bounding; means of the specification's own simulation."""
-    problem, rng = v1_problem(target), np.random.default_rng(0)
+@pytest.mark.parametrize(
+    ("round_to", "target", "mean"),
+    [
+        *((8, target, mean) for target, mean in ((0.5, 0.300), (0.4, 0.297), (0.3, 0.270))),
+        *(pytest.param(1, *row, marks=pytest.mark.slow) for row in ((0.5, 0.283), (0.4, 0.279), (0.3, 0.258))),
+    ],
+)
+def test_random_episodes_never_exceed_the_budget_and_rarely_use_it(round_to: int, target: float, mean: float) -> None:
+    """Of 3,000 none is above, where the code, which rounds after bounding, may be by 1.2 %; the means of section 4.3.
+
+    A mean has a standard error of 0.0014 or less: 0.005 is more than three.
+    """
+    problem, rng = v1_problem(target, round_to=round_to), np.random.default_rng(0)
     walk = Walk(problem, 0.2)
-    ratios = [ratio(problem, walk.episode(lambda _: rng.random())[0]) for _ in range(60)]
-    assert max(ratios) <= target
-    assert np.mean(ratios) == pytest.approx(mean, abs=0.03)
+    made = problem.space.array([walk.episode(lambda _: rng.random())[0] for _ in range(3000)])
+    ratios = problem.cost(made)["macs"] / problem.costs(problem.space.full)["macs"]
+    assert ratios.max() <= target
+    assert ratios.max() > 0.999 * target, "the bound is met by those who ask for much"
+    assert ratios.mean() == pytest.approx(mean, abs=0.005)
 
 
 def test_whoever_asks_for_everything_gets_the_budget_and_late_layers_pay() -> None:

@@ -184,6 +184,19 @@ def test_the_table_of_schedules(first: float, decay: float, expected: Mapping[fl
         assert len(drive(strategy, lambda w: 0.5)) == iterations
 
 
+@pytest.mark.parametrize(
+    ("first", "decay", "ratio", "left"),
+    [(0.025, 0.96, 0.376, 0.559), (0.025, 1.0, 0.2, 0.25), (0.05, 0.98, 0.001, 0.0), (0.03, 0.98, 0.1, 0.318)],
+)
+def test_what_remains_after_thirty_iterations(first: float, decay: float, ratio: float, left: float) -> None:
+    """The last column of that table; where 0 remains, the budget was met before."""
+    strategy = netadapt(line(1, ratio, width=1_000_000), initial_reduction=first, decay=decay)
+    trials = drive(strategy, lambda w: 0.5, most=30)
+    assert strategy.family == tuple(range(len(trials)))
+    assert trials[-1].candidate.widths[0] / 1e6 == pytest.approx(left, abs=6e-4 if left else 1e-3)
+    assert len(trials) == 30 or strategy.finished
+
+
 def test_reductions_may_be_parts_of_what_was_reached() -> None:
     schedule = ScheduleOptions(schedule="ratio", initial_reduction=0.1, decay=1.0)
     assert schedule.iterations(0.5) == 7
