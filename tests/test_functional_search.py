@@ -154,7 +154,6 @@ def test_explicit_splits_and_training_from_scratch(digits: tuple[Tensor, Tensor]
             "report": (images[1300:], labels[1300:]),
         },
         budget=[HALF, {"metric": "params", "max_ratio": 0.9}],
-        strategy="random",
         trials=2,
         controls=["uniform"],
         base_training={"epochs": 3, "lr": 0.05},
@@ -163,6 +162,7 @@ def test_explicit_splits_and_training_from_scratch(digits: tuple[Tensor, Tensor]
     )
     sizes = {name: part["size"] for name, part in found.result["splits"].items() if isinstance(part, dict)}
     assert sizes == {"fit": 1000, "select": 300, "report": 497}
+    assert found.result["provenance"]["strategy"] == "auto"
     assert found.trials[0].arm == "preparation"
     assert found.metrics["top1"] > 0.5
     assert set(found.result["controls"]) == {"uniform"}

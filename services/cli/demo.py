@@ -81,7 +81,7 @@ def order(dataset: str, space: str | None, weights: Path | None, trials: int, bu
         "weights": weights.resolve().name if weights else None,
         "base_training": {"epochs": 20, "lr": 0.1},
         "dataset": {"name": dataset, "select_size": 400, "batch_size": 64} if digits else {"name": dataset},
-        "strategy": {"name": "abc", "preset": "corrected", "options": {"population": 5, "perturbed": 1}},
+        "strategy": {"name": "auto"},
         "budgets": [{"metric": "macs", "max_ratio": budget}],
         "controls": ["uniform", "random"],
         "finish": {"top_k": 3 if digits else 1, "recovery": "fine_tune", "epochs": 5 if digits else 0.25, "lr": 0.02},
