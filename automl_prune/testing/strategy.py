@@ -45,8 +45,8 @@ def told(proposal: Proposal, number: int, outcome: Outcome) -> Trial:
     return trial.with_outcome(outcome)
 
 
-def run_toy(strategy: Strategy, evaluations: int, *, seed: int = 0) -> list[Trial]:
-    """Drive a strategy on its toy problem, one trial at a time."""
+def run_toy(strategy: Strategy, evaluations: int, *, seed: int = 0, first: int = 0) -> list[Trial]:
+    """Drive a strategy on its toy problem, one trial at a time; trials are numbered from ``first``."""
     trials: list[Trial] = []
     while len(trials) < evaluations and not strategy.finished:
         proposal = strategy.ask()
@@ -54,7 +54,7 @@ def run_toy(strategy: Strategy, evaluations: int, *, seed: int = 0) -> list[Tria
             assert strategy.finished, "ask returned None with nothing in flight"
             break
         score = toy_score(strategy.problem, proposal.candidate, seed=seed)
-        trials.append(told(proposal, len(trials), Outcome(TrialState.COMPLETE, {"top1": score})))
+        trials.append(told(proposal, first + len(trials), Outcome(TrialState.COMPLETE, {"top1": score})))
         strategy.tell(trials[-1])
     return trials
 
@@ -92,22 +92,23 @@ class StrategyContract:
     def test_restored_through_json_asks_the_same(self, make_strategy: MakeStrategy, after: int) -> None:
         problem = toy_problem()
         original = make_strategy(problem, 3)
-        run_toy(original, after)
-        restored = make_strategy(problem, 3)
-        restored.load_state_dict(json.loads(json.dumps(original.state_dict(), allow_nan=False)))
-        expected, actual = run_toy(original, 25), run_toy(restored, 25)
-        assert [(t.candidate, t.origin) for t in expected] == [(t.candidate, t.origin) for t in actual]
+        done = len(run_toy(original, after))
+        restored = self._restored(original, make_strategy(problem, 3))
+        expected, actual = run_toy(original, 25, first=done), run_toy(restored, 25, first=done)
+        assert expected == actual
 
-    def test_restored_with_trials_in_flight_asks_the_same(self, make_strategy: MakeStrategy) -> None:
+    @pytest.mark.parametrize("after", [0, 52])
+    def test_restored_with_trials_in_flight_asks_the_same(self, make_strategy: MakeStrategy, after: int) -> None:
         problem = toy_problem()
-        original, restored = make_strategy(problem, 4), make_strategy(problem, 4)
+        original = make_strategy(problem, 4)
+        done = len(run_toy(original, after))
         flying = [p for p in (original.ask() for _ in range(3)) if p is not None]
-        restored.load_state_dict(json.loads(json.dumps(original.state_dict(), allow_nan=False)))
+        restored = self._restored(original, make_strategy(problem, 4))
         for strategy in (original, restored):
-            for number, proposal in enumerate(flying):
-                score = toy_score(problem, proposal.candidate)
-                strategy.tell(told(proposal, number, Outcome(TrialState.COMPLETE, {"top1": score})))
-        assert [t.candidate for t in run_toy(original, 20)] == [t.candidate for t in run_toy(restored, 20)]
+            for number, proposal in enumerate(flying, start=done):
+                strategy.tell(told(proposal, number, self._scored(problem, proposal)))
+        done += len(flying)
+        assert run_toy(original, 20, first=done) == run_toy(restored, 20, first=done)
 
     def test_trials_may_come_back_in_any_order_and_fail(self, make_strategy: MakeStrategy) -> None:
         problem = toy_problem()
@@ -135,6 +136,29 @@ class StrategyContract:
             strategy.tell(told(asked[0], 99, Outcome.failed("worker lost")))
         assert strategy.finished or strategy.ask() is not None
 
+    def test_trials_that_are_never_told_hold_up_no_more_than_a_barrier(self, make_strategy: MakeStrategy) -> None:
+        """Of every third comes neither score nor end; it may wait for them, and goes on when they come at last."""
+        problem = toy_problem()
+        strategy = make_strategy(problem, 9)
+        silent: list[tuple[int, Proposal]] = []
+        number = 0
+        while number < self.evaluations // 2 and (proposal := strategy.ask()) is not None:
+            assert proposal.candidate in problem.space
+            assert problem.is_feasible(proposal.candidate) or MEASURES in proposal.origin
+            if number % 3 == 1:
+                silent.append((number, proposal))
+            else:
+                strategy.tell(told(proposal, number, self._scored(problem, proposal)))
+            number += 1
+        assert number
+        restored = self._restored(strategy, make_strategy(problem, 9))
+        for waiting in (strategy, restored):
+            for late, proposal in silent:
+                waiting.tell(told(proposal, late, self._scored(problem, proposal)))
+        going_on = run_toy(strategy, 5, first=number)
+        assert going_on or strategy.finished
+        assert run_toy(restored, 5, first=number) == going_on
+
     def test_tells_of_strangers_are_survived(self, make_strategy: MakeStrategy) -> None:
         strategy = make_strategy(toy_problem(), 8)
         stranger = Trial(1234, strategy.problem.space.narrowest).with_outcome(Outcome(TrialState.COMPLETE, {"top1": 0.6}))
@@ -156,6 +180,14 @@ class StrategyContract:
             ours.append(max(t.metrics["top1"] for t in trials))
             random.append(max(t.metrics["top1"] for t in control))
         assert np.median(ours) > np.median(random)
+
+    def _restored(self, original: Strategy, other: Strategy) -> Strategy:
+        """``other``, as new, in the state of ``original`` after a way through bytes."""
+        other.load_state_dict(json.loads(json.dumps(original.state_dict(), allow_nan=False).encode()))
+        return other
+
+    def _scored(self, problem: Problem, proposal: Proposal) -> Outcome:
+        return Outcome(TrialState.COMPLETE, {"top1": toy_score(problem, proposal.candidate)})
 
     def _any_outcome(self, problem: Problem, candidate: Candidate, rng: np.random.Generator) -> Outcome:
         state = rng.choice(["complete", "complete", "complete", "failed", "cancelled", "stopped", "infeasible"])

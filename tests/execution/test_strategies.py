@@ -1,5 +1,8 @@
 """Every strategy's search on every executor: what one worker leaves behind, whichever made it, the others find."""
 
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +11,12 @@ import pytest
 from automl_prune.execution import ActorsExecutor, Connection, InlineExecutor, TuneExecutor
 from automl_prune.loop.job import SearchState
 from automl_prune.loop.plan import Roots, make_plan
-from automl_prune.loop.ports import Executor
+from automl_prune.loop.ports import Executor, TrialSource
 from automl_prune.loop.run import run_search
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.storage.memory import MemoryStore
 from automl_prune.strategies.base import STRATEGIES
-from automl_prune.trial import Trial, TrialState
+from automl_prune.trial import Evaluator, Outcome, Trial, TrialState
 
 MOST = 8
 ORDER: dict[str, Any] = {
@@ -68,6 +71,73 @@ def search(folder: Path, roots: Roots, strategy: str, kind: str) -> list[Trial]:
 def roots(tmp_path_factory: pytest.TempPathFactory) -> Roots:
     folder = tmp_path_factory.mktemp("roots")
     return Roots(folder / "data", folder / "weights", folder / "cache")
+
+
+class Deadly:
+    """Builds evaluators whose process ends by SIGKILL when a trial was evaluated and its outcome is not told yet."""
+
+    def __init__(self, make: Callable[[], Evaluator], notes: Path, name: str, deaths: int) -> None:
+        self.make, self.notes, self.name, self.deaths = make, notes, name, deaths
+
+    def __call__(self) -> Evaluator:
+        evaluate = self.make()
+
+        def deadly(trial: Trial) -> Outcome:
+            outcome = evaluate(trial)
+            called = (trial.origin.get("iteration"), trial.origin.get("group")) == (2, self.name)
+            if called and len(list(self.notes.glob("death-*"))) < self.deaths:
+                (self.notes / f"death-{os.getpid()}").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return outcome
+
+        return deadly
+
+
+class DeadlyActors(ActorsExecutor):
+    """Workers that lose a trial when they die, as if no other were tried; see :class:`Deadly`."""
+
+    def __init__(self, search_id: str, notes: Path, name: str, deaths: int) -> None:
+        super().__init__(search_id, workers=2, max_attempts=1)
+        self.notes, self.name, self.deaths = notes, name, deaths
+
+    def run(self, source: TrialSource, make_evaluator: Callable[[], Evaluator]) -> None:
+        super().run(source, Deadly(make_evaluator, self.notes, self.name, self.deaths))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_netadapt_completes_an_iteration_that_kills_workers(
+    local_ray: Connection, deaths: int, roots: Roots, tmp_path: Path
+) -> None:
+    """NA-11: the trial fails and is asked for once more; where that kills as well, its group sits out the iteration."""
+    strategy = {"name": "netadapt", "preset": "published", "options": {"initial_reduction": 0.1}}
+    order = ORDER | {"strategy": strategy, "recipe": RECIPE, "trials": {"max": 60, "parallel": 2}}
+    plan, store = make_plan(SearchSpec.parse(order), roots), MemoryStore()
+    groups = list(plan.problem.space.names)
+    store.add_search(order, name=None, labels={})
+    job = store.claim(lease_seconds=600)
+    assert job is not None
+    ended = run_search(plan, job, store, DeadlyActors(job.id, tmp_path, groups[1], deaths), tmp_path / "artifacts")
+    assert ended.state is SearchState.SUCCEEDED, ended.state_reason
+    assert len(list(tmp_path.glob("death-*"))) == deaths
+
+    searched = [t.trial for t in store.trials(job.id) if t.trial.arm == "search"]
+    lost = [t for t in searched if t.state is TrialState.FAILED]
+    assert [(t.origin["iteration"], t.origin["group"], t.origin["attempt"]) for t in lost] == [
+        (2, groups[1], attempt + 1) for attempt in range(deaths)
+    ]
+    assert all("killed" in (t.outcome.reason or "") for t in lost if t.outcome)
+    assert not any((tmp_path / "artifacts" / f"{t.name}.safetensors").exists() for t in lost if t.number)
+    scored = [t for t in searched if t.state is TrialState.COMPLETE]
+    for iteration in range(1, max(t.origin["iteration"] for t in searched) + 1):
+        of_iteration = [t.origin["group"] for t in scored if t.origin["iteration"] == iteration]
+        out = {groups[1]} if (deaths, iteration) == (2, 2) else set()
+        assert sorted(of_iteration) == sorted(set(groups) - out), iteration
+    assert ended.result is not None
+    iterations = {t.number: t.origin["iteration"] for t in searched}
+    winners = [iterations[row["trial"]] for row in ended.result["family"]]
+    assert winners == list(range(1, 1 + len(winners)))
+    assert ended.result["metrics"]["macs"] <= 0.6 * ended.result["base_metrics"]["macs"]
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,18 @@ def test_the_global_control_is_scored_recovered_and_reported(run: Run) -> None:
     )
 
 
+def test_an_iteration_costs_one_evaluation_for_each_group_it_can_cut(run: Run) -> None:
+    """G-10, as section 8 has it: groups x iterations, each the short-term fine-tuning and a look at the select split."""
+    searched = [t for t in run.trials if t.arm == SEARCH]
+    iterations = max(t.origin["iteration"] for t in searched)
+    groups = len(run.plan.problem.space)
+    assert len(searched) == groups * iterations
+    assert {t.outcome.cost["images"] for t in searched if t.outcome} == {2 * 64 + 300}
+    assert run.job.result is not None
+    spent = run.job.result["provenance"]["search_cost"]["by_arm"]["search"]
+    assert (spent["evaluations"], spent["images"]) == (groups * iterations, groups * iterations * (2 * 64 + 300))
+
+
 def test_killed_drivers_are_continued_with_the_same_winners(run: Run, tmp_path: Path) -> None:
     again = Run(tmp_path, 4, 6, 7)
     assert again.job.attempt == 4

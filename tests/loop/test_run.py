@@ -4,13 +4,15 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from automl_prune import load_architecture
+from automl_prune import cost, load_architecture
+from automl_prune.costs import CONVENTION
 from automl_prune.errors import UserError, WeightsError
 from automl_prune.evaluation.evaluator import CandidateEvaluator
 from automl_prune.evaluation.scoring import score
@@ -73,6 +75,55 @@ def test_the_result_keeps_its_contract(finished: Finished) -> None:
     assert result["metrics"]["params"] <= 0.9 * result["base_metrics"]["params"]
     assert result["base_metrics"]["top1"] > 0.9
     assert result["metrics"]["top1"] > 0.5
+
+
+def test_every_trial_is_recorded_with_what_made_it(finished: Finished) -> None:
+    """G-1: widths, kept channels and costs by trial; splits, seed, recipe, versions and convention once for all."""
+    space, architecture = finished.plan.problem.space, finished.plan.architecture
+    for trial in (t for t in finished.trials if t.arm in ("search", "uniform", "random", "final")):
+        assert trial.outcome is not None
+        widths, costs = space.widths(trial.candidate), cost(architecture, space.widths(trial.candidate))
+        kept = trial.outcome.details["kept"]
+        assert {name: len(kept.get(name, range(width))) for name, width in widths.items()} == widths
+        assert all(units == sorted(set(units)) and units[-1] < architecture.group(n).units for n, units in kept.items())
+        assert {name: trial.metrics[name] for name in ("macs", "flops", "params")} == {
+            name: costs[name] for name in ("macs", "flops", "params")
+        }
+        assert trial.metrics["flops"] == 2 * trial.metrics["macs"]
+        assert trial.origin or trial.arm in ("uniform", "random")
+    made = finished.job.result
+    assert made is not None
+    assert {len(made["splits"][name]["id"]) >= 16 for name in ("fit", "select", "report")} == {True}
+    provenance = made["provenance"]
+    assert provenance["versions"]["automl_prune"] == version("automl-prune")
+    assert (provenance["seed"], provenance["preset"], provenance["convention"]) == (0, "corrected", CONVENTION)
+    assert provenance["recipe"] == finished.plan.recipe.model_dump(mode="json")
+    assert provenance["options"]["population"] == 3
+
+
+def test_what_was_spent_is_what_the_recipe_says(finished: Finished) -> None:
+    """G-10: images by arm from the order's own numbers, and sums of sums."""
+    sizes = {name: part["size"] for name, part in finished.plan.images.describe().items() if isinstance(part, dict)}
+    epoch = sizes["fit"] // 64 * 64
+    candidate, recovered = 4 * 64 + sizes["select"], 3 * epoch + sizes["select"]
+    expected = {
+        "preparation": (1, 12 * epoch),
+        "base": (1, sizes["select"]),
+        "search": (9, 9 * candidate),
+        "uniform": (1, candidate),
+        "random": (9, 9 * candidate),
+        "final": (4, 4 * (candidate + recovered)),
+        "report": (4, 7 * sizes["report"]),
+    }
+    assert finished.job.result is not None
+    spent = finished.job.result["provenance"]["search_cost"]
+    assert {arm: (row["evaluations"], row["images"]) for arm, row in spent["by_arm"].items()} == expected
+    for kind in ("evaluations", "images", "seconds", "cpu_seconds"):
+        assert spent[kind] == pytest.approx(sum(row[kind] for row in spent["by_arm"].values()))
+    taken = [t.outcome.cost for t in finished.trials if t.outcome]
+    assert spent["seconds"] == pytest.approx(sum(c["seconds"] for c in taken))
+    assert all(c["cpu_seconds"] > 0 and c["seconds"] > 0 for c in taken)
+    assert spent["seconds"] < spent["wall_seconds"]
 
 
 def test_the_result_says_what_the_executor_took(finished: Finished) -> None:

@@ -21,7 +21,9 @@ from automl_prune.problem import Budget, Problem
 from automl_prune.space import Candidate, ChannelSpace
 from automl_prune.strategies._ddpg import Agent, AgentSettings, Network, arithmetic, truncated_normal
 from automl_prune.strategies._walk import FEATURES, States, Walk
-from automl_prune.surgery.slicing import materialise
+from automl_prune.strategies.amc import Amc
+from automl_prune.surgery.criteria import CRITERIA
+from automl_prune.surgery.slicing import Ranking, materialise
 from automl_prune.testing.strategy import run_toy, told, toy_problem, toy_score
 from automl_prune.trial import Outcome, TrialState
 from tests.jagged import jagged_problem
@@ -41,24 +43,31 @@ HALF_TIME = (16, 48, 88, 80, 192, 168, 336, 360, 360, 352, 352, 368, 768, 680)
 
 
 @pytest.mark.parametrize(
-    ("round_to", "target", "mean"),
+    ("round_to", "target", "mean", "bounded"),
     [
-        *((8, target, mean) for target, mean in ((0.5, 0.300), (0.4, 0.297), (0.3, 0.270))),
-        *(pytest.param(1, *row, marks=pytest.mark.slow) for row in ((0.5, 0.283), (0.4, 0.279), (0.3, 0.258))),
+        (8, 0.5, 0.300, 0.009),
+        (8, 0.4, 0.297, 0.12),
+        (8, 0.3, 0.270, 0.47),
+        pytest.param(1, 0.5, 0.283, None, marks=pytest.mark.slow),
+        pytest.param(1, 0.4, 0.279, None, marks=pytest.mark.slow),
+        pytest.param(1, 0.3, 0.258, None, marks=pytest.mark.slow),
     ],
 )
-def test_random_episodes_never_exceed_the_budget_and_rarely_use_it(round_to: int, target: float, mean: float) -> None:
+def test_random_episodes_never_exceed_the_budget_and_rarely_use_it(
+    round_to: int, target: float, mean: float, bounded: float | None
+) -> None:
     """Of 3,000 none is above, where the code, which rounds after bounding, may be by 1.2 %; the means of section 4.3.
 
-    A mean has a standard error of 0.0014 or less: 0.005 is more than three.
+    A mean has a standard error of 0.0014 or less: 0.005 is more than three. As many as exceed the target there use all of
+    it here, because the widest that is left is taken.
     """
     problem, rng = v1_problem(target, round_to=round_to), np.random.default_rng(0)
     walk = Walk(problem, 0.2)
     made = problem.space.array([walk.episode(lambda _: rng.random())[0] for _ in range(3000)])
     ratios = problem.cost(made)["macs"] / problem.costs(problem.space.full)["macs"]
     assert ratios.max() <= target
-    assert ratios.max() > 0.999 * target, "the bound is met by those who ask for much"
     assert ratios.mean() == pytest.approx(mean, abs=0.005)
+    assert bounded is None or np.mean(ratios > 0.99 * target) == pytest.approx(bounded, abs=0.03)
 
 
 def test_whoever_asks_for_everything_gets_the_budget_and_late_layers_pay() -> None:
@@ -373,6 +382,47 @@ def test_shared_channels_are_decided_once_and_all_are_decided() -> None:
     assert walk.realised(t, np.array(candidate.widths)) == walk.realised(walk.steps.index(first), np.array(candidate.widths))
     small = materialise(network.build(10), architecture, {n: range(w) for n, w in space.widths(candidate).items()})
     assert small(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+RESIDUAL = {
+    "conv1": ["conv1", "layer1.0.conv2", "layer1.1.conv2", "layer1.2.conv2"],
+    "layer2.0.conv2": ["layer2.0.conv2", "layer2.1.conv2", "layer2.2.conv2"],
+    "layer3.0.conv2": ["layer3.0.conv2", "layer3.1.conv2", "layer3.2.conv2"],
+}
+"""What is added up in ResNet-20, stage by stage."""
+READERS = {
+    "conv1": ["layer1.0.conv1", "layer1.1.conv1", "layer1.2.conv1", "layer2.0.conv1"],
+    "layer2.0.conv2": ["layer2.1.conv1", "layer2.2.conv1", "layer3.0.conv1"],
+    "layer3.0.conv2": ["layer3.1.conv1", "layer3.2.conv1", "linear"],
+}
+
+
+def test_members_of_a_residual_group_keep_the_same_channels() -> None:
+    """Ranked as published; read off a network whose weights say which output and input channel each was of."""
+    model = NETWORKS.get("resnet20").build(10)
+    architecture = trace(model, torch.zeros(1, 3, 32, 32))
+    space, rng = ChannelSpace.of(architecture), np.random.default_rng(4)
+    candidate, _ = Walk(Problem(space, CostModel(architecture, space.names)), 0.2).episode(lambda _: rng.random())
+    recipe = Amc.recipe("published")
+    ranking = Ranking(model, architecture, CRITERIA.get(recipe["inherit"]), reduction=recipe["reduction"])
+    kept = ranking.keep(space.widths(candidate))
+    with torch.no_grad():
+        for weight in model.parameters():
+            places = torch.arange(weight[0].numel()) // max(1, weight[0].numel() // (*weight.shape, 1)[1])
+            weight.copy_((1000.0 * torch.arange(len(weight))[:, None] + places).view_as(weight))
+    small = materialise(model, architecture, kept)
+    for group, members in RESIDUAL.items():
+        width = space.widths(candidate)[group]
+        expected = kept[group].tolist()
+        assert len(expected) == width
+        assert expected != list(range(width)), "ranked, not the first ones"
+        for name in members:
+            code = small.get_parameter(f"{name}.weight")[:, 0, 0, 0] // 1000
+            norm = small.get_parameter(f"{name.replace('conv', 'bn')}.weight") // 1000
+            assert code.tolist() == norm.tolist() == expected, name
+        for name in READERS[group]:
+            first = small.get_parameter(f"{name}.weight")[0]
+            assert (first.reshape(len(first), -1)[:, 0] % 1000).tolist() == expected, name
 
 
 def test_groups_of_one_layer_are_decided_separately_and_none_is_lost() -> None:

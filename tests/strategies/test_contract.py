@@ -1,5 +1,7 @@
 """Every registered strategy keeps the contract; a new one is found here without a change."""
 
+from typing import Any
+
 import pytest
 
 from automl_prune.errors import BudgetError
@@ -35,6 +37,49 @@ class TestEveryStrategy(StrategyContract):
         self.learning_evaluations = 600 if slow else 80 if name in QUICK_LEARNERS else 300
         self.learns = name not in DO_NOT_LEARN and (name, preset) not in BEYOND_REACH
         self.chance = (name, preset) not in WITHOUT_CHANCE
+
+
+TRIALS = 60
+DIVIDED: dict[tuple[str, str], tuple[dict[str, Any], str, set[Any]]] = {
+    ("amc", "modern"): ({"warmup": 5, "hidden": 16, "updates": 2}, "phase", {"explore", "exploit"}),
+    ("amc", "published"): ({"warmup": 5, "hidden": 16, "updates": 2}, "phase", {"explore", "exploit"}),
+    ("auto", "default"): ({}, "phase", {"surrogate", "confirm"}),
+    ("netadapt", "modern"): ({}, "iteration", {1, 4}),
+    ("netadapt", "published"): ({"initial_reduction": 0.12, "decay": 1.0}, "iteration", {1, 4}),
+    ("optuna", "default"): ({"sampler": "gp", "startup": 5, "memory": 20}, "sampler", {"uniform", "gp"}),
+    ("sensitivity", "modern"): ({}, "phase", {"measure", "solution", "nearby"}),
+    ("sensitivity", "published"): ({}, "phase", {"measure", "solution"}),
+}
+"""Strategies that divide up the trials they know of, and one whose model takes long; with options that let them come to
+their last phase within so few, and what its trials then say of it."""
+SLOW = {("amc", "published"), ("optuna", "default"), ("sensitivity", "published")}
+"""Too long for every day, or much like another."""
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [pytest.param(*case, marks=pytest.mark.slow if case in SLOW else ()) for case in DIVIDED]
+)
+class TestWithTrialsToDivide(StrategyContract):
+    learns = False
+
+    @pytest.fixture
+    def make_strategy(self, name: str, preset: str) -> MakeStrategy:
+        options, *_ = DIVIDED[name, preset]
+
+        def make(problem: Problem, seed: int) -> Strategy:
+            return STRATEGIES.get(name).create(problem, seed=seed, preset=preset, options=options, trials=TRIALS)
+
+        return make
+
+    @pytest.fixture(autouse=True)
+    def _what_it_does(self, name: str, preset: str) -> None:
+        self.evaluations = 20 if name == "optuna" else TRIALS
+        self.chance = preset == "modern" or name in ("amc", "auto", "optuna")
+
+    def test_it_comes_to_its_last_phase(self, make_strategy: MakeStrategy, name: str, preset: str) -> None:
+        """So that what is restored above is what it seems to be."""
+        _, note, expected = DIVIDED[name, preset]
+        assert expected <= {t.origin.get(note) for t in run_toy(make_strategy(toy_problem(), 3), self.evaluations)}
 
 
 @pytest.mark.parametrize(("name", "preset"), CASES)
