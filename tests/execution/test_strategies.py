@@ -110,8 +110,8 @@ def test_netadapt_completes_an_iteration_that_kills_workers(
     local_ray: Connection, deaths: int, roots: Roots, tmp_path: Path
 ) -> None:
     """NA-11: the trial fails and is asked for once more; where that kills as well, its group sits out the iteration."""
-    strategy = {"name": "netadapt", "preset": "published", "options": {"initial_reduction": 0.1}}
-    order = ORDER | {"strategy": strategy, "recipe": RECIPE, "trials": {"max": 60, "parallel": 2}}
+    strategy = {"name": "netadapt", "preset": "published", "options": {"initial_reduction": 0.15}}
+    order = ORDER | {"strategy": strategy, "recipe": RECIPE, "trials": {"max": 60, "parallel": 2}, "controls": []}
     plan, store = make_plan(SearchSpec.parse(order), roots), MemoryStore()
     groups = list(plan.problem.space.names)
     store.add_search(order, name=None, labels={})
