@@ -73,7 +73,12 @@ STATUS: Sequence[tuple[type[Exception], int]] = (
     (StateConflictError, 409),
     (LeaseLostError, 409),
 )
-STORE_ERRORS = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError)
+STORE_ERRORS = (
+    sqlalchemy.exc.OperationalError,
+    sqlalchemy.exc.ProgrammingError,  # PostgreSQL's of a table that is not there; SQLite's is an OperationalError
+    sqlalchemy.exc.InterfaceError,
+    sqlalchemy.exc.TimeoutError,
+)
 TITLES = {
     400: "The request cannot be read",
     401: "The request needs a key",

@@ -18,8 +18,6 @@ from services.settings import Settings, load_settings
 Order = Callable[..., dict[str, Any]]
 Fill = Callable[[Store], str]
 
-pytestmark = pytest.mark.parametrize("store", ["sqlite", "postgresql"], indirect=True)
-
 
 def test_an_order_becomes_a_queued_search(client: TestClient, store: SqlStore, order: Order) -> None:
     response = client.post("/v1/searches", json=order(labels={"team": "edge"}))

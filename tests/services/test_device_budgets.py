@@ -29,6 +29,8 @@ from services.settings import Settings, load_settings
 from services.wiring import reviewer
 from tests.latency.clockwork import Clockwork
 
+SLOW_ON_POSTGRESQL = True
+
 ORDER: dict[str, Any] = {
     "search_space": {"name": "digits_resnet", "round_to": 16},
     "dataset": {"name": "digits", "select_size": 300, "batch_size": 64},
