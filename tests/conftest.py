@@ -143,11 +143,13 @@ def postgres_schema(postgres_server: Engine) -> str:
 @pytest.fixture(scope="session")
 def emptied_postgres(postgres_schema: str, postgres_server: Engine) -> Callable[[], str]:
     """Empties the one PostgreSQL database with the newest schema, starts its counting anew, and gives its URL."""
-    names = ", ".join(table.name for table in Base.metadata.sorted_tables)
+    tables = [f"DELETE FROM {table.name};" for table in reversed(Base.metadata.sorted_tables)]  # TRUNCATE takes longer
+    sequences = "PERFORM setval(quote_ident(sequencename), 1, false) FROM pg_sequences;"
+    empty = text(f"DO $$ BEGIN {' '.join(tables)} {sequences} END $$")
 
     def make() -> str:
         with postgres_server.connect() as connection:
-            connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY"))
+            connection.execute(empty)
         return postgres_schema
 
     return make

@@ -77,7 +77,12 @@ STATUS: Sequence[tuple[type[Exception], int]] = (
 )
 RETRY_SECONDS = 60
 """After how long it is worth asking again when there was too much."""
-STORE_ERRORS = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError)
+STORE_ERRORS = (
+    sqlalchemy.exc.OperationalError,
+    sqlalchemy.exc.ProgrammingError,  # PostgreSQL's of a table that is not there; SQLite's is an OperationalError
+    sqlalchemy.exc.InterfaceError,
+    sqlalchemy.exc.TimeoutError,
+)
 TITLES = {
     400: "The request cannot be read",
     401: "The request needs a key",

@@ -5,6 +5,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import text
 
 from automl_prune.errors import UnknownNameError
 from automl_prune.loop.job import DEFAULT_TENANT, Artifact, SearchState
@@ -87,6 +89,16 @@ def run(store: Store, job_id: str, attempt: int, found: Problem) -> None:
     store.record_outcome(job_id, attempt, 13, outcome(found, Trial(13, SPACE.full)))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where a module says ``SLOW_ON_POSTGRESQL``, its tests run on SQLite by default, and on PostgreSQL with -m slow."""
+    for item in items:
+        if isinstance(item, pytest.Function) and getattr(item.module, "SLOW_ON_POSTGRESQL", False):
+            chosen = item.callspec.params.get("store") if hasattr(item, "callspec") else None
+            if chosen == "postgresql":
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def review() -> Review:
     return check
@@ -155,16 +167,36 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings(home=tmp_path, max_body_bytes=10_000, public_url=None)
 
 
-@pytest.fixture
+@pytest.fixture(params=["sqlite", "postgresql"])
 def store(request: pytest.FixtureRequest, empty_database: Path, tmp_path: Path) -> Iterator[SqlStore]:
-    """On SQLite; where a test is parametrised with it (indirect), on ``sqlite`` or ``postgresql``."""
-    if getattr(request, "param", "sqlite") == "postgresql":
+    """An empty one, on each kind of database; a module that takes long says ``SLOW_ON_POSTGRESQL = True``."""
+    if request.param == "postgresql":
         url = request.getfixturevalue("postgres_url")
     else:
         url = f"sqlite:///{shutil.copy(empty_database, tmp_path / 'automl-prune.sqlite3')}"
     opened = SqlStore(url)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def without_table(store: SqlStore) -> Callable[[str], AbstractContextManager[None]]:
+    """Makes blocks in which the database lacks a table."""
+
+    @contextmanager
+    def without(table: str) -> Iterator[None]:
+        rename(store, table, "elsewhere")
+        try:
+            yield
+        finally:
+            rename(store, "elsewhere", table)
+
+    return without
+
+
+def rename(store: SqlStore, table: str, name: str) -> None:
+    with store.database.write() as session:
+        session.execute(text(f"ALTER TABLE {table} RENAME TO {name}"))
 
 
 @pytest.fixture

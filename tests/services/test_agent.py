@@ -168,17 +168,17 @@ def test_an_agent_outlasts_its_service(
 def test_leases_are_renewed_while_something_takes_long(
     store: SqlStore, settings: Settings, serve: Callable[[FastAPI], str], devices: SqlDevices, start: Callable[..., None]
 ) -> None:
-    quick = settings.model_copy(update={"device_lease_seconds": 0.6})
+    quick = settings.model_copy(update={"device_lease_seconds": 1.2})
 
     def time_it(how: Conditions, work: Work) -> Timing:
-        time.sleep(2)
+        time.sleep(3)
         return GOOD
 
     start(serve(create_app(store, quick, lambda spec, tenant: {})), time_it)
     until(known(devices))
     batch = devices.add("default", "pi", HOW, BLOCKS[:1], wanted_seconds=60)
     until(lambda: bool(running(store)))
-    for _ in range(6):
+    for _ in range(9):
         time.sleep(0.25)
         assert not devices.has_work("default", "pi"), "its lease ran out"
     assert results(devices, batch)[0].attempt == 1

@@ -24,8 +24,6 @@ JSON_TYPES: dict[str, Any] = {
     "integer": int, "number": (int, float), "string": str, "boolean": bool, "array": list, "null": type(None),
 }  # fmt: skip
 
-pytestmark = pytest.mark.parametrize("store", ["sqlite", "postgresql"], indirect=True)
-
 
 def test_an_order_becomes_a_queued_search(client: TestClient, store: SqlStore, order: Order) -> None:
     response = client.post("/v1/searches", json=order(labels={"team": "edge"}))

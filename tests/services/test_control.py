@@ -31,7 +31,6 @@ def reason(client: TestClient, search_id: str) -> str:
     return found
 
 
-@pytest.mark.parametrize("store", ["sqlite", "postgresql"], indirect=True)
 def test_a_queued_search_pauses_and_resumes(client: TestClient, store: SqlStore, order: Order) -> None:
     search_id = placed(client, order)
     paused = client.post(f"/v1/searches/{search_id}:pause")

@@ -32,6 +32,8 @@ from services.wiring import reviewer
 from tests.services.formula_agent import formula
 from tests.services.waiting import until
 
+SLOW_ON_POSTGRESQL = True
+
 ORDER: dict[str, Any] = {
     "search_space": {"name": "digits_resnet", "round_to": 16},
     "dataset": {"name": "digits", "select_size": 300, "batch_size": 64},

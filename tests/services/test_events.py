@@ -114,7 +114,6 @@ def test_nobody_misses_or_repeats_anything_while_events_pour_in(
     assert heard == [expected] * 8
 
 
-@pytest.mark.parametrize("store", ["sqlite", "postgresql"], indirect=True)
 def test_who_missed_what_is_not_kept_any_more_is_told_so(app: FastAPI, store: SqlStore, fill: Fill, serve: Serve) -> None:
     job = store.get_search(fill(store))
     finish(store, job)

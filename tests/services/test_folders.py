@@ -88,9 +88,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return load_settings(home=home)
 
 
-@pytest.fixture(scope="module")
-def opened(settings: Settings) -> Iterator[SqlStore]:
-    store = SqlStore.open(f"sqlite:///{settings.home / 'store.sqlite3'}", upgrade=True)
+@pytest.fixture(scope="module", params=["new_sqlite", pytest.param("emptied_postgres", marks=pytest.mark.slow)])
+def opened(request: pytest.FixtureRequest) -> Iterator[SqlStore]:
+    store = SqlStore(request.getfixturevalue(request.param)())
     yield store
     store.close()
 

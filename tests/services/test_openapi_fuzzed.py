@@ -23,6 +23,7 @@ from automl_prune.storage.sql.devices import SqlDevices
 from services.api.app import create_app
 from services.settings import Settings
 
+SLOW_ON_POSTGRESQL = True
 ACCEPTED = ["2xx", "3xx", "401", "403", "404", "409", "429", "412"]
 """What may come back to valid data; 412, as the entity tags of a search cannot be guessed."""
 

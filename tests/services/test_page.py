@@ -50,6 +50,8 @@ AT_ONCE = "--virtual-time-budget=4500"
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
 
+SLOW_ON_POSTGRESQL = True
+
 Fill = Callable[[Store], str]
 Browse = Callable[..., str]
 

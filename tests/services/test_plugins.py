@@ -106,7 +106,7 @@ def searched(client: httpx.Client, **order: Any) -> dict[str, Any]:
     answer = client.post("/v1/searches", json=ORDER | order)
     assert answer.status_code == 201, answer.text
     search: dict[str, Any] = answer.json()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while search["state"] not in ("succeeded", "failed", "cancelled"):
         assert time.monotonic() < deadline, search
         time.sleep(0.1)

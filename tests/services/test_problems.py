@@ -1,11 +1,10 @@
 import asyncio
 import http.client
 import json
-import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -191,16 +190,16 @@ def test_500_says_nothing_about_the_cause(store: SqlStore, settings: Settings, o
     assert "hunter2" not in response.text
 
 
-def test_503_when_the_database_does_not_answer(client: TestClient, tmp_path: Path) -> None:
-    database = sqlite3.connect(tmp_path / "automl-prune.sqlite3")
-    database.execute("DROP TABLE searches")
-    database.close()
-    for path in ("/readyz", "/v1/searches", "/v1/searches/x"):
-        response = client.get(path)
-        problem(response, 503, "store_unavailable")
-        assert response.headers["retry-after"] == "5"
-        assert "searches" not in response.json()["detail"]
-    assert client.get("/healthz").json() == {"status": "ok"}
+def test_503_when_the_database_does_not_answer(
+    client: TestClient, without_table: Callable[[str], AbstractContextManager[None]]
+) -> None:
+    with without_table("searches"):
+        for path in ("/readyz", "/v1/searches", "/v1/searches/x"):
+            response = client.get(path)
+            problem(response, 503, "store_unavailable")
+            assert response.headers["retry-after"] == "5"
+            assert "searches" not in response.json()["detail"]
+        assert client.get("/healthz").json() == {"status": "ok"}
 
 
 def test_503_when_too_many_reviews_wait(store: SqlStore, settings: Settings, order: Callable[..., dict[str, Any]]) -> None:

@@ -23,6 +23,8 @@ from services.cli.text import console
 from services.settings import PREFIX, Settings
 from services.wiring import reviewer
 
+SLOW_ON_POSTGRESQL = True
+
 Call = Callable[..., Any]
 Serve = Callable[[FastAPI], str]
 

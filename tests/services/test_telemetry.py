@@ -1,8 +1,8 @@
 import json
 import logging
-import sqlite3
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +130,11 @@ def test_figures_are_read_now_and_then(client: TestClient, store: SqlStore) -> N
     assert "automl_prune_queue_length 0.0" in client.get("/metrics").text
 
 
-def test_requests_are_counted_without_a_database(client: TestClient, tmp_path: Path) -> None:
-    database = sqlite3.connect(tmp_path / "automl-prune.sqlite3")
-    database.execute("DROP TABLE search_attempts")
-    database.close()
-    answer = client.get("/metrics")
+def test_requests_are_counted_without_a_database(
+    client: TestClient, without_table: Callable[[str], AbstractContextManager[None]]
+) -> None:
+    with without_table("search_attempts"):
+        answer = client.get("/metrics")
     assert answer.status_code == 200
     assert "automl_prune_database_up 0.0" in answer.text
     assert "automl_prune_searches" not in answer.text
