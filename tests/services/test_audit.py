@@ -144,6 +144,7 @@ def test_the_command_reads_the_database(
 ) -> None:
     for name in [n for n in os.environ if n.startswith(PREFIX)]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", store.database.engine.url.render_as_string(hide_password=False))
 
     def call(*arguments: str, code: int = 0) -> Any:
         result = CliRunner().invoke(commands, ["audit", *arguments, "--home", str(tmp_path)])
