@@ -104,6 +104,9 @@ class StrategyContract:
         done = len(run_toy(original, after))
         flying = [p for p in (original.ask() for _ in range(3)) if p is not None]
         restored = self._restored(original, make_strategy(problem, 4))
+        one_more = original.ask()
+        assert restored.ask() == one_more
+        flying += [one_more] if one_more is not None else []
         for strategy in (original, restored):
             for number, proposal in enumerate(flying, start=done):
                 strategy.tell(told(proposal, number, self._scored(problem, proposal)))
