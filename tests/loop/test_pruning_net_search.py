@@ -159,7 +159,7 @@ def test_statistics_are_those_of_the_sample_and_without_them_it_guesses(
     assert score(net, plan.images.select())["top1"] > 0.6
 
     images, labels = (torch.cat(parts)[:896] for parts in zip(*plan.images.fit(), strict=True))
-    batches = list(zip(images.split(448), labels.split(448), strict=True))
+    batches = list(zip(torch.split(images, 448), torch.split(labels, 448), strict=True))
     assert recalibrate(net, batches) == 896
     found = two_pass(net, batches)
     assert len(found) == 7
