@@ -143,7 +143,8 @@ class Chaos:
                 self.accepted.append(self.service.order(SMALL))
             before = _told(self.store, search_id)
             if self.service.kill(kind):
-                yield Kill(kind, self._recovery(kind, lambda before=before: _told(self.store, search_id) > before or over()))
+                goes_on = partial(lambda told: _told(self.store, search_id) > told or over(), before)
+                yield Kill(kind, self._recovery(kind, goes_on))
         until(over, GIVE_UP_SECONDS)
 
     def check_accepted(self, expected: dict[str, Any], kills: int) -> None:
