@@ -36,21 +36,19 @@ Limits = Callable[[str], int | None] | Mapping[str, int]
 
 
 @dataclass(frozen=True)
-class Orderer:
-    """Who orders, and how many searches may wait before another one is refused; None: any number.
+class QueueLimits:
+    """How many searches may wait before another one is refused; None: any number.
 
     Attributes:
-        key_id: The API key, which is kept with the search.
-        queued: Most that wait of those that this key ordered.
-        of_tenant: Most that wait of its tenant's, whoever ordered them.
+        of_key: Of those that the same API key ordered.
+        of_tenant: Of its tenant's, whoever ordered them.
     """
 
-    key_id: str | None = None
-    queued: int | None = None
+    of_key: int | None = None
     of_tenant: int | None = None
 
 
-ANYBODY = Orderer()
+UNLIMITED = QueueLimits()
 
 
 @dataclass(frozen=True)
@@ -80,10 +78,13 @@ class Store(Protocol):
         labels: Mapping[str, str],
         tenant: str = DEFAULT_TENANT,
         priority: int = 0,
-        by: Orderer = ANYBODY,
+        queue: QueueLimits = UNLIMITED,
         origin: Origin = HERE,
     ) -> SearchJob:
-        """Queue a search; when this returns, it is durable. Raises QueueFullError; several at once cannot pass a limit."""
+        """Queue a search; when this returns, it is durable. It counts against the limits of the key that it comes from.
+
+        Raises QueueFullError; several at once cannot pass a limit.
+        """
         ...
 
     def add_search_once(
@@ -95,7 +96,7 @@ class Store(Protocol):
         idempotency: Idempotency,
         tenant: str = DEFAULT_TENANT,
         priority: int = 0,
-        by: Orderer = ANYBODY,
+        queue: QueueLimits = UNLIMITED,
         origin: Origin = HERE,
     ) -> Submission:
         """Queue a search unless the tenant's key came before, in the last 24 hours: then that search, as it is now.

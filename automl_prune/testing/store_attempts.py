@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from automl_prune.errors import LateOutcomeError, StateConflictError
+from automl_prune.loop.audit import Origin
 from automl_prune.loop.job import SearchState, Worker
-from automl_prune.loop.ports import Orderer, Store
+from automl_prune.loop.ports import Store
 from automl_prune.testing.store_kit import SCORED, SPEC, add, claimed, driven
 from automl_prune.trial import Outcome, TrialState
 
@@ -15,7 +16,7 @@ WORKER = Worker("launcher", "machine", 7)
 
 def of(store: Store, key: str) -> str:
     """Queue a search that an API key orders."""
-    return store.add_search(SPEC, name=None, labels={}, by=Orderer(key)).id
+    return store.add_search(SPEC, name=None, labels={}, origin=Origin(key)).id
 
 
 class AttemptContract:

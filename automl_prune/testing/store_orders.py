@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from automl_prune.errors import IdempotencyError, NotFoundError, PreconditionError, QueueFullError, StateConflictError
+from automl_prune.loop.audit import Origin
 from automl_prune.loop.job import SearchState, Submission
-from automl_prune.loop.ports import Idempotency, Orderer, Store
+from automl_prune.loop.ports import Idempotency, QueueLimits, Store
 from automl_prune.testing.store_kit import (
     CLIENT_CALLS,
     SCORED,
@@ -117,54 +118,54 @@ class OrderContract:
 
     def test_only_so_many_of_a_tenants_searches_wait(self, store: Store) -> None:
         """Those of others do not count, nor those that run, rest or have ended."""
-        by = Orderer(of_tenant=2)
+        queue = QueueLimits(of_tenant=2)
         store.add_search(SPEC, name=None, labels={}, tenant="other")
-        ids = [store.add_search(SPEC, name=None, labels={}, tenant="mine", by=by).id for _ in range(2)]
+        ids = [store.add_search(SPEC, name=None, labels={}, tenant="mine", queue=queue).id for _ in range(2)]
         with pytest.raises(QueueFullError, match="the limit is 2"):
-            store.add_search(SPEC, name=None, labels={}, tenant="mine", by=by)
+            store.add_search(SPEC, name=None, labels={}, tenant="mine", queue=queue)
         store.request_pause(ids[0])
-        ids.append(store.add_search(SPEC, name=None, labels={}, tenant="mine", by=by).id)
+        ids.append(store.add_search(SPEC, name=None, labels={}, tenant="mine", queue=queue).id)
         store.request_cancel(ids[1])
-        store.add_search(SPEC, name=None, labels={}, tenant="mine", by=by)
+        store.add_search(SPEC, name=None, labels={}, tenant="mine", queue=queue)
         with pytest.raises(QueueFullError):
-            once(store, "k", tenant="mine", by=by)
+            once(store, "k", tenant="mine", queue=queue)
         assert store.count_searches(tenant="mine") == 4
 
     def test_only_so_many_of_a_keys_searches_wait(self, store: Store) -> None:
         """Whatever other keys ordered; the key is kept with its search."""
-        first, second = Orderer("key_1", queued=1, of_tenant=9), Orderer("key_2", queued=1, of_tenant=9)
-        mine = store.add_search(SPEC, name=None, labels={}, by=first)
+        queue, first = QueueLimits(of_key=1, of_tenant=9), Origin("key_1")
+        mine = store.add_search(SPEC, name=None, labels={}, queue=queue, origin=first)
         assert (mine.key_id, store.get_search(mine.id).key_id, store.get_search(add(store)).key_id) == (
             "key_1",
             "key_1",
             None,
         )
-        assert store.add_search(SPEC, name=None, labels={}, by=second).key_id == "key_2"
+        assert store.add_search(SPEC, name=None, labels={}, queue=queue, origin=Origin("key_2")).key_id == "key_2"
         assert (store.count_searches(key_id="key_1"), store.count_searches(key_id="key_1", tenant="other")) == (1, 0)
         for order in (store.add_search, partial(store.add_search_once, idempotency=Idempotency("k", "f"))):
             with pytest.raises(QueueFullError, match="the limit is 1"):
-                order(SPEC, name=None, labels={}, by=first)
+                order(SPEC, name=None, labels={}, queue=queue, origin=first)
 
     def test_what_was_ordered_before_is_answered_though_the_queue_is_full(self, store: Store) -> None:
         """The key of an order that was refused stays free."""
-        by = Orderer(of_tenant=1)
-        first = once(store, "k", by=by).job
-        assert once(store, "k", by=by) == Submission(first, replayed=True)
+        queue = QueueLimits(of_tenant=1)
+        first = once(store, "k", queue=queue).job
+        assert once(store, "k", queue=queue) == Submission(first, replayed=True)
         with pytest.raises(QueueFullError):
-            once(store, "l", "other", by=by)
+            once(store, "l", "other", queue=queue)
         store.request_cancel(first.id)
-        assert not once(store, "l", by=by).replayed
+        assert not once(store, "l", queue=queue).replayed
 
     def test_threads_keep_the_length_of_the_queue(self, store: Store) -> None:
         """Of orders at the same moment no two see the last free place."""
 
         def order(number: int) -> bool:
-            by = Orderer(f"key_{number % 2}", queued=2, of_tenant=3)
+            told: dict[str, Any] = {"queue": QueueLimits(2, 3), "origin": Origin(f"key_{number % 2}")}
             try:
                 if number % 3:
-                    store.add_search(SPEC, name=None, labels={}, by=by)
+                    store.add_search(SPEC, name=None, labels={}, **told)
                 else:
-                    once(store, f"k{number}", by=by)
+                    once(store, f"k{number}", **told)
             except QueueFullError:
                 return False
             return True

@@ -1,10 +1,9 @@
 """How much one may order: the service's limits, which a key's may lower."""
 
 from automl_prune.errors import FieldError, SpecError
-from automl_prune.loop.ports import Orderer
+from automl_prune.loop.ports import QueueLimits
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.storage.keys import KeyLimits
-from services.api.access import Principal
 from services.settings import Settings
 
 _PRIORITY = "/priority"
@@ -31,11 +30,9 @@ def check_priority(priority: int, own: KeyLimits) -> None:
         raise SpecError([_too_many(_PRIORITY, priority, own.priority)])
 
 
-def orderer(principal: Principal, settings: Settings) -> Orderer:
-    """Who orders, and how many searches may wait."""
-    if principal.key is None:
-        return Orderer(of_tenant=settings.max_queued)
-    return Orderer(principal.key.id, principal.key.limits.queued, settings.max_queued)
+def of_queue(settings: Settings, own: KeyLimits) -> QueueLimits:
+    """How many searches may wait."""
+    return QueueLimits(own.queued, settings.max_queued)
 
 
 def _lower(service: int, key: int | None) -> int:

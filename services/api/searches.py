@@ -47,8 +47,8 @@ def _replayed(context: Context, spec: SearchSpec, key: str) -> Submission | None
 
 def _place(context: Context, spec: SearchSpec, key: str | None) -> Submission:
     limits.check(spec, context.settings, context.key_limits)
-    body, by = spec.model_dump(mode="json"), limits.orderer(context.principal, context.settings)
-    told: dict[str, Any] = {"name": spec.name, "labels": spec.labels, "priority": spec.priority, "by": by}
+    body, queue = spec.model_dump(mode="json"), limits.of_queue(context.settings, context.key_limits)
+    told: dict[str, Any] = {"name": spec.name, "labels": spec.labels, "priority": spec.priority, "queue": queue}
     if key is None:
         return Submission(context.store.add_search(body, **told), replayed=False)
     return context.store.add_search_once(body, **told, idempotency=idempotency.once(key, spec))

@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from automl_prune.errors import UserError
+from automl_prune.loop.audit import Origin
 from automl_prune.loop.job import Artifact, SearchState, Worker
-from automl_prune.loop.ports import Idempotency, Orderer
+from automl_prune.loop.ports import Idempotency, QueueLimits
 from automl_prune.storage.engine import connect
 from automl_prune.storage.sql import SqlStore
 from automl_prune.testing import StoreContract
@@ -115,7 +116,7 @@ def every_call(store: SqlStore) -> None:
     store.progress_of([search, "another"], tenant="default")
     store.attempts(search)
     store.renew(search, 1, lease_seconds=0, worker=Worker("w", "h", 1))
-    store.add_search({}, name=None, labels={}, priority=9, by=Orderer("a", queued=9, of_tenant=9))
+    store.add_search({}, name=None, labels={}, priority=9, queue=QueueLimits(9, 9), origin=Origin("a"))
     taken = store.claim(lease_seconds=60, limits={"a": 0}, most_losses=9)
     assert taken is not None
     store.request_pause(search)

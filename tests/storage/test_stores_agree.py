@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from automl_prune.errors import AutomlPruneError
-from automl_prune.loop.audit import AuditEntry
+from automl_prune.loop.audit import AuditEntry, Origin
 from automl_prune.loop.job import Artifact, Event, SearchAttempt, SearchJob, SearchState, StoredTrial, Submission, Worker
-from automl_prune.loop.ports import Idempotency, Orderer, Store
+from automl_prune.loop.ports import Idempotency, QueueLimits, Store
 from automl_prune.storage.memory import MemoryStore
 from automl_prune.storage.sql import SqlStore
 from automl_prune.testing.store_kit import trial
@@ -105,7 +105,7 @@ class Stores(RuleBasedStateMachine):
     @precondition(lambda self: len(self.ids) < 4)
     @rule(tenant=TENANTS, priority=st.integers(-1, 1), key=st.sampled_from([None, "a", "b"]))
     def add(self, tenant: str, priority: int, key: str | None) -> None:
-        told: dict[str, Any] = {"tenant": tenant, "priority": priority, "by": Orderer(key)}
+        told: dict[str, Any] = {"tenant": tenant, "priority": priority, "origin": Origin(key)}
         self.order(lambda store: store.add_search({"n": 1}, name="n", labels={}, **told))
 
     @precondition(lambda self: len(self.ids) < 4)
@@ -115,8 +115,8 @@ class Stores(RuleBasedStateMachine):
         for store in self.stores:
             try:
                 once = Idempotency(key, fingerprint)
-                by = Orderer("a", most)
-                made.append(store.add_search_once({}, name=None, labels={}, idempotency=once, tenant=tenant, by=by))
+                told: dict[str, Any] = {"tenant": tenant, "queue": QueueLimits(most), "origin": Origin("a")}
+                made.append(store.add_search_once({}, name=None, labels={}, idempotency=once, **told))
             except AutomlPruneError as error:
                 made.append((type(error), str(error)))
         if isinstance(made[0], Submission) and not made[0].replayed:

@@ -6,7 +6,7 @@ from typing import Any
 
 from automl_prune.loop.audit import HERE, Action, Origin
 from automl_prune.loop.job import DEFAULT_TENANT, SearchJob, SearchState, Submission
-from automl_prune.loop.ports import ANYBODY, Idempotency, Orderer
+from automl_prune.loop.ports import UNLIMITED, Idempotency, QueueLimits
 from automl_prune.storage import rules
 from automl_prune.storage.ids import new_search_id
 from automl_prune.storage.memory.entries import Entry, Steps, now
@@ -23,13 +23,13 @@ class Orders(Steps):
         labels: Mapping[str, str],
         tenant: str = DEFAULT_TENANT,
         priority: int = 0,
-        by: Orderer = ANYBODY,
+        queue: QueueLimits = UNLIMITED,
         origin: Origin = HERE,
     ) -> SearchJob:
         """Queue a search."""
         copy = rules.plain(spec, "The spec")
         with self._lock:
-            self._check_room(tenant, by)
+            self._check_room(tenant, origin.key_id, queue)
             moment = now()
             job = SearchJob(
                 id=new_search_id(),
@@ -41,7 +41,7 @@ class Orders(Steps):
                 labels=_labels(labels),
                 tenant=tenant,
                 priority=priority,
-                key_id=by.key_id,
+                key_id=origin.key_id,
             )
             self._entries[job.id] = Entry(job)
             self._tell_state(self._entries[job.id])
@@ -57,21 +57,22 @@ class Orders(Steps):
         idempotency: Idempotency,
         tenant: str = DEFAULT_TENANT,
         priority: int = 0,
-        by: Orderer = ANYBODY,
+        queue: QueueLimits = UNLIMITED,
         origin: Origin = HERE,
     ) -> Submission:
         """Queue a search unless the tenant's key came before; IdempotencyError when it came with another fingerprint."""
         with self._lock:
             if (before := self.ordered_before(idempotency, tenant=tenant)) is not None:
                 return Submission(before, replayed=True)
-            job = self.add_search(spec, name=name, labels=labels, tenant=tenant, priority=priority, by=by, origin=origin)
+            told: dict[str, Any] = {"name": name, "labels": labels, "tenant": tenant, "priority": priority}
+            job = self.add_search(spec, **told, queue=queue, origin=origin)
             self._keys[tenant, idempotency.key] = (idempotency.fingerprint, job.id, now())
             return Submission(job, replayed=False)
 
-    def _check_room(self, tenant: str, by: Orderer) -> None:
+    def _check_room(self, tenant: str, key_id: str | None, queue: QueueLimits) -> None:
         jobs = [entry.job for entry in self._entries.values() if entry.job.tenant == tenant]
         waiting = [job.key_id for job in jobs if job.state is SearchState.QUEUED]
-        for most, found in ((by.of_tenant, len(waiting)), (by.queued, waiting.count(by.key_id))):
+        for most, found in ((queue.of_tenant, len(waiting)), (queue.of_key, waiting.count(key_id))):
             if most is not None:
                 rules.check_room(found, most)
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from automl_prune.loop.audit import HERE, Action, Origin
 from automl_prune.loop.job import DEFAULT_TENANT, SearchJob, SearchState, Submission
-from automl_prune.loop.ports import ANYBODY, Idempotency, Orderer
+from automl_prune.loop.ports import UNLIMITED, Idempotency, QueueLimits
 from automl_prune.storage import rules
 from automl_prune.storage.ids import new_search_id
 from automl_prune.storage.sql.steps import Steps, find, whole, written
@@ -30,13 +30,13 @@ class Orders(Steps):
         labels: Mapping[str, str],
         tenant: str = DEFAULT_TENANT,
         priority: int = 0,
-        by: Orderer = ANYBODY,
+        queue: QueueLimits = UNLIMITED,
         origin: Origin = HERE,
     ) -> SearchJob:
         """Queue a search; when this returns, it survives the loss of the process and of power."""
-        row = self._row(spec, name, labels, tenant, priority, by)
+        row = self._row(spec, name, labels, tenant, priority, origin.key_id)
         with self.database.write(through=True) as session:
-            return self._add(session, row, by, origin)
+            return self._add(session, row, queue, origin)
 
     def add_search_once(
         self,
@@ -47,14 +47,14 @@ class Orders(Steps):
         idempotency: Idempotency,
         tenant: str = DEFAULT_TENANT,
         priority: int = 0,
-        by: Orderer = ANYBODY,
+        queue: QueueLimits = UNLIMITED,
         origin: Origin = HERE,
     ) -> Submission:
         """Queue a search unless the tenant's key came before; IdempotencyError when it came with another fingerprint."""
-        row = self._row(spec, name, labels, tenant, priority, by)
+        row = self._row(spec, name, labels, tenant, priority, origin.key_id)
         with self.database.write(through=True) as session:
             if self._is_new(session, idempotency, row):
-                return Submission(self._add(session, row, by, origin), replayed=False)
+                return Submission(self._add(session, row, queue, origin), replayed=False)
             first = session.get_one(IdempotencyRow, (tenant, idempotency.key))
             rules.check_key(idempotency, first.fingerprint)
             return Submission(written(session, find(session, first.search_id)), replayed=True)
@@ -81,7 +81,7 @@ class Orders(Steps):
         labels: Mapping[str, str],
         tenant: str,
         priority: int,
-        by: Orderer,
+        key_id: str | None,
     ) -> SearchRow:
         now = self.database.now()
         return SearchRow(
@@ -99,20 +99,20 @@ class Orders(Steps):
             labels=_labels(labels),
             tenant=tenant,
             priority=priority,
-            key_id=by.key_id,
+            key_id=key_id,
         )
 
-    def _add(self, session: Session, row: SearchRow, by: Orderer, origin: Origin) -> SearchJob:
-        self._check_room(session, row, by)
+    def _add(self, session: Session, row: SearchRow, queue: QueueLimits, origin: Origin) -> SearchJob:
+        self._check_room(session, row, queue)
         session.add(row)
         session.flush()
         self._tell_state(session, row)
         self._note(session, row, Action.ORDER, origin)
         return written(session, row)
 
-    def _check_room(self, session: Session, row: SearchRow, by: Orderer) -> None:
+    def _check_room(self, session: Session, row: SearchRow, queue: QueueLimits) -> None:
         """Raise QueueFullError; of a tenant's orders at the same moment, each counts those before it."""
-        limits = [(by.of_tenant, true()), (by.queued, SearchRow.key_id == by.key_id)]
+        limits = [(queue.of_tenant, true()), (queue.of_key, SearchRow.key_id == row.key_id)]
         if self.database.on_postgresql and any(most is not None for most, _ in limits):  # SQLite writes one by one
             session.execute(select(func.pg_advisory_xact_lock(_ORDERS, func.hashtext(row.tenant))))
         waiting = (SearchRow.tenant == row.tenant, SearchRow.state == SearchState.QUEUED.value)
