@@ -10,7 +10,7 @@ from automl_prune.loop.ports import Store
 from automl_prune.loop.standing import SEARCH
 from automl_prune.space import ChannelSpace
 from automl_prune.strategies.base import Strategy
-from automl_prune.trial import Trial
+from automl_prune.trial import Trial, TrialState
 
 WEIGHTS = "weights"
 """Role of a searched trial's file that others may start from."""
@@ -39,7 +39,7 @@ class FamilyKeeper:
             self._store.set_state(now.id, self._job.attempt, now.state, reason=now.state_reason, info=info)
         kept = {*strategy.family, *strategy.heirs, *self._gone}
         for trial in history:
-            if trial.arm == SEARCH and trial.number not in kept and (name := weights_file(trial)):
+            if trial.arm == SEARCH and trial.number not in kept and (name := _file_to_delete(trial)):
                 (self._artifacts / name).unlink(missing_ok=True)
                 self._gone.add(trial.number)
 
@@ -47,6 +47,12 @@ class FamilyKeeper:
 def weights_file(trial: Trial) -> str | None:
     """The file that a trial left for others to start from, if it did."""
     return trial.outcome.artifacts.get(WEIGHTS) if trial.outcome else None
+
+
+def _file_to_delete(trial: Trial) -> str | None:
+    """What a trial may have left: one that failed after it was trained names no file, and yet wrote one."""
+    failed = trial.outcome is not None and trial.state is not TrialState.COMPLETE
+    return f"{trial.name}.safetensors" if failed else weights_file(trial)
 
 
 def family_json(space: ChannelSpace, family: Sequence[int], history: History) -> list[Mapping[str, Any]]:

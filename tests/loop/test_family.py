@@ -177,6 +177,22 @@ def test_killed_drivers_are_continued_with_the_same_winners(run: Run, tmp_path: 
     assert again.files() == run.files()
 
 
+def test_a_trial_that_fails_after_it_was_trained_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = CandidateEvaluator._scored
+
+    def breaking(self: CandidateEvaluator, *given: Any) -> dict[str, float]:
+        if given[2].arm == SEARCH and given[2].number % 3 == 0:
+            raise RuntimeError("the disk of the data is gone")
+        return whole(self, *given)
+
+    monkeypatch.setattr(CandidateEvaluator, "_scored", breaking)
+    run = Run(tmp_path)
+    failed = [t for t in run.trials if t.arm == SEARCH and t.state is TrialState.FAILED]
+    assert failed
+    assert run.job.result is not None, run.job.state_reason
+    assert run.files() == {row["trial"] for row in run.job.result["family"]}
+
+
 def test_lost_weights_fail_the_trial_and_are_never_replaced(run: Run, tmp_path: Path) -> None:
     evaluate = CandidateEvaluator(run.plan.setup(tmp_path))
     (tmp_path / "base.safetensors").write_bytes((run.artifacts / "base.safetensors").read_bytes())
