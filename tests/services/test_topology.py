@@ -85,6 +85,26 @@ class Cluster:
             *("--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=100000000", *options),
         )
 
+    def head(self, name: str = "head") -> None:
+        """Start the head, and wait until it is there.
+
+        It is started again under a new name, which is also its folder's: while Ray finds its own address there, it takes the
+        other nodes of this machine for a head that still runs, which in containers it would not see.
+        """
+        where = (f"--port={self.ports['gcs']}", f"--dashboard-port={self.ports['dashboard']}")
+        self.ray(name, 0, "--head", "--num-cpus=0", "--dashboard-host=127.0.0.1", *where)
+        self.until_healthy("dashboard", "/api/gcs_healthz")
+
+    def worker(self, number: int) -> None:
+        """Start a worker; does not wait for it."""
+        self.ray(f"worker{number}", number, f"--address=127.0.0.1:{self.ports['gcs']}", "--num-cpus=1")
+
+    def restart_workers(self) -> None:
+        """Start those again that have ended, as docker-compose.yml would."""
+        for number in (1, 2):
+            if self.processes[f"worker{number}"].poll() is not None:
+                self.worker(number)
+
     def until_healthy(self, port: str, path: str) -> None:
         """Wait until a node's own health check, the one of docker-compose.yml, is content."""
         until(lambda: answers(f"http://127.0.0.1:{self.ports[port]}{path}"), 120, lambda: f"{port} is not healthy")
@@ -119,13 +139,9 @@ def cluster(database_url: str) -> Iterator[Cluster]:
         )
         assert migrated.returncode == 0, migrated.stderr
         found.start("api", "services.cli", "serve", "--no-launcher", "--port", "0")
-        dashboard = f"--dashboard-port={found.ports['dashboard']}"
-        found.ray(
-            "head", 0, "--head", f"--port={found.ports['gcs']}", "--num-cpus=0", "--dashboard-host=127.0.0.1", dashboard
-        )
-        found.until_healthy("dashboard", "/api/gcs_healthz")
+        found.head()
         for number in (1, 2):
-            found.ray(f"worker{number}", number, f"--address=127.0.0.1:{found.ports['gcs']}", "--num-cpus=1")
+            found.worker(number)
         for number in (1, 2):
             found.until_healthy(f"agent{number}", "/api/local_raylet_healthz")
         found.start("launcher", "services.cli", "launch")
@@ -159,13 +175,41 @@ def test_a_search_outlives_one_of_the_machines_that_it_runs_on(cluster: Cluster,
 
     found = api.get(search).json()
     assert found["state"] == "succeeded", found
-    trials = api.get(f"{search}/trials", params={"limit": 200}).json()["items"]
-    told = {trial["number"]: trial for trial in trials if trial["arm"] == "search"}
+    told = {trial["number"]: trial for trial in trials(api, search) if trial["arm"] == "search"}
     assert len(told) == 24, "no trial was lost, and none was made up"
     assert {trial["state"] for trial in told.values()} == {"complete"}
     both = cluster.trials_on("worker1") & cluster.trials_on("worker2")
     assert len(both) <= 1, "a finished trial was evaluated again"
     assert api.get(f"{search}/best").json()["metrics"]["macs"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_search_outlives_the_head(cluster: Cluster, api: httpx.Client) -> None:
+    """What runs is lost with it; the search goes on as a further attempt once the head and its workers are back."""
+    cluster.restart_workers()
+    answer = api.post("/v1/searches", json=ORDER)
+    assert answer.status_code == 201, answer.text
+    search = f"/v1/searches/{answer.json()['id']}"
+    with explained(cluster):
+        until(lambda: complete(api, search) >= 4, 300)
+        before = ended(api, search)
+        assert len(before) < 20, "the loss comes midway"
+        cut_off(cluster.processes["head"])
+        cluster.head("head-again")
+
+        def over() -> bool:
+            cluster.restart_workers()
+            return api.get(search).json()["state"] in ("succeeded", "failed", "cancelled")
+
+        until(over, 600, lambda: api.get(search).json())
+
+    found = api.get(search).json()
+    assert found["state"] == "succeeded", found
+    assert found["attempt"] > 1, "what was under way ended with the head"
+    after = ended(api, search)
+    assert {number: after[number] for number in before} == before, "a finished trial was evaluated again"
+    assert sum(trial["arm"] == "search" for trial in trials(api, search)) == 24, "no trial was lost, and none was made up"
 
 
 @pytest.mark.slow
@@ -184,9 +228,19 @@ def test_the_launcher_leaves_the_cluster_when_it_is_stopped(cluster: Cluster) ->
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in nodes), 120)
 
 
+def trials(api: httpx.Client, search: str, **of: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = api.get(f"{search}/trials", params={"limit": 200, **of}).json()["items"]
+    return found
+
+
 def complete(api: httpx.Client, search: str) -> int:
     """How many trials have their outcome."""
-    return len(api.get(f"{search}/trials", params={"state": "complete", "limit": 200}).json()["items"])
+    return len(trials(api, search, state="complete"))
+
+
+def ended(api: httpx.Client, search: str) -> dict[int, Any]:
+    """In which attempt and when trials got their outcome, by number."""
+    return {trial["number"]: (trial["attempt"], trial["ended_at"]) for trial in trials(api, search, state="complete")}
 
 
 def children(pid: int) -> list[int]:
