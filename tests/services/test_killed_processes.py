@@ -17,6 +17,7 @@ from automl_prune.loop.job import SearchJob, SearchState
 from automl_prune.storage.sql import SqlStore
 from automl_prune.trial import TrialState
 from services import ray_auth
+from services.driver import drive
 from services.settings import Settings, environment, load_settings
 from services.wiring import open_store
 from tests.services.waiting import until
@@ -87,9 +88,27 @@ def state(store: SqlStore, job: SearchJob, *states: SearchState) -> Callable[[],
     return lambda: store.get_search(job.id).state in states
 
 
+def undisturbed(store: SqlStore, settings: Settings, order: dict[str, Any], count: int) -> SearchJob:
+    """A search of so many trials by the same order and seed that nothing happens to; no launcher may run meanwhile."""
+    changes = {"trials": {"max": count}, "execution": "inline"}
+    job = store.add_search(order | changes, name=None, labels={})
+    claimed = store.claim(lease_seconds=600)
+    assert claimed is not None
+    assert claimed.id == job.id
+    ended = drive(claimed, store, settings)
+    assert ended.state is SearchState.SUCCEEDED, ended.state_reason
+    return ended
+
+
+def asked(store: SqlStore, job: SearchJob, count: int) -> list[Any]:
+    """The first candidates that a search's strategy asked for."""
+    return [(t.trial.number, t.trial.candidate) for t in store.trials(job.id, arm="search")][:count]
+
+
 def test_a_search_rests_goes_on_and_survives_its_launcher(
-    store: SqlStore, launchers: Callable[[], subprocess.Popen[bytes]]
+    store: SqlStore, settings: Settings, launchers: Callable[[], subprocess.Popen[bytes]]
 ) -> None:
+    expected = undisturbed(store, settings, ORDER, 60)
     job = store.add_search(ORDER | {"trials": {"max": 60}}, name=None, labels={})
     launcher = launchers()
     until(reached(store, job, 4))
@@ -116,6 +135,7 @@ def test_a_search_rests_goes_on_and_survives_its_launcher(
     until(state(store, job, SearchState.SUCCEEDED, SearchState.FAILED))
     assert store.get_search(job.id).state is SearchState.SUCCEEDED
     assert {number: completed(store, job)[number] for number in before} == before, "nothing is evaluated twice"
+    assert asked(store, job, 60) == asked(store, expected, 60), "the asks differ from an undisturbed search's"
 
 
 def test_an_accepted_order_survives_the_api(store: SqlStore, settings: Settings) -> None:
@@ -150,19 +170,22 @@ def actors(store: SqlStore, settings: Settings, job: SearchJob) -> list[int]:
     return found
 
 
-def on_ray(store: SqlStore) -> SearchJob:
-    changes = {"strategy": {"name": "random"}, "trials": {"max": 5000, "parallel": 1}, "execution": "actors"}
-    return store.add_search(ORDER | changes, name=None, labels={})
+ON_RAY = ORDER | {"strategy": {"name": "random"}, "trials": {"max": 5000, "parallel": 1}, "execution": "actors"}
+FIRST = 20
+"""So many of its asks are compared with those of an undisturbed search."""
 
 
 def test_a_worker_may_die_and_cancel_leaves_none(
     store: SqlStore, settings: Settings, launchers: Callable[[], subprocess.Popen[bytes]]
 ) -> None:
-    job = on_ray(store)
+    expected = undisturbed(store, settings, ON_RAY, FIRST)
+    job = store.add_search(ON_RAY, name=None, labels={})
     launchers()
     until(reached(store, job, 4))
     os.kill(actors(store, settings, job)[0], signal.SIGKILL)
     until(lambda: any(t.trial.attempt == 2 and t.trial.state is TrialState.COMPLETE for t in store.trials(job.id)))
+    until(lambda: len(asked(store, job, FIRST)) == FIRST)
+    assert asked(store, job, FIRST) == asked(store, expected, FIRST)
     assert actors(store, settings, job)
     store.request_cancel(job.id)
     until(state(store, job, SearchState.CANCELLED), 15)
@@ -172,8 +195,11 @@ def test_a_worker_may_die_and_cancel_leaves_none(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["raylet", "gcs_server"])
-def test_ray_may_die(store: SqlStore, launchers: Callable[[], subprocess.Popen[bytes]], part: str) -> None:
-    job = on_ray(store)
+def test_ray_may_die(
+    store: SqlStore, settings: Settings, launchers: Callable[[], subprocess.Popen[bytes]], part: str
+) -> None:
+    expected = undisturbed(store, settings, ON_RAY, FIRST)
+    job = store.add_search(ON_RAY, name=None, labels={})
     launcher = launchers()
     until(reached(store, job, 4))
     before = completed(store, job)
@@ -181,7 +207,9 @@ def test_ray_may_die(store: SqlStore, launchers: Callable[[], subprocess.Popen[b
     until(lambda: store.get_search(job.id).losses == 1)
     assert "the local Ray died" in (store.attempts(job.id)[0].reason or "")
     until(reached(store, job, len(before) + 3))
+    until(lambda: len(asked(store, job, FIRST)) == FIRST)
     assert {number: completed(store, job)[number] for number in before} == before
+    assert asked(store, job, FIRST) == asked(store, expected, FIRST)
     store.request_cancel(job.id)
     until(state(store, job, SearchState.CANCELLED), 15)
     until(lambda: not drivers(job), 15)
