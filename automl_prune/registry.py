@@ -38,6 +38,7 @@ class Registry(Generic[T]):
         self._origins: dict[str, str] = {}
         self._complete = self._loading = False
         self._built_in = self._loading_built_in = False
+        self._later: list[Callable[[], None]] = []
         _REGISTRIES.add(self)
 
     def add(self, name: str, item: T) -> T:
@@ -45,6 +46,7 @@ class Registry(Generic[T]):
         origin = _caller()
         if origin.partition(".")[0] not in self._own_packages:
             self._load_built_in()
+            self._load_later()
         if name in self._items and self._items[name] is not item:
             raise ValueError(f"A {self.kind} called {name!r} is already registered, by {self._origins[name]}.")
         self._origins.setdefault(name, origin)
@@ -54,6 +56,14 @@ class Registry(Generic[T]):
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator form of :meth:`add`."""
         return lambda item: self.add(name, item)
+
+    def later(self, register: Callable[[], None]) -> Callable[[], None]:
+        """Decorator: call a function of what is built in once a name is asked for that nothing else has, or all names are.
+
+        For families whose names alone take long to learn.
+        """
+        self._later.append(register)
+        return register
 
     def add_instance(self, name: str) -> Callable[[type[U]], type[U]]:
         """Class decorator: register one instance, and tell the class its name."""
@@ -68,6 +78,8 @@ class Registry(Generic[T]):
     def get(self, name: str, *, pointer: str = "") -> T:
         """The item of that name; raises UnknownNameError with ``pointer`` and the nearest names."""
         self._load()
+        if name not in self._items:
+            self._load_later()
         try:
             return self._items[name]
         except KeyError:
@@ -75,10 +87,13 @@ class Registry(Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         self._load()
+        self._load_later()
         return iter(sorted(self._items))
 
     def __contains__(self, name: str) -> bool:
         self._load()
+        if name not in self._items:
+            self._load_later()
         return name in self._items
 
     def _load(self) -> None:
@@ -110,6 +125,16 @@ class Registry(Generic[T]):
                 self._built_in = True
             finally:
                 self._loading_built_in = False
+
+    def _load_later(self) -> None:
+        with _LOCK:
+            while self._later:
+                register = self._later.pop()  # gone before it is called, since it looks names up itself
+                try:
+                    register()
+                except BaseException:
+                    self._later.append(register)
+                    raise
 
     @cached_property
     def _entries(self) -> tuple[list[EntryPoint], list[EntryPoint]]:

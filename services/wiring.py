@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from automl_prune import execution
 from automl_prune.architecture import Architecture
-from automl_prune.execution import ActorsExecutor, EarlyStop, InlineExecutor, TuneExecutor, connect
-from automl_prune.execution.cluster import environment as process_environment
+from automl_prune.execution.inline import InlineExecutor
 from automl_prune.latency.registered import DeviceStore
 from automl_prune.loop.latencies import only_local
 from automl_prune.loop.plan import Plan, Roots, make_plan
@@ -88,10 +88,10 @@ def make_executor(
     workers = slots(spec, settings)
     cpu, gpu = spec.resources.cpu, spec.resources.gpu
     if kind == "actors":
-        return ActorsExecutor(search_id, workers=workers, cpu=cpu, gpu=gpu)
+        return execution.ActorsExecutor(search_id, workers=workers, cpu=cpu, gpu=gpu)
     rule, aim = spec.trials.early_stop, plan.problem.objectives[0]
-    early = EarlyStop(rule, aim.metric, aim.maximize, seen) if rule else None
-    return TuneExecutor(search_id, workers=workers, cpu=cpu, gpu=gpu, early_stop=early)
+    early = execution.EarlyStop(rule, aim.metric, aim.maximize, seen) if rule else None
+    return execution.TuneExecutor(search_id, workers=workers, cpu=cpu, gpu=gpu, early_stop=early)
 
 
 @contextmanager
@@ -102,8 +102,9 @@ def cluster(executor: Executor, settings: Settings) -> Iterator[None]:
         return
     if not ray_auth.is_private(settings):
         ray_auth.require_closed(settings)
-        with connect(settings.ray_address):
+        with execution.connect(settings.ray_address):
             yield
         return
-    with process_environment(ray_auth.variables(settings.home)), connect(None, num_cpus=settings.workers):
+    variables = ray_auth.variables(settings.home)
+    with execution.environment(variables), execution.connect(None, num_cpus=settings.workers):
         yield

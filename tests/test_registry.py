@@ -1,4 +1,5 @@
 import logging
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,54 @@ def test_entry_points_bring_the_built_in_networks() -> None:
     assert {"resnet20", "resnet56", "cifar_vgg16_bn", "digits_resnet", "resnet50", "mobilenet_v2", "squeezenet1_0"} <= set(
         NETWORKS
     )
+
+
+@pytest.fixture
+def family() -> tuple[Registry[int], list[str]]:
+    """A registry with one thing and a family that comes later, and what was called."""
+    things: Registry[int] = Registry("thing")
+    called: list[str] = []
+    things.add("plain", 1)
+
+    @things.later
+    def register() -> None:
+        called.append("family")
+        things.add("cousin", 2)
+
+    return things, called
+
+
+def test_a_family_comes_once_a_name_is_missing(family: tuple[Registry[int], list[str]]) -> None:
+    things, called = family
+    assert things.get("plain") == 1
+    assert "plain" in things
+    assert called == []
+    assert things.get("cousin") == 2
+    assert "nobody" not in things
+    assert called == ["family"]
+
+
+@pytest.mark.parametrize("ask", [list, lambda things: things.add("cousin", 3), lambda things: things.get("cousins")])
+def test_a_family_comes_before_all_names_are_told_or_taken(
+    family: tuple[Registry[int], list[str]], ask: Callable[[Registry[int]], object]
+) -> None:
+    things, called = family
+    if ask is list:
+        assert ask(things) == ["cousin", "plain"]
+    else:
+        with pytest.raises((ValueError, UnknownNameError), match="'cousin'"):
+            ask(things)
+    assert called == ["family"]
+
+
+def test_what_is_slow_to_import_waits_until_it_is_needed() -> None:
+    """A driver without Ray needs, for a network of our own, neither Ray nor torchvision; these take as long as torch."""
+    look = "import sys, services.driver; from automl_prune.networks import NETWORKS; NETWORKS.get('resnet20')"
+    said = subprocess.run(
+        [sys.executable, "-c", f"{look}; print(*sorted({{'ray', 'torchvision', 'torch._dynamo'}} & set(sys.modules)))"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert said.stdout.split() == []
 
 
 def test_other_threads_wait_for_the_first_import() -> None:

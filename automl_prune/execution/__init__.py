@@ -11,7 +11,7 @@ from automl_prune.execution.inline import InlineExecutor
 
 if TYPE_CHECKING:
     from automl_prune.execution.actors import ActorsExecutor
-    from automl_prune.execution.cluster import Connection, connect
+    from automl_prune.execution.cluster import Connection, connect, environment
     from automl_prune.execution.stopping import EarlyStop
     from automl_prune.execution.tune import TuneExecutor
 
@@ -21,9 +21,19 @@ _NEED_RAY = {
     "EarlyStop": "stopping",
     "TuneExecutor": "tune",
     "connect": "cluster",
+    "environment": "cluster",
 }
 
-__all__ = ["ActorsExecutor", "Connection", "EarlyStop", "InlineExecutor", "TuneExecutor", "connect", "evaluate_safely"]
+__all__ = [
+    "ActorsExecutor",
+    "Connection",
+    "EarlyStop",
+    "InlineExecutor",
+    "TuneExecutor",
+    "connect",
+    "environment",
+    "evaluate_safely",
+]
 
 
 def __getattr__(name: str) -> Any:

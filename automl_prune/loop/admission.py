@@ -9,12 +9,12 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import cast
 
 import torch
-import torchvision
 
 from automl_prune import architecture as architecture_room
 from automl_prune import costs, surgery
@@ -136,7 +136,7 @@ def _learn(network: NetworkDefinition, num_classes: int, seconds: float, on_stag
 def _file(network: NetworkDefinition, num_classes: int, cache: Path, seconds: float) -> Path:
     """Named after what an architecture depends on: the network and its sizes, versions, and the code that made it."""
     build = getattr(network.build, "func", network.build)
-    versions = (torch.__version__, torchvision.__version__)
+    versions = (torch.__version__, version("torchvision"))
     key = [network.name, network.input_shape, num_classes, seconds, *versions, _rooms(), _source(build)]
     return cache / f"architecture-{network.name}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
 

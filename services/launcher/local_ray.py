@@ -19,8 +19,8 @@ from typing import Any
 
 import psutil
 
+from automl_prune import execution
 from automl_prune.errors import AutomlPruneError
-from automl_prune.execution import connect
 from services import logs, ray_auth
 
 log = logging.getLogger("automl_prune.launcher")
@@ -118,7 +118,7 @@ def main(arguments: list[str]) -> int:
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     before = dict(os.environ)
-    with connect(None, num_cpus=int(arguments[0])) as connection:
+    with execution.connect(None, num_cpus=int(arguments[0])) as connection:
         parts = {child.name(): child for child in psutil.Process().children() if child.name() in _VITAL}
         changed = {name: value for name, value in os.environ.items() if before.get(name) != value and "RAY" in name}
         where = {"address": connection.address, "dashboard": connection.dashboard, "environment": changed}

@@ -73,7 +73,9 @@ def test_waiting_for_a_place_is_told_until_the_first_trial_starts(
     ray.get(other.hold.remote())
     source = Relieved(lambda: ray.kill(other))
     ActorsExecutor(SEARCH, workers=2).run(source, partial(build, score))
-    assert source.standstills == ["waiting for a worker: 1 CPU asked, 0 of 2 CPU free in the cluster", None]
+    reasons = list(dict.fromkeys(source.standstills))  # told again while a busy machine is slow to make room
+    assert reasons == ["waiting for a worker: 1 CPU asked, 0 of 2 CPU free in the cluster", None]
+    assert source.standstills.count(None) == 1
     assert len(source.completed) == source.count
 
 
