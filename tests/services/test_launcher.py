@@ -115,6 +115,7 @@ def test_a_running_search_is_cancelled_and_leaves_no_driver(store: Store, launch
     assert all(t.trial.state.is_terminal for t in store.trials(job.id))
 
 
+@pytest.mark.slow  # a killed one is every day's, in test_killed_processes.py
 def test_a_stopped_launcher_gives_its_search_back_and_the_next_one_continues(store: Store, settings: Settings) -> None:
     job = store.add_search(ORDER, name=None, labels={})
     process = start(settings)

@@ -130,6 +130,7 @@ def test_an_installed_plugin_is_listed_and_searched(client: httpx.Client) -> Non
     assert all(group["width"] % 2 == 0 for group in best["groups"] if not group["frozen"])
 
 
+@pytest.mark.slow
 def test_an_allowed_module_is_searched_on_ray_actors(client: httpx.Client) -> None:
     assert {"dice", "random", "abc"} <= names(client, "strategies")
     best = searched(
