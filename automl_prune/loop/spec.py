@@ -147,16 +147,18 @@ class TrialsSpec(Strict):
 
 
 class Resources(Strict):
-    """What one trial occupies."""
+    """What one trial occupies; a hundredth is the least, as smaller parts are lost on Ray."""
 
-    cpu: Annotated[float, Field(gt=0, le=256)] = 1
-    gpu: Annotated[float, Field(ge=0, le=64, json_schema_extra={"anyOf": [{"maximum": 1}, {"multipleOf": 1}]})] = 0
+    cpu: Annotated[float, Field(ge=0.01, le=256)] = 1
+    gpu: Annotated[
+        float, Field(ge=0, le=64, json_schema_extra={"anyOf": [{"minimum": 0.01, "maximum": 1}, {"multipleOf": 1}]})
+    ] = 0
 
     @field_validator("gpu")
     @classmethod
-    def _whole_above_one(cls, gpu: float) -> float:
-        if gpu > 1 and gpu != int(gpu):
-            raise ValueError("several GPUs are whole ones; a part is at most 1")
+    def _whole_or_part(cls, gpu: float) -> float:
+        if gpu != int(gpu) and not 0.01 <= gpu <= 1:
+            raise ValueError("several GPUs are whole ones; a part is at most 1, and at least 0.01")
         return gpu
 
 

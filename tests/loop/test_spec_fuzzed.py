@@ -124,7 +124,7 @@ SPECS = record(
     trials=TRIALS,
     priority=st.integers(-100, 100),
     execution=st.sampled_from(["auto", "tune", "actors", "inline"]),
-    resources=record({}, cpu=number(0, 256, exclude_min=True), gpu=ratio() | st.integers(0, 64)),
+    resources=record({}, cpu=number(0.01, 256), gpu=number(0.01, 1) | st.integers(0, 64)),
 )
 FREE = ("options", "recipe", "labels")
 """Fields whose members are the caller's."""

@@ -24,8 +24,9 @@ from services.api.app import create_app
 from services.settings import Settings
 
 SLOW_ON_POSTGRESQL = True
-ACCEPTED = ["2xx", "3xx", "401", "403", "404", "409", "429", "412"]
-"""What may come back to valid data; 412, as the entity tags of a search cannot be guessed."""
+ACCEPTED = ["2xx", "3xx", "401", "403", "404", "409", "429", "412", "413"]
+"""What may come back to valid data; 412, as the entity tags of a search cannot be guessed, 413, as all lists may be long but
+not all at once."""
 
 
 @pytest.fixture

@@ -157,27 +157,31 @@ def test_a_search_and_all_about_it_hold_no_secret(service: Service) -> None:
 def test_ray_is_told_no_secret(service: Service) -> None:
     search = searched(service, execution="actors")
     assert leaks(service, everything(service, search)) == []
-    parts = [p for p in psutil.Process(service.process.pid).children(recursive=True) if is_of_ray(p)]
-    assert {"raylet", "gcs_server"} <= {p.name() for p in parts}
-    session = next(Path(word.partition("=")[2]) for p in parts for word in p.cmdline() if word.startswith("--session-dir="))
+    parts = [part for p in psutil.Process(service.process.pid).children(recursive=True) if (part := of_ray(p))]
+    assert {"raylet", "gcs_server"} <= {part["name"] for part in parts}
+    words = [word for part in parts for word in part["cmdline"]]
+    session = next(Path(word.partition("=")[2]) for word in words if word.startswith("--session-dir="))
     inside = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(service.home / TOKEN_FILE)}
-    gcs = next(word.partition("=")[2] for p in parts for word in p.cmdline() if word.startswith("--gcs-address="))
+    gcs = next(word.partition("=")[2] for word in words if word.startswith("--gcs-address="))
     asked = subprocess.run(
         [sys.executable, "-c", ASK_RAY], env=inside | {"RAY_ADDRESS": gcs}, capture_output=True, text=True, timeout=120
     )
     assert asked.returncode == 0, asked.stderr[-3000:]
     assert re.search(r"actors [1-9]", asked.stdout), asked.stdout[:2000]
     known: list[tuple[str, str]] = [("Ray's state", asked.stdout)]
-    known += [(f"environment of {p.name()}", str(p.environ())) for p in parts]
+    known += [(f"environment of {part['name']}", str(part["environ"])) for part in parts]
     known += [(str(f), f.read_text(errors="replace")) for f in session.rglob("*") if f.is_file() and "logs" in f.parts]
     assert leaks(service, iter(known)) == []
 
 
-def is_of_ray(process: psutil.Process) -> bool:
+def of_ray(process: psutil.Process) -> dict[str, Any] | None:
+    """Name, command line and environment of a process of Ray's that lives; its workers come and go."""
     try:
-        return process.name() in ("raylet", "gcs_server") or process.name().startswith("ray::")
+        if process.name() in ("raylet", "gcs_server") or process.name().startswith("ray::"):
+            return {"name": process.name(), "cmdline": process.cmdline(), "environ": process.environ()}
     except psutil.NoSuchProcess:
-        return False
+        pass
+    return None
 
 
 @pytest.mark.parametrize("command", [["keys", "list"], ["serve", "--port", "0", "--host", "0.0.0.0"], ["db", "current"]])
