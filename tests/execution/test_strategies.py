@@ -45,7 +45,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 BARRIERS = ("amc", "metapruning", "netadapt", "random", "uniform")
 """Strategies that wait for all trials before the next depends on them, or depend on none: the same whatever ends first."""
-ALWAYS = {("netadapt", "actors"), ("metapruning", "tune")}
+ALWAYS = {("netadapt", "actors")}
 """What is tested without being asked for: starting workers takes long."""
 
 

@@ -11,7 +11,7 @@ from automl_prune.testing import StrategyContract
 from automl_prune.testing.strategy import MakeStrategy, run_toy, toy_problem
 
 DO_NOT_LEARN = {"random", "uniform"}
-QUICK_LEARNERS = {"auto", "optuna"}
+QUICK_LEARNERS = {"auto": 80, "optuna": 80, "amc": 150}
 SLOW_LEARNERS = {(name, preset) for name in ("evolution", "metapruning") for preset in ("published", "published_resnet")}
 BEYOND_REACH = {("abc", "published"), ("amc", "published"), ("nsga2", "published")}
 """The papers' own settings: 17 evaluations, a quarter of 400 at random and below the budget, and three generations spread
@@ -34,7 +34,7 @@ class TestEveryStrategy(StrategyContract):
     @pytest.fixture(autouse=True)
     def _what_it_learns(self, name: str, preset: str) -> None:
         slow = (name, preset) in SLOW_LEARNERS or name == "abc"
-        self.learning_evaluations = 600 if slow else 80 if name in QUICK_LEARNERS else 300
+        self.learning_evaluations = 600 if slow else QUICK_LEARNERS.get(name, 300)
         self.learns = name not in DO_NOT_LEARN and (name, preset) not in BEYOND_REACH
         self.chance = (name, preset) not in WITHOUT_CHANCE
 
