@@ -69,9 +69,13 @@ def run_search(
             searching.start()
         stage.enter(arm)
 
-    def told(trial: Trial) -> None:
-        if trial.arm == SEARCH and controller.strategy:
+    def keep_family() -> None:
+        if controller.strategy:
             keeper.follow(controller.strategy, controller.history)
+
+    def told(trial: Trial) -> None:
+        if trial.arm == SEARCH:
+            keep_family()
         on_trial(trial)
 
     controller = Controller(
@@ -101,6 +105,7 @@ def run_search(
     with _obeying(controller, cancel=cancel, pause=pause):
         executor.run(controller, partial(make_evaluator, plan.setup(artifacts)))
     controller.raise_failure()
+    keep_family()  # once more: a driver that died may have recorded the last trial, and deleted nothing after it
     if controller.no_room is not None and not controller.stopping:
         return store.release(job.id, job.attempt, reason=_no_room(controller.no_room), hold=True)
     if controller.paused:

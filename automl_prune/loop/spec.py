@@ -126,7 +126,14 @@ class FinishSpec(Strict):
     )
     epochs: Annotated[float, Field(ge=0, le=1000)] = Field(1.0, description="Passes over the fit split; fractions allowed.")
     lr: Annotated[float, Field(gt=0, le=10)] = 0.01
-    distill: Literal[False] = Field(False, description="Distillation is not available yet.")
+    distill: bool = Field(False, description="Distillation is not available yet.", json_schema_extra={"const": False})
+
+    @field_validator("distill")
+    @classmethod
+    def _not_yet(cls, distill: bool) -> bool:
+        if distill:
+            raise ValueError("distillation is not available yet: leave it out, or say false")
+        return distill
 
 
 class TrialsSpec(Strict):

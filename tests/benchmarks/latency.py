@@ -11,6 +11,7 @@ was timed is kept below ``--out`` and not timed again; ratios are to the full ne
 """
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
@@ -71,9 +72,9 @@ def check(options: argparse.Namespace) -> None:
     for name in options.networks:
         for runtime in options.runtimes:
             gauge, network = gauge_of(name, runtime, options)
-            started, new = time.perf_counter(), [0]
-            found = build(gauge, network.architecture, progress=lambda done, of, new=new: new.__setitem__(0, done))  # type: ignore[misc]
-            seconds = time.perf_counter() - started
+            started, new = time.perf_counter(), itertools.count()
+            found = build(gauge, network.architecture, progress=lambda done, of, new=new: next(new))  # type: ignore[misc]
+            seconds, timed = time.perf_counter() - started, next(new)
             fresh = random_candidates(gauge.space, CHECKS, options.seed)
             checked = Check.of(found.model(gauge.space.array(fresh)), gauge.measure(fresh))
             widths = gauge.space.array(random_candidates(gauge.space, QUERIES, seed=2))
@@ -82,7 +83,7 @@ def check(options: argparse.Namespace) -> None:
             found.model(widths)
             rate = len(widths) / (time.perf_counter() - asked)
             everything = found.about["timed"] - 1  # the full network is timed before the rest
-            took = f"{seconds:.0f}" if new[0] >= everything else f"({seconds:.0f} for {new[0]})"
+            took = f"{seconds:.0f}" if timed >= everything else f"({seconds:.0f} for {timed})"
             print(
                 f"| {name}, {runtime} | {found.full_ms:.2f} | {checked.mape:.1%} | {checked.worst:.1%} | {checked.r2:.3f} | "
                 f"{checked.rank_correlation:.3f} | {found.about['timed']} | {took} | {rate:,.0f} |",

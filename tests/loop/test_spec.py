@@ -82,6 +82,8 @@ def test_a_faulty_strategy_is_the_only_fault_where_it_could_have_a_finish(strate
         ({"execution": "spark"}, "/execution", "'auto', 'tune', 'actors' or 'inline'"),
         ({"controls": ["luck"]}, "/controls/0", "'uniform', 'random' or 'global'"),
         ({"seed": -1}, "/seed", "greater than or equal to 0"),
+        ({"finish": {"distill": True}}, "/finish/distill", "not available yet"),
+        ({"finish": {"distill": 0}}, "/finish/distill", "valid boolean"),
         ({"dataset": {"name": "cifar10", "report_on": "select"}}, "/dataset/report_on", "cannot be reported on it"),
     ],
 )

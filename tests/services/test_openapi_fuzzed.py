@@ -15,9 +15,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from automl_prune.latency.conditions import DeviceDescription
-from automl_prune.loop.job import SearchState
+from automl_prune.loop.job import HIGHEST_PRIORITY, SearchState
 from automl_prune.loop.ports import Store
-from automl_prune.storage.keys import ApiKeys, Scope
+from automl_prune.storage.keys import ApiKeys, KeyLimits, Scope
 from automl_prune.storage.sql import SqlStore
 from automl_prune.storage.sql.devices import SqlDevices
 from services.api.app import create_app
@@ -108,7 +108,7 @@ def run(folder: Path, address: str, key: str, settings: dict[str, Any], *options
 def test_every_operation_is_as_documented(
     store: SqlStore, served: str, ended: str, tmp_path: Path, phases: str, examples: int
 ) -> None:
-    _, key = ApiKeys(store.database).create("test", scopes=tuple(Scope))
+    _, key = ApiKeys(store.database).create("test", scopes=tuple(Scope), limits=KeyLimits(priority=HIGHEST_PRIORITY))
     done = run(tmp_path, served, key, config(ended), "--phases", phases, "--max-examples", str(examples))
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-5000:]
     document = httpx.get(f"{served}/openapi.json", headers={"X-API-Key": key}, trust_env=False).json()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,8 @@ def everything(service: Service, search: str) -> Iterator[tuple[str, str]]:
         for table in Base.metadata.sorted_tables:
             yield f"table {table.name}", repr(session.execute(select(table)).all())
     for process in (psutil.Process(service.process.pid), *psutil.Process(service.process.pid).children(recursive=True)):
-        yield f"command line of {process.pid}", " ".join(process.cmdline())
+        with suppress(psutil.NoSuchProcess):  # a zombie is none, either
+            yield f"command line of {process.pid}", " ".join(process.cmdline())
     yield "the log", service.log.read_text()
 
 
