@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     max_body_bytes: Count = 262_144
     lease_seconds: float = Field(30, gt=0, description="A driver that is silent for this long has lost its search.")
     max_running: Count = Field(1, description="Searches at once.")
-    max_queued: Count = Field(1000, description="Searches of one tenant that may wait; keys may lower it.")
+    max_queued: Count = Field(1000, description="Searches of one tenant that may wait or be paused; keys may lower it.")
     max_trials: Count = Field(100_000, description="Most that trials.max of an order may be; keys may lower it.")
     max_attempts: Count = Field(3, description="Drivers a search may lose before it fails.")
     workers: Count = Field(default_factory=lambda: os.cpu_count() or 1, description="Trials at once on this machine.")

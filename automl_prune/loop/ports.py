@@ -37,7 +37,7 @@ Limits = Callable[[str], int | None] | Mapping[str, int]
 
 @dataclass(frozen=True)
 class QueueLimits:
-    """How many searches may wait before another one is refused; None: any number.
+    """How many searches may wait, or rest, before another one is refused; None: any number.
 
     Attributes:
         of_key: Of those that the same API key ordered.

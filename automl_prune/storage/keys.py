@@ -45,7 +45,7 @@ class KeyLimits:
     They hold for what it ordered even when it is revoked or has expired.
 
     Attributes:
-        queued: Searches that it ordered and that wait.
+        queued: Searches that it ordered and that wait or are paused.
         running: Searches that it ordered and that are driven.
         trials: ``trials.max`` of one search.
         parallel: ``trials.parallel`` of one search.

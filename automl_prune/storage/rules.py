@@ -120,11 +120,11 @@ def check_priority(search_id: str, state: str) -> None:
 
 
 def check_room(waiting: int, most: int) -> None:
-    """Raise QueueFullError when as many wait already as may."""
+    """Raise QueueFullError when as many wait or are paused already as may: these, too, may be resumed at any time."""
     if waiting >= most:
         raise QueueFullError(
-            f"{waiting} of your searches wait already, and the limit is {most}; order again when one has started, or cancel "
-            "one."
+            f"{waiting} of your searches wait or are paused already, and the limit is {most}; order again when one has "
+            "started, or cancel one."
         )
 
 

@@ -117,15 +117,19 @@ class OrderContract:
     # so many searches may wait
 
     def test_only_so_many_of_a_tenants_searches_wait(self, store: Store) -> None:
-        """Those of others do not count, nor those that run, rest or have ended."""
+        """Those of others do not count, nor those that run or have ended; one that is paused does, as it may be resumed."""
         queue = QueueLimits(of_tenant=2)
         store.add_search(SPEC, name=None, labels={}, tenant="other")
         ids = [store.add_search(SPEC, name=None, labels={}, tenant="mine", queue=queue).id for _ in range(2)]
         with pytest.raises(QueueFullError, match="the limit is 2"):
             store.add_search(SPEC, name=None, labels={}, tenant="mine", queue=queue)
         store.request_pause(ids[0])
-        ids.append(store.add_search(SPEC, name=None, labels={}, tenant="mine", queue=queue).id)
+        with pytest.raises(QueueFullError, match="the limit is 2"):
+            store.add_search(SPEC, name=None, labels={}, tenant="mine", queue=queue)
+        assert store.request_resume(ids[0]).state is SearchState.QUEUED
         store.request_cancel(ids[1])
+        store.add_search(SPEC, name=None, labels={}, tenant="mine", queue=queue)
+        assert all(store.claim(lease_seconds=60) for _ in range(2))  # the other's, and one of mine
         store.add_search(SPEC, name=None, labels={}, tenant="mine", queue=queue)
         with pytest.raises(QueueFullError):
             once(store, "k", tenant="mine", queue=queue)

@@ -31,7 +31,7 @@ def check_priority(priority: int, own: KeyLimits) -> None:
 
 
 def of_queue(settings: Settings, own: KeyLimits) -> QueueLimits:
-    """How many searches may wait."""
+    """How many searches may wait or be paused."""
     return QueueLimits(own.queued, settings.max_queued)
 
 

@@ -83,8 +83,10 @@ def test_too_many_waiting_searches_are_refused(store: SqlStore, small: Settings,
         placed(client, order)
         refused = client.post("/v1/searches", json=order())
         assert (refused.status_code, refused.json()["code"]) == (429, "too_many_queued")
-        assert "2 of your searches wait already" in refused.json()["detail"]
+        assert "2 of your searches wait or are paused already" in refused.json()["detail"]
         assert int(refused.headers["retry-after"]) > 0
+        client.post(f"/v1/searches/{first}:pause")
+        assert client.post("/v1/searches", json=order()).status_code == 429, "it can be resumed at any time"
         client.post(f"/v1/searches/{first}:cancel")
         placed(client, order)
 

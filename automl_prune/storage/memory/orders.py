@@ -71,7 +71,7 @@ class Orders(Steps):
 
     def _check_room(self, tenant: str, key_id: str | None, queue: QueueLimits) -> None:
         jobs = [entry.job for entry in self._entries.values() if entry.job.tenant == tenant]
-        waiting = [job.key_id for job in jobs if job.state is SearchState.QUEUED]
+        waiting = [job.key_id for job in jobs if job.state in rules.AT_REST]
         for most, found in ((queue.of_tenant, len(waiting)), (queue.of_key, waiting.count(key_id))):
             if most is not None:
                 rules.check_room(found, most)

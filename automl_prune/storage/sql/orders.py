@@ -115,7 +115,7 @@ class Orders(Steps):
         limits = [(queue.of_tenant, true()), (queue.of_key, SearchRow.key_id == row.key_id)]
         if self.database.on_postgresql and any(most is not None for most, _ in limits):  # SQLite writes one by one
             session.execute(select(func.pg_advisory_xact_lock(_ORDERS, func.hashtext(row.tenant))))
-        waiting = (SearchRow.tenant == row.tenant, SearchRow.state == SearchState.QUEUED.value)
+        waiting = (SearchRow.tenant == row.tenant, SearchRow.state.in_([state.value for state in rules.AT_REST]))
         for most, whose in limits:
             if most is not None:
                 found = session.scalar(select(func.count()).select_from(SearchRow).where(*waiting, whose))
