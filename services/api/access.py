@@ -16,7 +16,7 @@ from automl_prune.loop.audit import Origin
 from automl_prune.loop.job import DEFAULT_TENANT
 from automl_prune.storage.keys import ApiKey, ApiKeys
 from automl_prune.storage.keys import Scope as May
-from services.api.headers import known_host, request_id, same_site
+from services.api.headers import known_host, passed_on, request_id, same_site
 from services.api.problems import RequestError, answer, problem_of
 from services.settings import Settings
 
@@ -53,9 +53,19 @@ class Door:
     def __init__(self, keys: ApiKeys, settings: Settings) -> None:
         self._keys, self._settings = keys, settings
 
-    def admit(self, method: str, path: str, headers: Headers) -> Principal:
-        """Who is asking; raises RequestError for a key that is missing, unknown or not allowed this, or another site."""
+    def admit(self, method: str, path: str, headers: Headers, version: str = "1.1") -> Principal:
+        """Who is asking; raises RequestError for a key that is missing, unknown or not allowed this, or another site.
+
+        ``version`` is HTTP's: without keys a request that somebody passed on is refused, too.
+        """
         needs_key = self._needs_key()
+        if not needs_key and passed_on(headers, version):
+            raise RequestError(
+                403,
+                "passed_on",
+                "This came through a proxy, and without an API key everybody behind it would get in: make one, with "
+                "'automl-prune keys create NAME', or talk to the service directly.",
+            )
         self._check_site(method, headers, by_key=needs_key)
         if not needs_key or path in OPEN or _PAGE.fullmatch(path):
             return ANYBODY
@@ -108,7 +118,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         try:
-            principal = await self._admit(scope["method"], scope["path"], Headers(scope=scope))
+            principal = await self._admit(scope)
         except Exception as error:  # a refusal, or a database that is away
             if problem_of(error).status == 500:  # answered, and logged with its traceback, like one of a route
                 raise
@@ -118,10 +128,11 @@ class Gate:
         scope.setdefault("state", {})["principal"] = principal
         await self.app(scope, receive, send)
 
-    async def _admit(self, method: str, path: str, headers: Headers) -> Principal:
-        if path in PROBES:  # whatever holds up the others
+    async def _admit(self, scope: Scope) -> Principal:
+        if scope["path"] in PROBES:  # whatever holds up the others
             return ANYBODY
-        return await to_thread.run_sync(self._door.admit, method, path, headers, limiter=self._threads)
+        asked = scope["method"], scope["path"], Headers(scope=scope), scope.get("http_version", "1.1")
+        return await to_thread.run_sync(self._door.admit, *asked, limiter=self._threads)
 
 
 def principal_of(request: Request) -> Principal:

@@ -22,6 +22,7 @@ SECURITY = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Automl-Prune-Api": "v1",  # by which clients know that it was this service which answered
 }
+_PROXIES = frozenset({"forwarded", "via", "x-real-ip"})
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -64,6 +65,14 @@ def same_site(origin: str | None, host: str, public_url: str | None) -> bool:
         return urlsplit(origin).netloc in ours
     except ValueError:  # no URL at all
         return False
+
+
+def passed_on(headers: Headers, version: str) -> bool:
+    """Whether a request shows that a proxy passed it on: by what it adds, or by HTTP/1.0, which nginx speaks by default.
+
+    One that shows neither cannot be told from a program of this machine.
+    """
+    return version == "1.0" or any(name in _PROXIES or name.startswith("x-forwarded-") for name in headers)
 
 
 def known_host(host: str, public_url: str | None) -> bool:

@@ -93,6 +93,8 @@ TITLES = {
     412: "It was changed in the meantime",
     413: "The body is too large",
     415: "The body is of the wrong type",
+    416: "The file has no such part",
+    421: "The service does not go by this name",
     422: "What was sent cannot be done",
     429: "Too much at once",
     500: "The service failed",

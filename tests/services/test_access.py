@@ -1,6 +1,7 @@
 """Keys, their scopes, and their tenants: every route there is, walked with the wrong key."""
 
 import re
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -282,6 +283,41 @@ def test_where_a_name_is_configured_other_hosts_are_turned_away_even_with_a_key(
         with TestClient(create_app(store, settings, review), base_url=f"http://{host}") as client:
             assert client.get("/v1/searches", headers=key).status_code == status
             assert client.get("/healthz").status_code == 200
+
+
+PROXIED = [
+    {"Forwarded": "for=192.0.2.1"},
+    {"Via": "1.1 proxy"},
+    {"X-Forwarded-For": "192.0.2.1"},
+    {"X-Forwarded-Host": "prune.example"},
+    {"X-Real-IP": "192.0.2.1"},
+]
+
+
+@pytest.mark.parametrize("added", PROXIED, ids=lambda added: " ".join(added))
+def test_what_a_proxy_passes_on_takes_a_key(
+    client: TestClient, make: Callable[..., dict[str, str]], added: dict[str, str]
+) -> None:
+    """By the name of this machine, too, which proxies send by default."""
+    for path in ("/v1/searches", "/", "/docs"):
+        answer = client.get(path, headers=added)
+        assert (answer.status_code, answer.json()["code"]) == (403, "passed_on"), path
+        assert "keys create" in answer.json()["detail"]
+    assert client.get("/healthz", headers=added).status_code == 200
+    assert client.get("/v1/searches", headers=make("default") | added).status_code == 200
+
+
+def test_without_keys_nobody_speaks_as_nginx_does_by_default(app: FastAPI, serve: Callable[[FastAPI], str]) -> None:
+    """It adds nothing, and sends the name of this machine, but in HTTP/1.0."""
+    host, port = serve(app).removeprefix("http://").split(":")
+
+    def status(version: str) -> bytes:
+        with socket.create_connection((host, int(port)), timeout=10) as proxy:
+            asked = f"GET /v1/searches HTTP/{version}\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"
+            proxy.sendall(asked.encode())
+            return proxy.recv(100).split()[1]
+
+    assert (status("1.0"), status("1.1")) == (b"403", b"200")
 
 
 def test_nothing_is_shared_with_other_origins(client: TestClient, make: Callable[..., dict[str, str]]) -> None:
