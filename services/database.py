@@ -1,12 +1,17 @@
 """Where the database is, put together from settings and from files that hold its secrets."""
 
+import logging
+import stat
 from pathlib import Path
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from automl_prune.errors import FieldError, SpecError
+from automl_prune.storage.engine import file_of
 from services.settings import PREFIX, Settings
+
+log = logging.getLogger(__name__)
 
 _LONGEST = 4096
 
@@ -43,6 +48,16 @@ def secret(name: str, path: Path) -> str:
     if not text or len(text) > _LONGEST or "\n" in text:
         raise _fault(name, f"{path} should hold one line, and nothing else.")
     return text
+
+
+def warn_if_open(settings: Settings) -> None:
+    """Say so in the log when other users of this machine can read the database's file: it holds the secrets of webhooks."""
+    file = file_of(database_url(settings))
+    if file is None or not file.is_file():
+        return
+    enters, reads = (path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO) for path in (file.resolve().parent, file))
+    if enters and reads:
+        log.warning("others can read %s, with the secrets of webhooks: take that from them (chmod 600)", file)
 
 
 def _fault(name: str, detail: str) -> SpecError:

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc  # type: ignore[import-untyped]
 
 from automl_prune.errors import UserError
+from services.home import make_home
 from services.settings import PREFIX, Settings
 
 TOKEN_FILE = "ray-token"
@@ -73,7 +74,7 @@ def _token_file(home: Path) -> Path:
     """The file, complete from the moment it has its name; of several processes at once one makes it."""
     path = home / TOKEN_FILE
     if not path.exists():
-        home.mkdir(parents=True, exist_ok=True)
+        make_home(home)
         draft = home / f".{TOKEN_FILE}-{secrets.token_hex(8)}"
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:

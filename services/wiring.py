@@ -24,6 +24,7 @@ from services.admission import Admissions
 from services.capacity import Capacity, slots
 from services.database import database_url
 from services.devices import registered
+from services.home import make_home
 from services.settings import Settings
 
 _REVIEWS = 2
@@ -32,7 +33,7 @@ _REVIEWS = 2
 
 def open_store(settings: Settings) -> SqlStore:
     """The database of the settings, created or upgraded where needed."""
-    settings.home.mkdir(parents=True, exist_ok=True)
+    make_home(settings.home)
     return SqlStore.open(database_url(settings), upgrade=True)
 
 

@@ -1,5 +1,7 @@
 """How a database is opened: one engine per store, and what SQLite needs to serve several processes."""
 
+import contextlib
+import os
 import sqlite3
 import time
 from pathlib import Path
@@ -32,7 +34,7 @@ def connect(url: str, *, foreign_keys: bool = True) -> Engine:
     """An engine for ``sqlite:///FILE`` or ``postgresql://…`` (always by psycopg 3); UserError for anything else.
 
     On SQLite a transaction is deferred unless its engine carries ``execution_options(begin="IMMEDIATE")``; with
-    ``synchronous="FULL"`` its commit also survives a loss of power.
+    ``synchronous="FULL"`` its commit also survives a loss of power. A file that is made here is its owner's alone.
     """
     parsed = parse(url)
     if parsed.get_backend_name() == "postgresql":
@@ -58,6 +60,12 @@ def parse(url: str) -> URL:
     if not parsed.database or parsed.database == ":memory:":
         raise UserError("A SQLite database needs a file (sqlite:///FILE); for one in memory there is MemoryStore.")
     return parsed
+
+
+def file_of(url: str) -> Path | None:
+    """The file of a SQLite database; None for PostgreSQL."""
+    parsed = parse(url)
+    return Path(str(parsed.database)) if parsed.get_backend_name() == "sqlite" else None
 
 
 def _postgres(url: URL) -> Engine:
@@ -89,6 +97,12 @@ def _leave_out_the_row(context: ExceptionContext) -> None:
 
 
 def _prepare_sqlite(engine: Engine, foreign_keys: bool) -> None:
+    @event.listens_for(engine, "do_connect")
+    def before_connect(*_: Any) -> None:
+        # SQLite gives the files beside it the same mode; where none can be made here, SQLite says why
+        with contextlib.suppress(OSError):
+            os.close(os.open(str(engine.url.database), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+
     @event.listens_for(engine, "connect")
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
         connection.isolation_level = None  # the driver begins nothing by itself: on_begin decides how

@@ -19,10 +19,11 @@ def upgrade(home: Home = None, as_json: AsJson = False) -> None:
     """Bring the database to the newest schema; creates it when there is none."""
     from automl_prune.storage import migrate
     from services.database import database_url
+    from services.home import make_home
     from services.settings import load_settings
 
     settings = load_settings(home=home)
-    settings.home.mkdir(parents=True, exist_ok=True)
+    make_home(settings.home)
     url = database_url(settings)
     with answering():
         migrate.upgrade(url)

@@ -21,6 +21,7 @@ from services.cli.orders import conclude, page
 from services.cli.progress import follow, shown
 from services.cli.results import WEIGHTS, write_json
 from services.cli.text import Json
+from services.home import make_home
 from services.settings import Settings, load_settings
 
 BEST, LOG = "best.json", "service.log"
@@ -94,7 +95,8 @@ def demo_settings(home: Path | None, data_root: Path | None, weights: Path | Non
     usual = load_settings()
     below = usual.home / "automl-prune-demo"
     if home is None:
-        below.mkdir(parents=True, exist_ok=True)
+        make_home(usual.home)
+        make_home(below)
         new = Path(tempfile.mkdtemp(prefix=f"{datetime.now():%Y%m%d-%H%M%S}-", dir=below))
     folder = (home or new).absolute()
     return load_settings(
@@ -111,7 +113,7 @@ def demo_settings(home: Path | None, data_root: Path | None, weights: Path | Non
 @contextmanager
 def service(settings: Settings, port: int) -> Iterator[tuple[children.Child, str]]:
     """The service as a child process, with its address; raises UnreachableError when it does not start."""
-    settings.home.mkdir(parents=True, exist_ok=True)
+    make_home(settings.home)
     log = settings.home / LOG
     with log.open("ab") as stream:
         child = children.start(

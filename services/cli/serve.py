@@ -87,10 +87,12 @@ def _answer(settings: Settings, listening: socket.socket) -> None:
     from automl_prune.storage.sql.devices import SqlDevices
     from services.api.app import create_app
     from services.api.server import Server
+    from services.database import warn_if_open
     from services.wiring import open_store, reviewer
 
     with answering():
         store = open_store(settings)
+    warn_if_open(settings)
     app = create_app(store, settings, reviewer(settings, SqlDevices(store.database)))
     garbage.spare_what_is_here()
     name = f"[{settings.host}]" if ":" in settings.host else settings.host

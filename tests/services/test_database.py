@@ -1,10 +1,14 @@
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from automl_prune.errors import SpecError
-from services.database import database_url
+from services.database import database_url, warn_if_open
+from services.ray_auth import variables
 from services.settings import Settings, environment, load_settings
+from services.wiring import open_store
 
 URL = "postgresql://me@db:5432/searches"
 
@@ -46,3 +50,45 @@ def test_no_password_is_added_to_what_is_no_url_and_nothing_of_it_is_repeated(tm
     with pytest.raises(SpecError, match="AUTOML_PRUNE_DATABASE_URL") as caught:
         database_url(found)
     assert "but secret" not in str(caught.value)
+
+
+@pytest.fixture
+def usual_umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_a_home_that_is_made_is_its_owners_alone(tmp_path: Path) -> None:
+    found = load_settings(home=tmp_path / "below" / "home")
+    open_store(found).close()
+    variables(load_settings(home=tmp_path / "of ray").home)
+    assert (mode(found.home), mode(tmp_path / "of ray")) == (0o700, 0o700)
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_a_database_is_its_owners_alone_in_an_open_home(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The folder stays as it is; the log says so of a file that others can read."""
+    found = load_settings(home=tmp_path / "home")
+    found.home.mkdir(mode=0o755)
+    store = open_store(found)
+    store.add_search({}, name=None, labels={})
+    files = {file.name: mode(file) for file in found.home.iterdir()}
+    store.close()
+    assert files == dict.fromkeys((f"automl-prune.sqlite3{end}" for end in ("", "-wal", "-shm")), 0o600)
+    assert mode(found.home) == 0o755
+    warn_if_open(found)
+    assert caplog.messages == []
+    (found.home / "automl-prune.sqlite3").chmod(0o644)
+    warn_if_open(found)
+    assert [message for message in caplog.messages if "chmod 600" in message]
+    found.home.chmod(0o700)
+    caplog.clear()
+    warn_if_open(found)
+    warn_if_open(settings(tmp_path))
+    assert caplog.messages == [], "nobody can enter"
