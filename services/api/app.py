@@ -36,6 +36,7 @@ from services.api.context import Context, Review, Reviews
 from services.api.feed import Feed
 from services.api.headers import Envelope
 from services.api.heads import Heads
+from services.api.ranges import Ranges
 from services.api.standings import Standings
 from services.api.telemetry import RequestMetrics, Telemetry
 from services.settings import Settings
@@ -81,6 +82,7 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     registry = CollectorRegistry()
     app.state.metrics = metrics.Metrics(registry, store, app.state.feed)
     app.add_middleware(streams.Leavers)
+    app.add_middleware(Ranges)
     app.add_middleware(Heads)
     app.add_middleware(Gate, door=door)
     app.add_middleware(Telemetry, metrics=RequestMetrics(registry))

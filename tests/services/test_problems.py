@@ -77,6 +77,36 @@ def test_each_error_has_its_status(error: Exception, status: int, code: str) -> 
     assert (found.status, found.code) == (status, code)
 
 
+@pytest.mark.parametrize("path", ["artifacts", "/web/app.js", "/"])
+def test_a_part_that_cannot_be_had_is_refused_as_everything_else(
+    client: TestClient, store: SqlStore, fill: Callable[[SqlStore], str], path: str
+) -> None:
+    path = f"/v1/searches/{fill(store)}/artifacts/model.safetensors" if path == "artifacts" else path
+    size = len(client.get(path).content)
+
+    def part(asked: str) -> Any:
+        return client.get(path, headers={"Range": asked})
+
+    for asked in ("lines=1-2", "bytes", "bytes=", "bytes=a-b", "bytes=5-2"):
+        assert "Range" in problem(part(asked), 400, "malformed_range")["detail"]
+    for asked in (f"bytes={size}-", "bytes=999999-", f"bytes=0-1,{size + 7}-{size + 9}"):
+        refused = part(asked)
+        assert f"{size} bytes" in problem(refused, 416, "range_not_satisfiable")["detail"]
+        assert refused.headers["content-range"] == f"bytes */{size}"
+        head = client.head(path, headers={"Range": asked})
+        assert (head.status_code, head.content) == (416, b"")
+    whole, some = client.get(path).content, part("bytes=2-5")
+    assert (some.status_code, some.content) == (206, whole[2:6])
+    several = part("bytes=0-1,4-6")
+    assert (several.status_code, several.headers["content-type"].split(";")[0]) == (206, "multipart/byteranges")
+    assert whole[4:7] in several.content
+
+
+def test_a_foreign_name_is_refused_with_a_title(app: FastAPI) -> None:
+    with TestClient(app, base_url="http://evil.example") as client:
+        problem(client.get("/v1/searches"), 421, "misdirected_request")
+
+
 def test_faulty_fields_keep_their_pointers() -> None:
     several = SpecError([FieldError("/seed", "Too small.", "low"), FieldError("/budgets", "Missing.")])
     assert [e.pointer for e in problem_of(several).errors] == ["/seed", "/budgets"]
