@@ -31,7 +31,7 @@ async def submit(
     """Order a search; it is durable once this answers, and its life is followed at the Location."""
     placed = None if idempotency_key is None else await to_thread.run_sync(_replayed, context, spec, idempotency_key)
     if placed is None:
-        await context.reviews.of(spec, context.principal.tenant)
+        await _reviewed(context, spec)
         placed = await to_thread.run_sync(_place, context, spec, idempotency_key)
     response.headers["Location"] = views.search_path(placed.job, context.settings.public_url)
     if placed.replayed:
@@ -45,8 +45,13 @@ def _replayed(context: Context, spec: SearchSpec, key: str) -> Submission | None
     return None if job is None else Submission(job, replayed=True)
 
 
-def _place(context: Context, spec: SearchSpec, key: str | None) -> Submission:
+async def _reviewed(context: Context, spec: SearchSpec) -> Mapping[str, Any]:
+    """What an order amounts to; what it may not have is refused before the long work."""
     limits.check(spec, context.settings, context.key_limits)
+    return await context.reviews.of(spec, context.principal.tenant)
+
+
+def _place(context: Context, spec: SearchSpec, key: str | None) -> Submission:
     body, queue = spec.model_dump(mode="json"), limits.of_queue(context.settings, context.key_limits)
     told: dict[str, Any] = {"name": spec.name, "labels": spec.labels, "priority": spec.priority, "queue": queue}
     if key is None:
@@ -60,7 +65,7 @@ async def validate(spec: Spec, context: InContext) -> Mapping[str, Any]:
 
     ``time`` says how long its evaluations would take, where earlier searches tell.
     """
-    found = await context.reviews.of(spec, context.principal.tenant)
+    found = await _reviewed(context, spec)
     time = await to_thread.run_sync(estimate, spec, context.store, context.settings)
     return {**found, "time": time}
 

@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from automl_prune.loop.job import SearchState
+from automl_prune.loop.spec import SearchSpec
 from automl_prune.storage.keys import ApiKeys, KeyLimits
 from automl_prune.storage.sql import SqlStore
 from services.api.app import create_app
@@ -106,6 +107,24 @@ def test_too_large_an_order_is_refused_with_its_field(
         (error,) = response.json()["errors"]
         assert (response.status_code, error["pointer"], error["code"]) == (422, "/trials/max", "limit")
         assert "use 50 or less" in error["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v1/searches", "/v1/searches:validate"])
+def test_what_may_not_be_ordered_is_refused_before_it_is_looked_into(
+    store: SqlStore, small: Settings, order: Order, path: str
+) -> None:
+    looked: list[str] = []
+
+    def review(spec: SearchSpec, tenant: str) -> dict[str, Any]:
+        looked.append(tenant)
+        return {}
+
+    with TestClient(create_app(store, small, review), base_url="http://127.0.0.1") as client:
+        refused = client.post(path, json=order(trials={"max": 51}))
+        assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/trials/max")
+        assert looked == []
+        assert client.post(path, json=order(trials={"max": 50})).status_code < 300
+        assert looked == ["default"]
 
 
 def test_a_key_may_have_less(store: SqlStore, settings: Settings, review: Review, order: Order) -> None:
