@@ -15,10 +15,14 @@ from services.settings import PREFIX, Settings
 
 TOKEN_FILE = "ray-token"
 PROBE_SECONDS = 5.0
+_TRIES = 3
+"""Of a head that is slow, before it is not used."""
 _SECRETS = frozenset(
     {*(PREFIX + name for name in ("DATABASE_URL", "DATABASE_URL_FILE", "DATABASE_PASSWORD_FILE", "KEY")), "RAY_AUTH_TOKEN"}
 )
 _ADDRESS = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:]+\]):\d{1,5}")
+_REFUSALS = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+_ODDITIES = {grpc.StatusCode.DEADLINE_EXCEEDED: "takes too long to answer"}
 _ASK = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 
 
@@ -36,9 +40,9 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def require_closed(settings: Settings) -> None:
-    """Raise UserError when the configured cluster answers without a token, unless that is known to be so.
+    """Raise UserError when the configured cluster answers without a token, or does not say, unless that is known to be so.
 
-    A cluster that does not answer at all is left for whoever connects to it.
+    A cluster that is away is left for whoever connects to it.
     """
     address = settings.ray_address
     if is_private(settings) or address is None or settings.allow_open_ray:
@@ -60,14 +64,31 @@ def is_private(settings: Settings) -> bool:
 
 
 def answers_anybody(address: str) -> bool:
-    """Whether the head at ``HOST:PORT`` answers a call that carries no token."""
+    """Whether the head at ``HOST:PORT`` answers a call that carries no token; one that is away does not.
+
+    Raises:
+        UserError: It is there, and neither answers nor asks for a token.
+    """
+    states: list[grpc.ChannelConnectivity] = []
     with grpc.insecure_channel(address) as channel:
+        channel.subscribe(states.append)
         ask = channel.unary_unary(_ASK, request_serializer=bytes, response_deserializer=bytes)
-        try:
-            ask(b"", timeout=PROBE_SECONDS)
-        except grpc.RpcError:
-            return False
-    return True
+        for _ in range(_TRIES):
+            try:
+                ask(b"", timeout=PROBE_SECONDS)
+            except grpc.RpcError as error:
+                said = error.code()
+            else:
+                return True
+            # where nobody gets through to the machine, nothing but the time says that the head is away
+            nobody = said == grpc.StatusCode.DEADLINE_EXCEEDED and grpc.ChannelConnectivity.READY not in states
+            if nobody or said == grpc.StatusCode.UNAVAILABLE or said in _REFUSALS:
+                return False
+    raise UserError(
+        f"The Ray cluster at {address} does not say whether it is open to anybody: asked without a token, it "
+        f"{_ODDITIES.get(said, f'answers {said.name}')}. Try again, or set {PREFIX}ALLOW_OPEN_RAY=1 where only this service "
+        f"can reach it."
+    )
 
 
 def _token_file(home: Path) -> Path:

@@ -104,6 +104,7 @@ def cluster(executor: Executor, settings: Settings) -> Iterator[None]:
     if not ray_auth.is_private(settings):
         ray_auth.require_closed(settings)
         with execution.connect(settings.ray_address):
+            ray_auth.require_closed(settings)  # again, as it may have been away
             yield
         return
     variables = ray_auth.variables(settings.home)

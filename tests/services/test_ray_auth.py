@@ -8,10 +8,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
+import grpc  # type: ignore[import-untyped]
 import pytest
 from typer.testing import CliRunner
 
@@ -73,10 +75,79 @@ def test_what_cannot_be_asked_is_not_trusted(tmp_path: Path) -> None:
     ray_auth.require_closed(load_settings(home=tmp_path, ray_address="local"))
 
 
-def test_a_cluster_that_is_away_is_left_for_later(tmp_path: Path) -> None:
+def test_a_cluster_that_is_away_is_left_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     ray_auth.require_closed(load_settings(home=tmp_path, ray_address=f"127.0.0.1:{port}"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # as a machine that is off: nobody says a word
+        monkeypatch.setattr(ray_auth, "PROBE_SECONDS", 0.5)
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        ray_auth.require_closed(load_settings(home=tmp_path, ray_address=address))
+
+
+@contextmanager
+def head(answer: Callable[[grpc.ServicerContext], None] | None) -> Iterator[str]:
+    """The address of something that speaks gRPC, and answers every call so; None: it knows no call."""
+
+    def serve(_: bytes, context: grpc.ServicerContext) -> bytes:
+        assert answer is not None
+        answer(context)
+        return b""
+
+    class Everything(grpc.GenericRpcHandler):  # type: ignore[misc]
+        def service(self, _: object) -> object:
+            return grpc.unary_unary_rpc_method_handler(serve) if answer else None
+
+    server = grpc.server(ThreadPoolExecutor(4), handlers=[Everything()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None)
+
+
+def refuses(code: grpc.StatusCode) -> Callable[[grpc.ServicerContext], None]:
+    return lambda context: context.abort(code, "no")
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED])
+def test_a_cluster_that_asks_for_a_token_is_closed(tmp_path: Path, code: grpc.StatusCode) -> None:
+    with head(refuses(code)) as address:
+        ray_auth.require_closed(load_settings(home=tmp_path, ray_address=address))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda context: time.sleep(1), "takes too long to answer"),
+        (refuses(grpc.StatusCode.INTERNAL), "answers INTERNAL"),
+        (None, "answers UNIMPLEMENTED"),
+    ],
+    ids=["slow", "broken", "something else"],
+)
+def test_a_cluster_that_does_not_say_is_not_taken_for_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[[grpc.ServicerContext], None] | None, said: str
+) -> None:
+    monkeypatch.setattr(ray_auth, "PROBE_SECONDS", 0.2)
+    with head(answer) as address:
+        settings = load_settings(home=tmp_path, ray_address=address)
+        with pytest.raises(UserError, match=f"does not say whether it is open.* {said}"):
+            ray_auth.require_closed(settings)
+        ray_auth.require_closed(settings.model_copy(update={"allow_open_ray": True}))
+
+
+def test_a_cluster_that_answers_at_last_is_asked_until_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_auth, "PROBE_SECONDS", 0.5)
+    asked: list[int] = []
+
+    def slow_at_first(context: grpc.ServicerContext) -> None:
+        asked.append(1)
+        if len(asked) == 1:
+            time.sleep(1)
+
+    with head(slow_at_first) as address, pytest.raises(UserError, match="does what anybody tells it"):
+        ray_auth.require_closed(load_settings(home=tmp_path, ray_address=address))
 
 
 def test_the_token_is_its_owners_alone_and_made_once(tmp_path: Path) -> None:
