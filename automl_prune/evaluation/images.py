@@ -101,7 +101,16 @@ class Images:
             yield images, labels
 
 
-def load_images(dataset: Dataset, spec: DatasetSpec, root: Path, *, network: NetworkDefinition, seed: int) -> Images:
+class Outline(Images):
+    """Splits whose images were not read: what they are can be described, and no batch be made."""
+
+    def _batches(self, images: LabelledSet, indices: IntArray, **options: Any) -> Iterator[Batch]:
+        raise RuntimeError("The images of these splits were not read; load them.")
+
+
+def load_images(
+    dataset: Dataset, spec: DatasetSpec, root: Path, *, network: NetworkDefinition, seed: int, outline: bool = False
+) -> Images:
     """Open a dataset, size it for a network and split it.
 
     Args:
@@ -110,14 +119,18 @@ def load_images(dataset: Dataset, spec: DatasetSpec, root: Path, *, network: Net
         root: The folder to look in.
         network: What takes them in: its input shape, and the normalisation where none is ordered.
         seed: Of the splits.
+        outline: Whether to read no more than it takes to describe the splits; fetches nothing.
 
     Raises:
         DatasetError: Files are missing or corrupt, sizes do not fit, or the network takes something else.
     """
     size = network.input_shape[1:] if len(network.input_shape) == 3 else None
-    load = dataset.load if dataset.in_memory else partial(_load, dataset)
+    if dataset.in_memory:
+        load = partial(dataset.load, download=spec.download)
+    else:
+        load = partial(_outline, dataset) if outline else partial(_load, dataset, download=spec.download)
     try:
-        train, test = load(root, download=spec.download, image_size=size)
+        train, test = load(root, image_size=size)
     except OSError as error:
         raise DatasetError(
             f"Dataset {spec.name!r} cannot be read: {error.strerror or type(error).__name__}. Name a folder below the data "
@@ -130,7 +143,7 @@ def load_images(dataset: Dataset, spec: DatasetSpec, root: Path, *, network: Net
         )
     train = match(train, network.input_shape)
     test = match(test, network.input_shape) if test is not None else None
-    return Images(
+    return (Outline if outline else Images)(
         train,
         test,
         split(train, test, select_size=spec.select_size, fit_size=spec.fit_size, report_size=spec.report_size, seed=seed),
@@ -167,5 +180,11 @@ def _normalise(spec: DatasetSpec, network: NetworkDefinition) -> Normalise:
 def _load(
     dataset: Dataset, root: Path, *, download: bool, image_size: tuple[int, int] | None
 ) -> tuple[LabelledSet, LabelledSet | None]:
-    """Kept for the next call: a server checks many orders on few datasets."""
+    """Kept for the next call: a search in one process checks its order, and then works."""
     return dataset.load(root, download=download, image_size=image_size)
+
+
+@lru_cache(maxsize=32)
+def _outline(dataset: Dataset, root: Path, *, image_size: tuple[int, int] | None) -> tuple[LabelledSet, LabelledSet | None]:
+    """Kept for the next call: a server checks many orders on few datasets."""
+    return dataset.outline(root, image_size=image_size)

@@ -270,10 +270,10 @@ def open_images(spec: SearchSpec, network: NetworkDefinition, dataset: Dataset, 
 
 
 def images_at_hand(spec: SearchSpec, network: NetworkDefinition, dataset: Dataset, roots: Roots) -> Images | None:
-    """The same without fetching anything or making folders; None where it is absent and ordered to be fetched."""
-    offline = spec.model_copy(update={"dataset": spec.dataset.model_copy(update={"download": False})})
+    """The same without fetching, reading images or making folders; None where it is absent and ordered to be fetched."""
     try:
-        return open_images(offline, network, dataset, roots)
+        root = dataset_root(spec, roots)
+        return load_images(dataset, spec.dataset, root, network=network, seed=spec.seed, outline=True)
     except MissingDataError:
         if not spec.dataset.download:
             raise

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from automl_prune.errors import DatasetError, SpecError
+from automl_prune.evaluation.images import Outline
 from automl_prune.loop.plan import make_plan
 from automl_prune.loop.spec import SearchSpec
 from services.capacity import Capacity
@@ -42,6 +43,15 @@ def test_a_cluster_that_does_not_answer_is_believed(tmp_path: Path) -> None:
     capacity = Capacity(load_settings(home=tmp_path, workers=2, ray_address="127.0.0.1:1"))
     capacity._until = float("inf")
     capacity.check(order(resources={"cpu": 200}))
+
+
+def test_a_check_of_an_order_holds_no_images(tmp_path: Path) -> None:
+    """However many orders name however many datasets, the server's memory is not filled with them."""
+    spec = order(dataset={"name": "digits", "select_size": 100})
+    checked, ready = (make_plan(spec, roots(load_settings(home=tmp_path)), fetch=fetch) for fetch in (False, True))
+    assert isinstance(checked.images, Outline)
+    assert checked.summary() == ready.summary()
+    assert not isinstance(ready.images, Outline)
 
 
 def test_a_dataset_that_is_to_be_fetched_is_not_touched_by_a_check(tmp_path: Path) -> None:

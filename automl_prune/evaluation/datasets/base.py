@@ -83,6 +83,7 @@ class Dataset(ABC):
         mean, std: Default input normalisation per channel, of values in [0, 1].
         augment: The standard augmentation for training, or None.
         in_memory: Whether loading costs nothing, so that what it gives need not be kept for the next time.
+        small: Whether images as stored take little memory, whatever size they are brought to.
     """
 
     name: ClassVar[str]
@@ -93,6 +94,7 @@ class Dataset(ABC):
     std: ClassVar[tuple[float, ...]]
     augment: ClassVar[Augment | None] = None
     in_memory: ClassVar[bool] = False
+    small: ClassVar[bool] = False
 
     @abstractmethod
     def load(
@@ -109,10 +111,31 @@ class Dataset(ABC):
             DatasetError: Files are missing or corrupt, or could not be fetched.
         """
 
+    def outline(self, root: Path, *, image_size: tuple[int, int] | None) -> tuple[LabelledSet, LabelledSet | None]:
+        """What ``load`` would give, but for the images, which take no memory and show nothing; fetches nothing.
+
+        Orders are checked with it, where the images of many must not be held. By default all are read and forgotten; a
+        dataset that is not small, and can tell labels and shapes without reading all images, does that here.
+        """
+        train, test = self.load(root, download=False, image_size=None if self.small else image_size)
+        return hollow(train, image_size), None if test is None else hollow(test, image_size)
+
 
 DATASETS: Registry[Dataset] = Registry(
     "dataset", package="automl_prune.evaluation.datasets", entry_point_group="automl_prune.datasets"
 )
+
+
+def hollow(images: LabelledSet, image_size: tuple[int, int] | None) -> LabelledSet:
+    """As many images of the same shape, brought to ``image_size``, with their labels; they are all one zero."""
+    shape, kind = images.sample_shape, LabelledSet
+    if isinstance(images, ImageSet):
+        channels, *stored = images.input_shape
+        height, width = image_size or stored
+        check_memory(len(images), channels, (height, width))
+        shape, kind = (channels, height, width), ImageSet
+    nothing = torch.zeros((), dtype=images.images.dtype).expand(len(images), *shape)
+    return kind(nothing, images.labels, images.select)
 
 
 def resized(images: Tensor, image_size: tuple[int, int] | None) -> Tensor:

@@ -35,6 +35,7 @@ class Cifar10(Dataset):
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
     augment = ShiftFlip()
+    small = True
     archive: ClassVar[tuple[str, str]] = (
         "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
         "c32a1d4ab5d03f1284b67883e8d87530",

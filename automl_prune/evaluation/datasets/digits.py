@@ -19,6 +19,7 @@ class Digits(Dataset):
     mean = (0.3053,)
     std = (0.3759,)
     augment = ShiftFlip(flip=False)
+    small = True
 
     def load(self, root: Path, *, download: bool, image_size: tuple[int, int] | None) -> tuple[ImageSet, ImageSet | None]:
         """Read the bundled images; ``root`` and ``download`` have no effect."""

@@ -31,6 +31,7 @@ class FashionMnist(Dataset):
     mean = (0.2860,)
     std = (0.3530,)
     augment = ShiftFlip()
+    small = True
     mirror: ClassVar[str] = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
     md5: ClassVar[tuple[str, ...]] = (
         "8d4fb7e6c68d591d4c3dfef9ec88bf0d",

@@ -1,7 +1,8 @@
 """Any folder of pictures with one folder per class."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 CROP = 0.875  # the part of the shorter side that is kept, as when 256 is cropped to 224
 
 
+LOOKED_AT = 256
+"""Pictures, about, that a check of an order looks at; the search reads them all."""
 LONGEST_SIDE = 20
 """Longest side accepted, in shorter sides: resizing a strip would take memory without bounds."""
 
@@ -37,16 +40,27 @@ class ImageFolder(Dataset):
 
     def load(self, root: Path, *, download: bool, image_size: tuple[int, int] | None) -> tuple[ImageSet, ImageSet | None]:
         """Read every picture; ``image_size`` is required and ``download`` has no effect."""
-        if image_size is None:
-            raise DatasetError("An image folder needs the size that its pictures are brought to.", pointer="/dataset/name")
-        train = root / "train" if (root / "train").is_dir() else root
-        classes = _class_indices(train)
-        tests = [root / name for name in ("val", "test") if train != root and (root / name).is_dir()]
-        test = _read(tests[0], classes, image_size) if tests else None
-        return _read(train, classes, image_size), test
+        return _both(root, image_size, _read)
+
+    def outline(self, root: Path, *, image_size: tuple[int, int] | None) -> tuple[ImageSet, ImageSet | None]:
+        """List the pictures, and look at some of them."""
+        return _both(root, image_size, _outlined)
 
 
 DATASETS.add(ImageFolder.name, ImageFolder())
+
+
+def _both(
+    root: Path, image_size: tuple[int, int] | None, read: Callable[[Path, dict[str, int], tuple[int, int]], ImageSet]
+) -> tuple[ImageSet, ImageSet | None]:
+    """Training pictures, and those to test on, if there are any."""
+    if image_size is None:
+        raise DatasetError("An image folder needs the size that its pictures are brought to.", pointer="/dataset/name")
+    train = root / "train" if (root / "train").is_dir() else root
+    classes = _class_indices(train)
+    tests = [root / name for name in ("val", "test") if train != root and (root / name).is_dir()]
+    test = read(tests[0], classes, image_size) if tests else None
+    return read(train, classes, image_size), test
 
 
 def _class_indices(folder: Path) -> dict[str, int]:
@@ -79,6 +93,16 @@ def _read(folder: Path, classes: dict[str, int], image_size: tuple[int, int]) ->
     return ImageSet(images, torch.tensor(labels, dtype=torch.int64))
 
 
+def _outlined(folder: Path, classes: dict[str, int], image_size: tuple[int, int]) -> ImageSet:
+    files, labels = _listed(folder, classes)
+    check_memory(len(files), 3, image_size)
+    for file in files[:: max(1, len(files) // LOOKED_AT)]:
+        with _opened(file):
+            pass
+    nothing = torch.zeros((), dtype=torch.uint8).expand(len(files), 3, *image_size)
+    return ImageSet(nothing, torch.tensor(labels, dtype=torch.int64))
+
+
 def _listed(folder: Path, classes: dict[str, int]) -> tuple[list[Path], list[int]]:
     files: list[Path] = []
     labels: list[int] = []
@@ -106,16 +130,23 @@ def _unknown_class(folder: Path, name: str, known: Sequence[str]) -> DatasetErro
     )
 
 
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    """A picture of which no more than the head was read; DatasetError when it is none, or turns out to be none."""
+    try:
+        with Image.open(file) as stored:
+            if max(stored.size) > LONGEST_SIDE * min(stored.size):
+                raise ValueError(f"its sides, {stored.width} and {stored.height}, differ too much")
+            yield stored
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise corrupt(file, error) from error
+
+
 def _read_picture(file: Path, image_size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """A picture as uint8 ``[height, width, 3]``: shorter side resized, centre cropped."""
     height, width = image_size
-    try:
-        with Image.open(file) as stored:
-            picture = stored.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise corrupt(file, error) from error
-    if max(picture.size) > LONGEST_SIDE * min(picture.size):
-        raise corrupt(file, ValueError(f"its sides, {picture.width} and {picture.height}, differ too much"))
+    with _opened(file) as stored:
+        picture = stored.convert("RGB")
     scale = max(height / picture.height, width / picture.width) / CROP
     size = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
     picture = picture.resize(size, Image.Resampling.BILINEAR)
