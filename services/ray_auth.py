@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import grpc  # type: ignore[import-untyped]
@@ -17,6 +17,7 @@ TOKEN_FILE = "ray-token"
 PROBE_SECONDS = 5.0
 _TRIES = 3
 """Of a head that is slow, before it is not used."""
+_MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"
 _SECRETS = frozenset(
     {*(PREFIX + name for name in ("DATABASE_URL", "DATABASE_URL_FILE", "DATABASE_PASSWORD_FILE", "KEY")), "RAY_AUTH_TOKEN"}
 )
@@ -31,12 +32,27 @@ def variables(home: Path) -> dict[str, str]:
 
     The file is below the service's home and its owner's alone. Ray itself would write one that everybody here may read.
     """
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(_token_file(home))}
+    return {_MODE: "token", _TOKEN: str(_token_file(home))}
 
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """An environment for Ray, whose workers need no database and inherit everything it has."""
     return {name: value for name, value in environment.items() if name not in _SECRETS}
+
+
+@contextlib.contextmanager
+def own_ray(home: Path) -> Iterator[None]:
+    """The environment in which this process starts a Ray of its own: with our token, and no secrets for it to inherit."""
+    before = {name: os.environ.pop(name, None) for name in (*_SECRETS, _MODE, _TOKEN)}
+    # no mode: once imported, Ray heeds only one that it sets itself, and for a Ray of its own it sets this one
+    os.environ[_TOKEN] = variables(home)[_TOKEN]
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def require_closed(settings: Settings) -> None:

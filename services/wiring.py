@@ -107,6 +107,5 @@ def cluster(executor: Executor, settings: Settings) -> Iterator[None]:
             ray_auth.require_closed(settings)  # again, as it may have been away
             yield
         return
-    variables = ray_auth.variables(settings.home)
-    with execution.environment(variables), execution.connect(None, num_cpus=settings.workers):
+    with ray_auth.own_ray(settings.home), execution.connect(None, num_cpus=settings.workers):
         yield

@@ -165,6 +165,18 @@ def test_the_token_is_its_owners_alone_and_made_once(tmp_path: Path) -> None:
     assert (stat.S_IMODE(path.stat().st_mode), path.read_text()) == (0o600, token)
 
 
+def test_a_ray_of_this_process_takes_our_token_and_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {"AUTOML_PRUNE_DATABASE_URL": "x", "AUTOML_PRUNE_KEY": "x", "RAY_AUTH_TOKEN": "x", "RAY_AUTH_MODE": "disabled"}
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+    with ray_auth.own_ray(tmp_path):
+        assert os.environ["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / ray_auth.TOKEN_FILE)
+        assert not before.keys() & os.environ.keys()
+    assert before.items() <= os.environ.items()
+    assert "RAY_AUTH_TOKEN_PATH" not in os.environ
+
+
 def test_ray_inherits_no_secret() -> None:
     kept = {"PATH": "/bin", "AUTOML_PRUNE_HOME": "/home"}
     secret = {"AUTOML_PRUNE_DATABASE_URL": "x", "AUTOML_PRUNE_DATABASE_PASSWORD_FILE": "x", "AUTOML_PRUNE_KEY": "x"}

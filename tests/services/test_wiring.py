@@ -1,3 +1,7 @@
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +10,7 @@ import pytest
 from automl_prune.errors import SpecError
 from automl_prune.loop.plan import Plan, make_plan
 from automl_prune.loop.spec import SearchSpec
+from services.ray_auth import TOKEN_FILE
 from services.settings import environment, load_settings
 from services.wiring import make_executor, roots
 
@@ -15,6 +20,21 @@ ORDER: dict[str, Any] = {
     "strategy": {"name": "abc"},
     "budgets": [{"metric": "macs", "max_ratio": 0.5}],
 }
+PARTS_OF_RAY = """
+import json, os, psutil
+from automl_prune.execution import ActorsExecutor
+from services.ray_auth import TOKEN_FILE
+from services.settings import load_settings
+from services.wiring import cluster
+from automl_prune.execution.cluster import current
+from services.ray_auth import answers_anybody
+
+with cluster(ActorsExecutor("srch_x", workers=1, cpu=1, gpu=0), load_settings()):
+    inherited = {part.name(): part.environ() for part in psutil.Process().children(recursive=True)}
+    assert not answers_anybody(current().address)
+ours = {name: os.environ[name] for name in ("AUTOML_PRUNE_DATABASE_URL", "AUTOML_PRUNE_KEY")}
+print(json.dumps([inherited, ours]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +69,26 @@ def test_a_local_ray_gets_no_more_workers_than_it_has_room_for(home: Path) -> No
 def test_parts_of_more_than_one_gpu_are_refused() -> None:
     with pytest.raises(SpecError, match=r"/resources/gpu: .*1\.5"):
         SearchSpec.parse(ORDER | {"resources": {"gpu": 1.5}})
+
+
+@pytest.mark.slow
+def test_a_ray_of_its_own_inherits_no_secret(tmp_path: Path) -> None:
+    """In a process of its own, as Ray keeps the first token that it sees."""
+    secrets = {"AUTOML_PRUNE_DATABASE_URL": "postgresql://me:hunter2@db/searches", "AUTOML_PRUNE_KEY": "aps_hunter2"}
+    told = {"AUTOML_PRUNE_HOME": str(tmp_path), "AUTOML_PRUNE_WORKERS": "1", "AUTOML_PRUNE_RAY_ADDRESS": "local"}
+    asked = subprocess.run(
+        [sys.executable, "-c", PARTS_OF_RAY],
+        env={**os.environ, **secrets, **told},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert asked.returncode == 0, asked.stderr[-3000:]
+    inherited, ours = json.loads(asked.stdout)
+    assert {"raylet", "gcs_server"} <= inherited.keys()
+    assert inherited["raylet"]["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / TOKEN_FILE)
+    assert "hunter2" not in str(inherited)
+    assert ours == secrets, "others may need it"
 
 
 def test_settings_travel_to_child_processes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
