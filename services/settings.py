@@ -18,7 +18,8 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 Count = Annotated[int, Field(ge=1)]
 Module = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$", max_length=200)]
-Host = Annotated[str, StringConstraints(pattern=r"^[a-z0-9._:-]+$", max_length=253)]
+_HOST = r"[a-z0-9._-]+(:\d{1,5})?|\[[0-9a-f:.]+\](:\d{1,5})?|[0-9a-f:.]+"
+Host = Annotated[str, StringConstraints(pattern=rf"^([^=\s]{{1,100}}=)?({_HOST})$", max_length=360)]
 Hosts = Annotated[tuple[Host, ...], NoDecode, BeforeValidator(lambda value: _split(value))]
 Modules = Annotated[tuple[Module, ...], NoDecode, BeforeValidator(lambda value: _split(value))]
 
@@ -77,7 +78,9 @@ class Settings(BaseSettings):
         600, gt=0, description="How long building, tracing and verifying a network may take, before its first search."
     )
     webhook_hosts: Hosts = Field(
-        (), description="Hosts that webhooks may also reach by http and at private addresses; separated by commas."
+        (),
+        description="Hosts that webhooks may also reach by http and at private addresses: HOST or HOST:PORT, with TENANT= "
+        "before it for that tenant's alone; separated by commas.",
     )
     max_streams: Count = Field(250, description="Event streams that one key may have open at the same time.")
     event_days: float = Field(7, gt=0, description="How long events are kept for those who come back to a stream.")

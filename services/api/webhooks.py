@@ -21,6 +21,7 @@ from services.api.context import InContext
 from services.api.etags import IfMatch
 from services.api.openapi import body
 from services.webhooks import guard, signing
+from services.webhooks.exempt import of_tenant
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
@@ -48,17 +49,17 @@ class Addresses:
     """Checks the addresses of webhooks, looking up names in a few threads of its own: slow ones delay only each other.
 
     Args:
-        exempt: Hosts that may be private.
+        hosts: Those that may be private, as the settings name them.
     """
 
-    def __init__(self, exempt: Collection[str]) -> None:
-        self._exempt = exempt
+    def __init__(self, hosts: Collection[str]) -> None:
+        self._hosts = hosts
         # A look-up cannot be broken off: one that nobody waits for any more keeps its thread here until it ends.
         self._threads = ThreadPoolExecutor(_LOOK_UPS, "names")
 
-    async def check(self, url: str) -> None:
+    async def check(self, url: str, tenant: str) -> None:
         """Raise RefusedAddressError for what nothing is sent to, and for a name that is not looked up in time."""
-        named = guard.read_url(url, self._exempt)
+        named = guard.read_url(url, of_tenant(self._hosts, tenant))
         if named is None:
             return
         try:
@@ -97,9 +98,9 @@ async def create_webhook(
     until ``:enable``.
     """
     order = read_order(await read_json(request, context.settings.max_body_bytes))
-    await addresses.check(order.url)
-    secret = order.secret or signing.new_secret()
     tenant, kinds = context.principal.tenant, set(order.events)
+    await addresses.check(order.url, tenant)
+    secret = order.secret or signing.new_secret()
     create = partial(webhooks.create, origin=context.origin)
     made = await to_thread.run_sync(create, tenant, order.url, secret, kinds)
     response.headers["Location"] = f"/v1/webhooks/{made.id}"

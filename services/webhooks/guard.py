@@ -8,17 +8,20 @@ address at its other end is checked once more. There are no redirects and no pro
 import ipaddress
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpcore
 
 from automl_prune.errors import UserError
+from services.webhooks.exempt import covers
 
 SECONDS = 5.0
-"""For a request as a whole, from the connection to the end of the answer."""
+"""For a request as a whole, from looking up its host to the end of the answer."""
 MOST_BYTES = 65_536
 """Of an answer, its headers included."""
 
@@ -33,33 +36,30 @@ class RefusedAddressError(UserError):
     code = "refused_address"
 
 
-def check_url(url: str, exempt: Collection[str]) -> None:
-    """Raise RefusedAddressError for what is known to be refused now; ``exempt`` hosts may be private, and take http."""
-    named = read_url(url, exempt)
-    if named is not None:
-        check_name(*named)
-
-
 def read_url(url: str, exempt: Collection[str]) -> tuple[str, int] | None:
-    """The host and port of an address, for :func:`check_name`, None for an exempt one; raises RefusedAddressError."""
+    """The host and port of an address, for :func:`check_name`, None for an exempt one; raises RefusedAddressError.
+
+    What is exempt, as :func:`services.webhooks.exempt.of_tenant` tells it, may be private, and takes http.
+    """
     if len(url) > _LONGEST_URL or not url.isascii() or not url.isprintable() or " " in url:
         raise _refused(f"is ASCII, without spaces, and has at most {_LONGEST_URL} characters")
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or 443
+        host, port = parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
     except ValueError:
         raise _refused("is a URL like https://example.org/hook") from None
-    if parts.scheme != "https" and not (parts.scheme == "http" and host in exempt):
+    is_exempt = covers(exempt, host, port)
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_exempt):
         raise _refused("begins with https://")
     if not host or "%" in host or parts.username is not None or parts.password is not None or parts.fragment:
         raise _refused("names a host, and neither a user, a password nor a fragment")
-    return None if host in exempt else (host, port)
+    return None if is_exempt else (host, port)
 
 
-def check_name(host: str, port: int) -> None:
+def check_name(host: str, port: int, look_up: Callable[[str, int], Sequence[str]] | None = None) -> None:
     """Raise RefusedAddressError for a host that leads to a private network now; this takes as long as looking it up does."""
     try:
-        addresses = resolve(host, port)
+        addresses = (look_up or resolve)(host, port)
     except OSError:
         return  # perhaps it is there later; what it is then is checked then
     if not all(map(is_public, addresses)):
@@ -94,11 +94,12 @@ def post(url: str, body: bytes, headers: Mapping[str, str], exempt: Collection[s
         RefusedAddressError: The address is not one that anything is sent to.
         OSError, httpcore's errors: It did not work, in time or within the limit.
     """
-    check_url(url, exempt)
+    budget = _Budget()
+    if (named := read_url(url, exempt)) is not None:
+        check_name(*named, budget.resolved)
+    backend = _Guarded(exempt, budget)
     with (
-        httpcore.ConnectionPool(
-            ssl_context=ssl.create_default_context(), network_backend=_Guarded(exempt), retries=0
-        ) as pool,
+        httpcore.ConnectionPool(ssl_context=ssl.create_default_context(), network_backend=backend, retries=0) as pool,
         pool.stream("POST", url, headers=list(headers.items()), content=body) as response,
     ):
         for _ in response.iter_stream():
@@ -109,10 +110,9 @@ def post(url: str, body: bytes, headers: Mapping[str, str], exempt: Collection[s
 class _Guarded(httpcore.NetworkBackend):
     """Connects to checked addresses, for a limited time."""
 
-    def __init__(self, exempt: Collection[str]) -> None:
-        self._exempt = exempt
+    def __init__(self, exempt: Collection[str], budget: "_Budget") -> None:
+        self._exempt, self._budget = exempt, budget
         self._backend = httpcore.SyncBackend()
-        self._budget = _Budget()
 
     def connect_tcp(
         self,
@@ -123,12 +123,12 @@ class _Guarded(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         """A connection to one of the host's addresses, if all of them are public."""
-        addresses = resolve(host, port)
-        if host not in self._exempt and not all(map(is_public, addresses)):
+        addresses, is_exempt = self._budget.resolved(host, port), covers(self._exempt, host, port)
+        if not is_exempt and not all(map(is_public, addresses)):
             raise RefusedAddressError(f"{host} leads to a private network.")
         stream = self._connected(addresses, port)
         peer = stream.get_extra_info("server_addr")
-        if host not in self._exempt and not (peer and is_public(str(peer[0]))):
+        if not is_exempt and not (peer and is_public(str(peer[0]))):
             stream.close()
             raise RefusedAddressError(f"{host} leads to a private network.")
         return _Limited(stream, self._budget)
@@ -155,6 +155,24 @@ class _Budget:
         if left <= 0:
             raise httpcore.ReadTimeout(f"It took longer than {SECONDS:g} seconds.")
         return left
+
+    def resolved(self, host: str, port: int) -> list[str]:
+        """The addresses of a host; raises OSError, and ConnectTimeout when nobody knows them in time.
+
+        A look-up cannot be broken off; one that nobody waits for any more ends when the resolver gives up.
+        """
+        found: Future[list[str]] = Future()
+
+        def look_up() -> None:
+            try:
+                found.set_result(resolve(host, port))
+            except BaseException as error:
+                found.set_exception(error)
+
+        threading.Thread(target=look_up, name="name", daemon=True).start()
+        if not wait([found], self.seconds()).done:
+            raise httpcore.ConnectTimeout(f"{host} could not be looked up in time.")
+        return found.result()
 
     def take(self, count: int) -> None:
         """Note bytes that came; raises ReadError when they are too many."""

@@ -19,6 +19,7 @@ from services.news import told
 from services.outages import Outages
 from services.settings import Settings
 from services.webhooks import guard, signing
+from services.webhooks.exempt import of_tenant
 
 log = logging.getLogger("automl_prune.webhooks")
 
@@ -38,7 +39,7 @@ class Sender:
     """
 
     def __init__(self, webhooks: Webhooks, settings: Settings) -> None:
-        self._webhooks, self._exempt = webhooks, settings.webhook_hosts
+        self._webhooks, self._hosts = webhooks, settings.webhook_hosts
         self._sending: dict[Future[None], str] = {}  # and whose it is
 
     @contextmanager
@@ -102,7 +103,8 @@ class Sender:
         signed = signing.headers(delivery.secret, f"dlv_{delivery.id}", int(time.time()), body)
         headers = {"Content-Type": "application/json", "User-Agent": "automl-prune-webhooks/1", **signed}
         try:
-            status = guard.post(delivery.url, body, headers, self._exempt)
+            exempt = of_tenant(self._hosts, delivery.event.tenant)
+            status = guard.post(delivery.url, body, headers, exempt)
         except guard.RefusedAddressError as error:
             return None, str(error)
         except (OSError, httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, ValueError) as error:
