@@ -67,6 +67,11 @@ class Settings(BaseSettings):
     max_running: Count = Field(1, description="Searches at once.")
     max_queued: Count = Field(1000, description="Searches of one tenant that may wait or be paused; keys may lower it.")
     max_trials: Count = Field(100_000, description="Most that trials.max of an order may be; keys may lower it.")
+    max_seconds: float | None = Field(
+        None, gt=0, description="Most that trials.max_seconds of an order may be, which it then has to say; null: any."
+    )
+    max_weights_mb: Count = Field(4096, description="Largest weight file that an order may name.")
+    docs: bool = Field(True, description="Show the interface at /docs; /openapi.json needs a key, wherever others do.")
     max_attempts: Count = Field(3, description="Drivers a search may lose before it fails.")
     workers: Count = Field(default_factory=lambda: os.cpu_count() or 1, description="Trials at once on this machine.")
     ray_address: str | None = Field(None, description="An existing Ray cluster; null starts a local one when needed.")

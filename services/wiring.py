@@ -39,7 +39,8 @@ def open_store(settings: Settings) -> SqlStore:
 
 def roots(settings: Settings) -> Roots:
     """Where names in orders are looked up."""
-    return Roots(data=settings.data_root, weights=settings.weights_root, cache=settings.cache_dir)
+    most = settings.max_weights_mb * 1_000_000
+    return Roots(data=settings.data_root, weights=settings.weights_root, cache=settings.cache_dir, most_bytes=most)
 
 
 def reviewer(settings: Settings, devices: DeviceStore | None = None) -> Callable[[SearchSpec, str], Mapping[str, Any]]:

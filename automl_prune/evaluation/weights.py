@@ -47,6 +47,16 @@ def resolve_weights(root: Path, name: str) -> Path:
     return path
 
 
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file; raises WeightsError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        said = error.strerror or type(error).__name__
+        raise WeightsError(f"{path.name} cannot be read: {said}.", pointer=_POINTER) from None
+
+
 def load_state_dict_file(path: Path, *, device: str = "cpu") -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU; with device ``meta`` only what the file says they are.
 

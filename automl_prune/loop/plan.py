@@ -24,7 +24,7 @@ from automl_prune.evaluation.images import Images, load_images
 from automl_prune.evaluation.loading import check_classes
 from automl_prune.evaluation.recipe import WITHOUT_CRITERION, FineTune, Recipe
 from automl_prune.evaluation.setup import HYPERNETWORK, EvaluationSetup, Given, Recovery
-from automl_prune.evaluation.weights import fit_file, resolve_weights
+from automl_prune.evaluation.weights import file_sha256, fit_file, resolve_weights
 from automl_prune.loop.admission import MOST_CHOICES, Admit, admitted, check_size
 from automl_prune.loop.budgets import budget_json, check_reachable, priced
 from automl_prune.loop.confirmation import rounds
@@ -42,11 +42,24 @@ from automl_prune.surgery.criteria import CRITERIA
 
 @dataclass(frozen=True)
 class Roots:
-    """Folders that names in a spec are resolved below, and where what was learned of networks is cached."""
+    """Folders that names in a spec are resolved below, and where what was learned of networks is cached.
+
+    Weight files may have ``most_bytes``; None: any number.
+    """
 
     data: Path
     weights: Path
     cache: Path
+    most_bytes: int | None = None
+
+    def weight_file(self, name: str) -> Path:
+        """The file called so below the weights root; raises WeightsError when there is none, or it is too large."""
+        path = resolve_weights(self.weights, name)
+        size = path.stat().st_size
+        if self.most_bytes is not None and size > self.most_bytes:
+            detail = f"{name!r} has {size / 1e6:,.1f} MB; weight files may have {self.most_bytes / 1e6:,.1f} here."
+            raise WeightsError(detail, pointer="/weights")
+        return path
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,7 @@ class Plan:
         problem: Space, costs, objective and absolute budgets.
         recipe: The strategy's published recipe with the user's overrides.
         weights: The base network's file, or None: train it first.
+        weights_sha256: What is in it.
         roots: Where things are.
         given: The network and the dataset where they came as objects.
         hypernetwork: The PruningNet's file that was ordered, if one was.
@@ -86,6 +100,7 @@ class Plan:
     latencies: Latencies | None = None
     ordered: tuple[Budget, ...] = ()
     opened: Images | None = None
+    weights_sha256: str | None = None
 
     def make_strategy(self) -> Strategy:
         """A fresh copy of the ordered strategy."""
@@ -154,6 +169,7 @@ class Plan:
             "evaluations": evaluations(self.spec),
             "recipe": self.recipe.model_dump(mode="json"),
             "splits": None if self.awaits_data else self.images.describe(),
+            "weights_sha256": self.weights_sha256,
         }
 
 
@@ -192,9 +208,12 @@ def make_plan(
     images = open_images(spec, network, dataset, roots) if fetch else images_at_hand(spec, network, dataset, roots)
     check_classes(images.num_classes if images else dataset.num_classes or 0, num_classes)
     if spec.weights is not None:
-        resolve_weights(roots.weights, spec.weights)  # a missing file is known before the long work
+        roots.weight_file(spec.weights)  # a missing file is known before the long work
+    elif spec.weights_sha256 is not None:
+        raise WeightsError("This is the SHA-256 of no file: name that in weights.", pointer="/weights_sha256")
     architecture = admit(network, num_classes, roots.cache)
     weights = read_weights(spec, network, num_classes, roots)
+    weights_sha256 = None if weights is None else checked_sha256(spec, weights)
     if given is None:  # who hands over objects burdens no machine but their own
         check_size(network, architecture)
     space = ordered_space(spec.search_space, network, architecture, most_choices=None if given else MOST_CHOICES)
@@ -214,7 +233,14 @@ def make_plan(
     if images is not None:
         check_early_stop(spec, recipe, images)
     checked = (spec, network, dataset, num_classes, architecture, problem, recipe, weights, roots, given, hypernetwork)
-    plan = Plan(*checked, awaits_data=images is None, latencies=budgeted.latencies, ordered=budgeted.ordered, opened=images)
+    plan = Plan(
+        *checked,
+        awaits_data=images is None,
+        latencies=budgeted.latencies,
+        ordered=budgeted.ordered,
+        opened=images,
+        weights_sha256=weights_sha256,
+    )
     plan.make_strategy()
     return plan
 
@@ -296,16 +322,28 @@ def read_weights(spec: SearchSpec, network: NetworkDefinition, num_classes: int,
     """The weight file, checked against the network; raises WeightsError."""
     if spec.weights is None:
         return None
-    path = resolve_weights(roots.weights, spec.weights)
+    path = roots.weight_file(spec.weights)
     with torch.random.fork_rng(devices=[]):
         fit_file(network.build(num_classes), path, ignore=network.training_only)
     return path
 
 
+def checked_sha256(spec: SearchSpec, path: Path) -> str:
+    """What is in the weight file; raises WeightsError unless it is what was ordered, or noted when it was."""
+    found = file_sha256(path)
+    if spec.weights_sha256 not in (None, found):
+        raise WeightsError(
+            f"{spec.weights!r} is another file than was ordered: its SHA-256 is {found}, and not {spec.weights_sha256}. Put "
+            f"that file back, or order again.",
+            pointer="/weights_sha256",
+        )
+    return found
+
+
 def read_hypernetwork(name: str, roots: Roots, wanted: About) -> Path:
     """The file of a PruningNet below the weights root; raises WeightsError unless it makes the candidates of this search."""
     try:
-        path = resolve_weights(roots.weights, name)
+        path = roots.weight_file(name)
     except WeightsError as error:
         error.pointer = HYPERNETWORK_POINTER
         raise

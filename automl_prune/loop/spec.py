@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from automl_prune.errors import FieldError, SpecError
@@ -182,6 +182,9 @@ class SearchSpec(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     search_space: SearchSpaceSpec
     weights: Name | None = Field(None, description="A file below the server's weights root; null trains the network first.")
+    weights_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None, description="Of that file, which no other then replaces; noted when a search is ordered, if it is not given."
+    )
     base_training: BaseTraining = BaseTraining()
     dataset: DatasetSpec
     strategy: StrategySpec = Field(StrategySpec(name="auto"), description="auto is for those who do not want to choose.")

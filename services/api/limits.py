@@ -20,6 +20,10 @@ def check(spec: SearchSpec, settings: Settings, own: KeyLimits) -> None:
         )
         if most is not None and ordered > most
     ]
+    longest, ordered_seconds = settings.max_seconds, spec.trials.max_seconds
+    if longest is not None and (ordered_seconds is None or ordered_seconds > longest):
+        detail = f"This service searches for at most {longest:g} seconds; ask for that many or less."
+        found.append(FieldError("/trials/max_seconds", detail, "limit"))
     if found:
         raise SpecError(found)
 

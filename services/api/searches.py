@@ -31,8 +31,8 @@ async def submit(
     """Order a search; it is durable once this answers, and its life is followed at the Location."""
     placed = None if idempotency_key is None else await to_thread.run_sync(_replayed, context, spec, idempotency_key)
     if placed is None:
-        await _reviewed(context, spec)
-        placed = await to_thread.run_sync(_place, context, spec, idempotency_key)
+        found = await _reviewed(context, spec)
+        placed = await to_thread.run_sync(_place, context, spec, idempotency_key, found)
     response.headers["Location"] = views.search_path(placed.job, context.settings.public_url)
     if placed.replayed:
         response.headers[idempotency.REPLAYED] = "true"
@@ -51,8 +51,10 @@ async def _reviewed(context: Context, spec: SearchSpec) -> Mapping[str, Any]:
     return await context.reviews.of(spec, context.principal.tenant)
 
 
-def _place(context: Context, spec: SearchSpec, key: str | None) -> Submission:
-    body, queue = spec.model_dump(mode="json"), limits.of_queue(context.settings, context.key_limits)
+def _place(context: Context, spec: SearchSpec, key: str | None, found: Mapping[str, Any]) -> Submission:
+    # what was checked is what will be searched: the driver refuses weights that are replaced in the meantime
+    body = spec.model_dump(mode="json") | {"weights_sha256": found.get("weights_sha256")}
+    queue = limits.of_queue(context.settings, context.key_limits)
     told: dict[str, Any] = {"name": spec.name, "labels": spec.labels, "priority": spec.priority, "queue": queue}
     if key is None:
         return Submission(context.store.add_search(body, **told), replayed=False)

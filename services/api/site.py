@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse
 
 from automl_prune.plugins import plugins
@@ -67,6 +67,8 @@ async def search_page(search_id: SearchId) -> FileResponse:
 
 
 @router.get("/docs", include_in_schema=False)
-async def docs() -> FileResponse:
+async def docs(context: InContext) -> FileResponse:
     """The page that shows /openapi.json."""
+    if not context.settings.docs:
+        raise HTTPException(404)
     return FileResponse(WEB / "docs.html")

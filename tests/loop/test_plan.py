@@ -1,20 +1,24 @@
 """Every fault of an order is found before the first trial, with its field, what came and what would do."""
 
+import hashlib
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from automl_prune.errors import SpecError, UserError
+from automl_prune.errors import SpecError, UserError, WeightsError
 from automl_prune.loop.admission import admitted, cached
 from automl_prune.loop.plan import Roots, make_plan
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.networks import NETWORKS
 from automl_prune.strategies.base import STRATEGIES
+
+METAPRUNING = {"strategy": {"name": "metapruning"}, "recipe": {"hypernetwork": {"file": "large.pt"}}}
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +260,33 @@ def test_a_file_that_holds_itself_is_refused(roots: Roots) -> None:
     torch.save(content, roots.weights / "cyclic.pt")
     with pytest.raises(UserError, match=r"cyclic\.pt is no state dict"):
         make_plan(order(weights="cyclic.pt"), roots)
+
+
+def test_weights_are_those_that_were_ordered(roots: Roots) -> None:
+    """Another file under the same name is refused, also where the first one is only noted when a search is ordered."""
+    roots.weights.mkdir()
+    file = roots.weights / "first.pt"
+    for digit in range(2):
+        torch.manual_seed(digit)
+        torch.save(NETWORKS.get("digits_resnet").build(10).state_dict(), file)
+        if not digit:
+            noted = make_plan(order(weights="first.pt"), roots, fetch=False).summary()["weights_sha256"]
+            assert noted == hashlib.sha256(file.read_bytes()).hexdigest()
+            assert make_plan(order(weights="first.pt", weights_sha256=noted), roots).weights == file
+    with pytest.raises(WeightsError, match=f"another file than was ordered.*{noted}") as caught:
+        make_plan(order(weights="first.pt", weights_sha256=noted), roots)
+    assert caught.value.pointer == "/weights_sha256"
+    with pytest.raises(WeightsError, match="of no file"):
+        make_plan(order(weights_sha256=noted), roots)
+
+
+@pytest.mark.parametrize("changes", [{"weights": "large.pt"}, METAPRUNING])
+def test_weights_may_not_be_too_large(roots: Roots, changes: dict[str, Any]) -> None:
+    roots.weights.mkdir()
+    (roots.weights / "large.pt").write_bytes(b"x" * 2_000_001)
+    with pytest.raises(WeightsError, match=r"large\.pt' has 2\.0 MB; weight files may have 2\.0") as caught:
+        make_plan(order(**changes), replace(roots, most_bytes=2_000_000))
+    assert caught.value.pointer == ("/weights" if "weights" in changes else "/recipe/hypernetwork/file")
 
 
 def test_weights_that_are_not_finite_are_refused(roots: Roots) -> None:

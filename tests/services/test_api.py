@@ -314,3 +314,12 @@ def test_a_foreign_host_is_turned_away(client: TestClient) -> None:
 
 def test_a_malformed_origin_is_another_site(client: TestClient) -> None:
     assert client.post("/v1/searches:validate", json={}, headers={"Origin": "http://[::1"}).status_code == 403
+
+
+def test_the_interface_need_not_be_shown(store: SqlStore, settings: Settings, review: Review) -> None:
+    for docs, status in ((True, 200), (False, 404)):
+        app = create_app(store, settings.model_copy(update={"docs": docs}), review)
+        with TestClient(app, base_url="http://127.0.0.1") as client:
+            assert client.get("/docs").status_code == status
+            assert client.get("/openapi.json").status_code == 200
+            assert client.get("/").status_code == 200

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,31 @@ def test_what_may_not_be_ordered_is_refused_before_it_is_looked_into(
         assert looked == []
         assert client.post(path, json=order(trials={"max": 50})).status_code < 300
         assert looked == ["default"]
+
+
+def test_a_service_may_limit_how_long_searches_last(store: SqlStore, small: Settings, review: Review, order: Order) -> None:
+    limited = small.model_copy(update={"max_seconds": 3600})
+    with TestClient(create_app(store, limited, review), base_url="http://127.0.0.1") as client:
+        for trials in ({"max": 8}, {"max": 8, "max_seconds": 3601}):
+            (error,) = client.post("/v1/searches", json=order(trials=trials)).json()["errors"]
+            assert (error["pointer"], error["code"]) == ("/trials/max_seconds", "limit")
+            assert "at most 3600 seconds" in error["detail"]
+        placed(client, order, trials={"max": 8, "max_seconds": 3600})
+
+
+def test_the_weights_that_were_checked_are_noted_in_the_order(store: SqlStore, small: Settings, order: Order) -> None:
+    """Not in what its key stands for: the same order is the same, whatever was found."""
+    found = iter("ab")
+
+    def review(spec: SearchSpec, tenant: str) -> dict[str, Any]:
+        return {"weights_sha256": next(found) * 64}
+
+    with TestClient(create_app(store, small, review), base_url="http://127.0.0.1") as client:
+        send = partial(client.post, "/v1/searches", json=order(weights="x.pt"), headers={"Idempotency-Key": "k"})
+        first, again = send(), send()
+    assert first.json() == again.json()
+    assert first.json()["spec"]["weights_sha256"] == "a" * 64
+    assert store.get_search(first.json()["id"]).spec["weights_sha256"] == "a" * 64
 
 
 def test_a_key_may_have_less(store: SqlStore, settings: Settings, review: Review, order: Order) -> None:
