@@ -19,7 +19,13 @@ _TRIES = 3
 """Of a head that is slow, before it is not used."""
 _MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"
 _SECRETS = frozenset(
-    {*(PREFIX + name for name in ("DATABASE_URL", "DATABASE_URL_FILE", "DATABASE_PASSWORD_FILE", "KEY")), "RAY_AUTH_TOKEN"}
+    {
+        *(
+            PREFIX + name
+            for name in ("DATABASE_URL", "DATABASE_URL_FILE", "DATABASE_PASSWORD_FILE", "BOOTSTRAP_KEY_FILE", "KEY")
+        ),
+        "RAY_AUTH_TOKEN",
+    }
 )
 _ADDRESS = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:]+\]):\d{1,5}")
 _REFUSALS = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})

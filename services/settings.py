@@ -51,6 +51,10 @@ class Settings(BaseSettings):
     )
     database_url_file: Folder | None = Field(None, description="A file that holds the URL; it counts instead of the field.")
     database_password_file: Folder | None = Field(None, description="A file that holds the password that the URL lacks.")
+    bootstrap_key_file: Folder | None = Field(
+        None,
+        description="A file with an API key that may do all, which 'serve' lets in; 'automl-prune keys token' makes one.",
+    )
     artifacts_root: Folder = _below_home("artifacts")
     cache_dir: Folder = _below_home("cache")
     data_root: Folder = _below_home("data")

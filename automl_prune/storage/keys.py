@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, or_, select, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from automl_prune.errors import NotFoundError, UserError
 from automl_prune.loop.audit import HERE, Action, Origin
@@ -113,6 +113,42 @@ class ApiKeys:
         if expires_in is not None and expires_in <= timedelta():
             raise UserError("A key expires after some time, not before it is made.")
         token = tokens.new_token()
+        lasts = None if expires_in is None else expires_in.total_seconds()
+        return self._add(token, name, tenant, scopes, lasts, limits or KeyLimits(), origin), token
+
+    def adopt(self, token: str, name: str, *, scopes: Collection[Scope], origin: Origin = HERE) -> ApiKey:
+        """The key of a token that was made elsewhere, added if it was never here; one that was revoked stays so.
+
+        Raises:
+            UserError: It is no token; what it is, is not repeated.
+        """
+        if not tokens.is_token(token):
+            raise UserError("This is no API key: they are made, and look as they do, by 'automl-prune keys token'.")
+        if (known := self._of_token(token)) is not None:
+            return known
+        try:
+            return self._add(token, name, DEFAULT_TENANT, scopes, None, KeyLimits(priority=HIGHEST_PRIORITY), origin)
+        except IntegrityError:  # another process had it first
+            known = self._of_token(token)
+            assert known is not None
+            return known
+
+    def _of_token(self, token: str) -> ApiKey | None:
+        """The token's key, valid or not."""
+        with self._database.read() as session:
+            row = session.scalar(select(ApiKeyRow).where(ApiKeyRow.digest == tokens.digest(token)))
+            return None if row is None else _key(row)
+
+    def _add(
+        self,
+        token: str,
+        name: str,
+        tenant: str,
+        scopes: Collection[Scope],
+        lasts: float | None,
+        limits: KeyLimits,
+        origin: Origin,
+    ) -> ApiKey:
         with self._database.write(through=True) as session:
             row = ApiKeyRow(
                 id=f"key_{secrets.token_hex(8)}",
@@ -121,15 +157,15 @@ class ApiKeys:
                 scopes=sorted({Scope(s).value for s in scopes}),
                 digest=tokens.digest(token),
                 hint=tokens.hint(token),
-                limits={k: v for k, v in asdict(limits or KeyLimits()).items() if v is not None},
+                limits={k: v for k, v in asdict(limits).items() if v is not None},
                 created_at=self._database.now(),
-                expires_at=None if expires_in is None else self._database.now(expires_in.total_seconds()),
+                expires_at=None if lasts is None else self._database.now(lasts),
             )
             session.add(row)
             self._trail.note(session, Action.CREATE_KEY, row.tenant, row.id, ", ".join(row.scopes), origin)
             session.flush()
             session.refresh(row)
-            return _key(row), token
+            return _key(row)
 
     def find(self, token: str) -> ApiKey | None:
         """The key of a token that is valid now, whose use is noted; None for any other."""

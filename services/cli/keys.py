@@ -97,6 +97,25 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="ID")], home: Home = No
         text.console().print(f"{key.id} ({key.name}) opens nothing any more.")
 
 
+@app.command()
+def token() -> None:
+    """Print a new API key that is kept nowhere, for the file that AUTOML_PRUNE_BOOTSTRAP_KEY_FILE names."""
+    from automl_prune.storage.tokens import new_token
+
+    typer.echo(new_token())
+
+
+def let_in(settings: Settings) -> None:
+    """See that the key in the settings' file, if they name one, is known; raises UserError when it is none."""
+    from automl_prune.storage.keys import Scope
+    from services.database import secret
+
+    if settings.bootstrap_key_file is not None:
+        found = secret("bootstrap_key_file", settings.bootstrap_key_file)
+        with opened(settings) as keys:
+            keys.adopt(found, "bootstrap", scopes=list(Scope))
+
+
 @contextmanager
 def opened(settings: Settings) -> "Iterator[ApiKeys]":
     """The keys in the database of the settings, created or upgraded where needed."""

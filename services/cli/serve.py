@@ -17,7 +17,7 @@ from services import garbage, logs, ray_auth
 from services.cli import children
 from services.cli.client import LOOPBACK
 from services.cli.database import answering
-from services.cli.keys import opened
+from services.cli.keys import let_in, opened
 from services.cli.options import DataRoot, Home, WeightsRoot
 from services.settings import Settings, load_settings
 
@@ -38,6 +38,7 @@ def serve(
 ) -> None:
     """Take searches over HTTP and run them; Ctrl-C stops."""
     settings = load_settings(host=host, port=port, home=home, data_root=data_root, weights_root=weights_root)
+    let_in(settings)
     if settings.beyond_this_machine:
         require_keys(settings)
     ray_auth.require_closed(settings)

@@ -18,8 +18,11 @@ import pytest
 from sqlalchemy import make_url
 from typer.testing import CliRunner
 
+from automl_prune.errors import UserError
 from services.cli.app import app
-from services.settings import PREFIX
+from services.cli.keys import let_in
+from services.cli.serve import require_keys
+from services.settings import PREFIX, load_settings
 
 Call = Callable[..., Any]
 
@@ -40,6 +43,27 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
         return result
 
     return run
+
+
+def test_a_key_in_a_file_is_let_in_before_anybody_made_one(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, beyond = tmp_path / "key", load_settings(home=tmp_path / "home", host="0.0.0.0")
+    token = call("keys", "token").stdout.strip()
+    assert json.loads(call("keys", "list", "--json").stdout)["items"] == [], "it is kept nowhere"
+    with pytest.raises(UserError, match="make an API key first"):
+        require_keys(beyond)
+    file.write_text(f"{token}\n")
+    for _ in range(2):
+        let_in(beyond.model_copy(update={"bootstrap_key_file": file}))
+    require_keys(beyond)
+    (listed,) = json.loads(call("keys", "list", "--json").stdout)["items"]
+    assert (listed["name"], "admin" in listed["scopes"], token[-4:]) == ("bootstrap", True, listed["hint"])
+    file.write_text("hunter2")
+    monkeypatch.setenv(f"{PREFIX}BOOTSTRAP_KEY_FILE", str(file))
+    refused = call("serve", "--port", "0", code=2)
+    assert "no API key" in refused.stderr
+    assert "hunter2" not in refused.output
 
 
 def test_a_key_is_shown_once_listed_and_revoked(call: Call) -> None:

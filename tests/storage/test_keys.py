@@ -1,6 +1,7 @@
 import re
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -50,6 +51,26 @@ def test_what_was_mistyped_is_no_token() -> None:
         f"{token}\n",
     ):
         assert not tokens.is_token(text_), text_
+
+
+def test_a_token_that_was_made_elsewhere_is_taken_once(keys: ApiKeys, database: Database) -> None:
+    """Its digest is kept and no more; whoever adopts it again gets the same key, and a revoked one stays so."""
+    token = tokens.new_token()
+    with ThreadPoolExecutor(4) as pool:
+        adopted = {key.id for key in pool.map(lambda _: keys.adopt(token, "first", scopes=list(Scope)), range(8))}
+    assert len(adopted) == len(keys.known()) == 1
+    found = keys.find(token)
+    assert found is not None
+    assert (found.name, found.scopes, found.tenant) == ("first", frozenset(Scope), "default")
+    with database.read() as session:
+        assert token not in repr(session.execute(select(ApiKeyRow.__table__)).all())
+    keys.revoke(found.id)
+    assert keys.adopt(token, "first", scopes=list(Scope)).revoked_at is not None
+    assert keys.find(token) is None
+    for other in ("", "secret", token[:-1]):
+        with pytest.raises(UserError, match="no API key") as refused:
+            keys.adopt(other, "first", scopes=list(Scope))
+        assert not other or other not in str(refused.value)
 
 
 def test_a_key_is_found_by_its_token_alone(keys: ApiKeys) -> None:
