@@ -102,11 +102,21 @@ def cluster(executor: Executor, settings: Settings) -> Iterator[None]:
     if isinstance(executor, InlineExecutor):
         yield
         return
+    about = shown_in_ray(getattr(executor, "search_id", None), settings)
     if not ray_auth.is_private(settings):
         ray_auth.require_closed(settings)
-        with execution.connect(settings.ray_address):
+        with execution.connect(settings.ray_address, metadata=about):
             ray_auth.require_closed(settings)  # again, as it may have been away
             yield
         return
-    with ray_auth.own_ray(settings.home), execution.connect(None, num_cpus=settings.workers):
+    with ray_auth.own_ray(settings.home), execution.connect(None, num_cpus=settings.workers, metadata=about):
         yield
+
+
+def shown_in_ray(search_id: str | None, settings: Settings) -> dict[str, str]:
+    """What leads from Ray's dashboard back to a search: its id, and its page where the service's address is known."""
+    if search_id is None:
+        return {}
+    if settings.public_url is None:
+        return {"search_id": search_id}
+    return {"search_id": search_id, "page": f"{settings.public_url.rstrip('/')}/searches/{search_id}"}

@@ -67,8 +67,8 @@ class ActorsExecutor:
                 run.dismiss()
 
     def describe(self) -> Mapping[str, Any]:
-        """Its kind, the dashboard's URL while connected, and the names that its actors had so far."""
-        dashboard = connection.dashboard if (connection := current()) else None
+        """Its kind, its page in the dashboard while connected, and the names that its actors had so far."""
+        dashboard = connection.page if (connection := current()) else None
         return {"kind": "actors", "workers": self.workers, "dashboard": dashboard, "actors": list(self.names)}
 
     def name_worker(self) -> str:

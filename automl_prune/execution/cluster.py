@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.job_config import JobConfig
 
 from automl_prune.errors import EvaluationError, UserError
 from automl_prune.execution.common import build_evaluator, clip, limit_torch, prepare_worker
@@ -31,11 +32,17 @@ OBJECT_STORE_BYTES = 512 * 2**20  # evaluators travel through it, data sets do n
 
 @dataclass(frozen=True)
 class Connection:
-    """A Ray that this process is connected to; ``dashboard`` is its URL, None where there is none."""
+    """A Ray that this process is connected to, as ``job``; ``dashboard`` is its URL, None where there is none."""
 
     address: str
     namespace: str
     dashboard: str | None
+    job: str
+
+    @property
+    def page(self) -> str | None:
+        """Where the dashboard shows what this process does."""
+        return None if self.dashboard is None else f"{self.dashboard}/#/jobs/{self.job}"
 
 
 _current: Connection | None = None
@@ -55,6 +62,7 @@ def connect(
     temp_dir: Path | None = None,
     dashboard: bool = True,
     namespace: str | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Iterator[Connection]:
     """Be connected to Ray for the length of a ``with`` block.
 
@@ -67,6 +75,7 @@ def connect(
             a limit; None makes a folder that is removed afterwards.
         dashboard: Whether a local Ray has a dashboard, on 127.0.0.1.
         namespace: Of actor names; None takes one of its own.
+        metadata: What the dashboard shows of this process, to everybody who may see it.
 
     Raises:
         RuntimeError: This process is connected already; there can be one connection at a time.
@@ -76,6 +85,7 @@ def connect(
         raise RuntimeError("This process is already connected to Ray; executors use that connection.")
     with contextlib.ExitStack() as stack:
         options: dict[str, Any] = {"address": address or LOCAL, "namespace": namespace, "log_to_driver": False}
+        options["job_config"] = JobConfig(metadata=dict(metadata or {}))
         if options["address"] == LOCAL:
             options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, "object_store_memory": OBJECT_STORE_BYTES}
             options |= {"include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
@@ -85,7 +95,7 @@ def connect(
             context = ray.init(**options)
         url = f"http://{context.dashboard_url}" if context.dashboard_url else None
         runtime = ray.get_runtime_context()
-        _current = Connection(runtime.gcs_address, runtime.namespace, url)
+        _current = Connection(runtime.gcs_address, runtime.namespace, url, runtime.get_job_id())
         try:
             yield _current
         finally:

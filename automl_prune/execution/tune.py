@@ -86,8 +86,8 @@ class TuneExecutor:
         talk.end()
 
     def describe(self) -> Mapping[str, Any]:
-        """Its kind, the dashboard's URL while connected, and how its actors have been shown there so far."""
-        dashboard = connection.dashboard if (connection := current()) else None
+        """Its kind, its page in the dashboard while connected, and how its actors have been shown there so far."""
+        dashboard = connection.page if (connection := current()) else None
         return {"kind": "tune", "workers": self.workers, "dashboard": dashboard, "actors": list(self._names)}
 
     def _fit(self, talk: "_Talk", make_evaluator: Callable[[], Evaluator]) -> None:

@@ -7,6 +7,8 @@ import pytest
 
 from automl_prune.execution import Connection, connect
 
+ABOUT = {"search_id": "srch_tests", "page": "http://127.0.0.1:8422/searches/srch_tests"}
+
 
 @pytest.fixture(scope="session")
 def ray_folder() -> Iterator[Path]:
@@ -19,5 +21,5 @@ def ray_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def local_ray(ray_folder: Path) -> Iterator[Connection]:
     """One Ray for all tests of executors, because starting one takes seconds; its GPU is one in name only."""
-    with connect(num_cpus=2, num_gpus=1, temp_dir=ray_folder, namespace="tests") as connection:
+    with connect(num_cpus=2, num_gpus=1, temp_dir=ray_folder, namespace="tests", metadata=ABOUT) as connection:
         yield connection

@@ -29,7 +29,7 @@ def test_workers_and_trials_go_by_their_names_in_the_dashboard(local_ray: Connec
     for _ in range(2):
         executor.run(ScriptedSource(2), partial(build, score))
     names = ["search-ashboard-w0", "search-ashboard-w1"]
-    assert executor.describe() == {"kind": "actors", "workers": 1, "dashboard": local_ray.dashboard, "actors": names}
+    assert executor.describe() == {"kind": "actors", "workers": 1, "dashboard": local_ray.page, "actors": names}
 
     worker = list_actors(local_ray.dashboard, filters=[("name", "=", names[1])])[0]
     tasks = {"PruneWorker.arrive", "PruneWorker.build", "trial-0000", "trial-0001"}

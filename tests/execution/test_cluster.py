@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray.util.state import list_jobs
 
 from automl_prune.execution import Connection, connect
 from automl_prune.execution.cluster import cause_of_death, environment, short_id
+from tests.execution.conftest import ABOUT
 
 ALONE = """
 import json, signal
@@ -52,6 +54,13 @@ def test_a_second_connection_is_refused_and_leaves_the_first_alone(local_ray: Co
 
 def test_the_dashboard_listens_on_this_machine_only(local_ray: Connection) -> None:
     assert (local_ray.dashboard or "").startswith("http://127.0.0.1:")
+
+
+def test_the_dashboard_shows_what_a_process_is_about_on_its_page(local_ray: Connection) -> None:
+    """So that one gets from a search to its job, and back."""
+    assert local_ray.page == f"{local_ray.dashboard}/#/jobs/{local_ray.job}"
+    (job,) = [job for job in list_jobs(local_ray.dashboard, detail=True) if job.job_id == local_ray.job]
+    assert dict(job.metadata or {}).items() >= ABOUT.items()
 
 
 def test_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def test_workers_have_their_names_and_resources_and_leave_nothing(local_ray: Con
     assert source.completed[2][1].details == {"threads": "2", "gpus": "0", "folder": os.getcwd()}
 
     described = executor.describe()
-    assert (described["kind"], described["workers"], described["dashboard"]) == ("tune", 1, local_ray.dashboard)
+    assert (described["kind"], described["workers"], described["dashboard"]) == ("tune", 1, local_ray.page)
     assert len(described["actors"]) == 1, "the actor is reused"
     actors = list_actors(local_ray.dashboard, filters=[("class_name", "=", "PruneTrial")], detail=True, limit=1000)
     worker = next(actor for actor in actors if actor.repr_name == described["actors"][0])

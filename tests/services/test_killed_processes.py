@@ -162,7 +162,7 @@ print(json.dumps([a.pid for a in found if a.class_name in ("PruneWorker", "Prune
 
 def actors(store: SqlStore, settings: Settings, job: SearchJob) -> list[int]:
     """Process ids of the workers that Ray knows of and that live; asked from a process that has the token from its start."""
-    dashboard = store.get_search(job.id).info["links"]["ray_dashboard"]
+    dashboard = store.get_search(job.id).info["links"]["ray_dashboard"].partition("/#")[0]
     variables = os.environ | ray_auth.variables(settings.home)
     said = subprocess.run([sys.executable, "-c", LIST, dashboard], env=variables, capture_output=True, text=True, timeout=60)
     assert said.returncode == 0, said.stderr

@@ -12,7 +12,7 @@ from automl_prune.loop.plan import Plan, make_plan
 from automl_prune.loop.spec import SearchSpec
 from services.ray_auth import TOKEN_FILE
 from services.settings import environment, load_settings
-from services.wiring import make_executor, roots
+from services.wiring import make_executor, roots, shown_in_ray
 
 ORDER: dict[str, Any] = {
     "search_space": {"name": "digits_resnet"},
@@ -89,6 +89,13 @@ def test_a_ray_of_its_own_inherits_no_secret(tmp_path: Path) -> None:
     assert inherited["raylet"]["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / TOKEN_FILE)
     assert "hunter2" not in str(inherited)
     assert ours == secrets, "others may need it"
+
+
+def test_ray_is_told_which_search_it_works_for(tmp_path: Path) -> None:
+    assert shown_in_ray("srch_x", load_settings(home=tmp_path)) == {"search_id": "srch_x"}
+    public = load_settings(home=tmp_path, public_url="https://prune.example/")
+    assert shown_in_ray("srch_x", public) == {"search_id": "srch_x", "page": "https://prune.example/searches/srch_x"}
+    assert shown_in_ray(None, public) == {}
 
 
 def test_settings_travel_to_child_processes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
