@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,14 @@ import torch
 
 from automl_prune import execution
 from automl_prune.architecture import Architecture
+from automl_prune.errors import NotReadyError
 from automl_prune.execution.inline import InlineExecutor
 from automl_prune.latency.registered import DeviceStore
 from automl_prune.loop.latencies import only_local
 from automl_prune.loop.plan import Plan, Roots, make_plan
 from automl_prune.loop.ports import Executor
 from automl_prune.loop.spec import SearchSpec
+from automl_prune.messages import is_storage_full, said
 from automl_prune.networks import NetworkDefinition
 from automl_prune.storage.sql import SqlStore
 from services import ray_auth
@@ -96,15 +98,25 @@ def make_executor(
 
 @contextmanager
 def cluster(executor: Executor, settings: Settings) -> Iterator[None]:
-    """Be connected to Ray for as long as the executor needs it: the configured cluster, or a local one."""
-    if isinstance(executor, InlineExecutor):
+    """Be connected to Ray for as long as the executor needs it: the configured cluster, or a local one.
+
+    Raises NotReadyError when there is no connection.
+    """
+    with ExitStack() as stack:
+        if not isinstance(executor, InlineExecutor):
+            try:
+                _connect(stack, settings)
+            except Exception as error:  # of many kinds, and none is the search's fault
+                if is_storage_full(error):
+                    raise
+                raise NotReadyError(f"no connection to Ray ({said(error)})") from error
         yield
-        return
-    if not ray_auth.is_private(settings):
+
+
+def _connect(stack: ExitStack, settings: Settings) -> None:
+    if ray_auth.is_private(settings):
+        stack.enter_context(execution.environment(ray_auth.variables(settings.home)))
+        stack.enter_context(execution.connect(None, num_cpus=settings.workers))
+    else:
         ray_auth.require_closed(settings)
-        with execution.connect(settings.ray_address):
-            yield
-        return
-    variables = ray_auth.variables(settings.home)
-    with execution.environment(variables), execution.connect(None, num_cpus=settings.workers):
-        yield
+        stack.enter_context(execution.connect(settings.ray_address))

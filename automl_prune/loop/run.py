@@ -107,7 +107,7 @@ def run_search(
     controller.raise_failure()
     keep_family()  # once more: a driver that died may have recorded the last trial, and deleted nothing after it
     if controller.no_room is not None and not controller.stopping:
-        return store.release(job.id, job.attempt, reason=_no_room(controller.no_room), hold=True)
+        return store.release(job.id, job.attempt, reason=no_room(controller.no_room), hold=True)
     if controller.paused:
         return store.release(job.id, job.attempt, reason="queued again: it was resumed before it was paused")
     if controller.stopping:
@@ -122,7 +122,7 @@ def run_search(
         except OSError as error:
             if not is_storage_full(error):
                 raise
-            return store.release(job.id, job.attempt, reason=_no_room(said(error)), hold=True)
+            return store.release(job.id, job.attempt, reason=no_room(said(error)), hold=True)
     return store.get_search(job.id)
 
 
@@ -144,7 +144,8 @@ def _judging(latencies: Latencies | None, store: Store, job: SearchJob) -> dict[
     return {"foresee": foresee, "judge": latencies.judge}
 
 
-def _no_room(how: str) -> str:
+def no_room(how: str) -> str:
+    """Why a search is paused whose files had no room."""
     return f"paused: no room for its files ({how.rstrip('.')}); make some, then resume"
 
 

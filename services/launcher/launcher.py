@@ -1,8 +1,9 @@
 """Claims queued searches, starts one driver process for each, and watches them.
 
-A driver that dies without recording an end loses its attempt: the search goes back to the queue, at most ``max_attempts``
-times. When the launcher is told to stop, it stops its drivers and gives their searches back to the queue; when it is killed,
-they notice and do that themselves.
+A driver that dies without recording an end loses its attempt: the search goes back to the queue, and fails with the
+``max_attempts``-th in a row that brought no outcome. Where nothing could be started the search is not to blame: it only
+goes back, and the launcher takes its time before the next start. When the launcher is told to stop, it stops its drivers and
+gives their searches back to the queue; when it is killed, they notice and do that themselves.
 """
 
 import logging
@@ -17,6 +18,10 @@ from contextlib import ExitStack
 from automl_prune.errors import AutomlPruneError, LeaseLostError
 from automl_prune.loop.job import SearchJob, Worker
 from automl_prune.loop.ports import Limits, Store
+from automl_prune.loop.run import no_room
+from automl_prune.messages import is_storage_full, said
+from automl_prune.trial import TrialState
+from services.launcher.backoff import Backoff
 from services.launcher.cluster import Cluster
 from services.launcher.liveness import Mark
 from services.launcher.local_ray import NOT_STARTED, LocalRay
@@ -51,7 +56,7 @@ class Launcher:
         self._waiting: list[SearchJob] = []
         self._cluster, self._mark = Cluster(settings), Mark(settings)
         self._ray = LocalRay(settings.workers, settings.home)
-        self._worker = Worker.here("launcher")
+        self._worker, self._backoff = Worker.here("launcher"), Backoff()
         self._claims_from = self._look_from = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -85,7 +90,7 @@ class Launcher:
             self._look_from = time.monotonic() + LOOK_SECONDS
         taken = len(self._running) + len(self._waiting)
         room = taken < self._settings.max_running and time.monotonic() >= self._claims_from
-        if room and self._cluster.reachable():
+        if room and self._backoff.over and self._cluster.reachable():
             job = self._claim()
             if job is not None:
                 self._take(job)
@@ -129,7 +134,7 @@ class Launcher:
         for job in list(self._waiting):
             now = self._store.get_search(job.id)
             if self._ray.died:
-                self._lost(job, NOT_STARTED)
+                self._not_started(job, NOT_STARTED)
             elif self._ray.ready:
                 self._launch(job)
             elif now.cancel_requested or now.pause_requested:
@@ -143,7 +148,10 @@ class Launcher:
             self._running.append(self._start(job))
         except Exception as error:
             log.exception("no driver could be started for %s", job.id)
-            self._lost(job, f"no driver could be started: {type(error).__name__}: {error}")
+            if is_storage_full(error):
+                self._not_started(job, no_room(said(error)), hold=True)
+            else:
+                self._not_started(job, f"no driver could be started: {said(error)}")
 
     def _start(self, job: SearchJob) -> Running:
         folder = self._settings.artifacts_root / job.id
@@ -162,7 +170,7 @@ class Launcher:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.PIPE,  # closes with this process: the driver then gives its search back
             )
-        return Running(job, process, on_local_ray)
+        return Running(job, process, ended_trials(self._store, job), on_local_ray)
 
     # Watching --------------------------------------------------------------------------------------------------------
 
@@ -187,8 +195,31 @@ class Launcher:
 
     def _settle(self, running: Running) -> None:
         """Whatever a driver left open when it ended."""
-        if self._is_driven(running.job):
-            self._lost(running.job, f"{running.how_it_ended()}; see search.log")
+        job, how = running.job, f"{running.how_it_ended()}; see search.log"
+        now = self._store.get_search(job.id)
+        if not _is_driven(now, job):
+            mine = (a.reason for a in self._store.attempts(job.id) if a.number == job.attempt)
+            self._judge(running, next(mine, None) or how)
+        elif now.owner == self._worker.name:
+            self._not_started(job, f"its driver did not get to work: {how}")
+        else:
+            self._judge(running, how)
+            self._lost(job, how)
+
+    def _judge(self, running: Running, how: str) -> None:
+        """Whether the start came to something: the driver ended in order, or brought an outcome before it was lost."""
+        if running.process.returncode == 0 or ended_trials(self._store, running.job) > running.trials_before:
+            self._backoff.worked()
+        elif running.asked_to_stop is None:
+            self._backoff.failed(how)
+
+    def _not_started(self, job: SearchJob, why: str, *, hold: bool = False) -> None:
+        """Give a search back that is not to blame, and take some time before the next one is tried."""
+        self._backoff.failed(why)
+        try:
+            self._store.release(job.id, job.attempt, reason=why if hold else f"queued again: {why}", hold=hold)
+        except LeaseLostError as error:
+            log.warning("%s could not be given back: %s", job.id, error)
 
     def _lost(self, job: SearchJob, how: str) -> None:
         """Queue a search again whose driver was lost, unless too many were."""
@@ -199,12 +230,18 @@ class Launcher:
 
     def _give_back(self, job: SearchJob, reason: str) -> None:
         try:
-            if self._is_driven(job):
+            if _is_driven(self._store.get_search(job.id), job):
                 self._store.release(job.id, job.attempt, reason=reason)
         except AutomlPruneError as error:
             log.warning("%s could not be given back: %s", job.id, error)
 
-    def _is_driven(self, job: SearchJob) -> bool:
-        """Whether the search still counts as driven by this launcher's attempt."""
-        now = self._store.get_search(job.id)
-        return now.attempt == job.attempt and now.lease_expires_at is not None
+
+def ended_trials(store: Store, job: SearchJob) -> int:
+    """How many trials of a search have their outcome."""
+    counts = store.progress(job.id).values()
+    return sum(number for states in counts for state, number in states.items() if TrialState(state).is_terminal)
+
+
+def _is_driven(now: SearchJob, job: SearchJob) -> bool:
+    """Whether the search still counts as driven by this launcher's attempt."""
+    return now.attempt == job.attempt and now.lease_expires_at is not None

@@ -17,6 +17,7 @@ class Running:
     """A search and the process that drives it.
 
     Attributes:
+        trials_before: How many of its trials had their outcome when it was started.
         on_local_ray: Whether it is lost with this machine's Ray.
         fate: Why it was killed, if it was.
         asked_to_stop: When the search was first seen to be cancelled (monotonic).
@@ -24,6 +25,7 @@ class Running:
 
     job: SearchJob
     process: subprocess.Popen[bytes]
+    trials_before: int = 0
     on_local_ray: bool = False
     fate: str | None = None
     asked_to_stop: float | None = None
