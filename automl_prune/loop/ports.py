@@ -264,7 +264,8 @@ class Store(Protocol):
         """Take a search that is queued, or whose lease ran out, as its next attempt; None when there is none.
 
         Of these the one of the highest priority, and of equals the oldest; those of an API key that has as many running
-        as ``limits`` allow wait. A lease that ran out is a lost driver: the search fails with the ``most_losses``-th.
+        as ``limits`` allow wait. A lease that ran out is a lost driver: the search fails with the ``most_losses``-th since
+        its last outcome.
         """
         ...
 
@@ -300,8 +301,8 @@ class Store(Protocol):
     ) -> SearchJob:
         """Give a claimed search back: cancelled or paused when that was requested, else queued.
 
-        With ``lost`` its driver died of ``reason``; the search fails with the ``most_losses``-th. With ``hold`` it is
-        paused because of ``reason``, until somebody resumes it.
+        With ``lost`` its driver died of ``reason``; the search fails with the ``most_losses``-th since its last outcome.
+        With ``hold`` it is paused because of ``reason``, until somebody resumes it.
         """
         ...
 
@@ -316,7 +317,7 @@ class Store(Protocol):
     def record_outcome(
         self, search_id: str, attempt: int, number: int, outcome: Outcome, *, trial_attempt: int | None = None
     ) -> int:
-        """Store a trial's only outcome; returns its place in the event sequence.
+        """Store a trial's only outcome; returns its place in the event sequence. Drivers lost before count no more.
 
         Raises StateConflictError when it has one, LateOutcomeError when the trial was started again since
         ``trial_attempt``.

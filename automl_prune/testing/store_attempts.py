@@ -130,6 +130,20 @@ class AttemptContract:
         claimed(store, lease_seconds=0)
         assert claimed(store).losses == 2
 
+    def test_drivers_lost_before_an_outcome_count_no_more(self, store: Store) -> None:
+        """A long search may lose any number of them, as long as it gets on in between; attempts remember."""
+        search = driven(store, trials=4)
+        for attempt in range(1, 5):
+            assert store.release(search, attempt, reason="killed", lost=True, most_losses=2).losses == 1
+            assert claimed(store).attempt == attempt + 1
+            outcome = SCORED if attempt % 2 else Outcome.failed("no")
+            store.record_outcome(search, attempt + 1, attempt - 1, outcome)
+            assert store.get_search(search).losses == 0
+        store.release(search, 5, reason="killed", lost=True, most_losses=2)
+        claimed(store)
+        assert store.release(search, 6, reason="killed", lost=True, most_losses=2).state is SearchState.FAILED
+        assert [attempt.lost for attempt in store.attempts(search)] == [True] * 6
+
     def test_a_search_that_lost_too_many_drivers_fails(self, store: Store) -> None:
         """With the reason, be the last one given back or its lease run out."""
         for lapsed in (True, False):
