@@ -89,11 +89,12 @@ def make_executor(
         return InlineExecutor()
     workers = slots(spec, settings)
     cpu, gpu = spec.resources.cpu, spec.resources.gpu
+    patience = 0.0 if ray_auth.is_private(settings) else settings.ray_patience_seconds
     if kind == "actors":
-        return execution.ActorsExecutor(search_id, workers=workers, cpu=cpu, gpu=gpu)
+        return execution.ActorsExecutor(search_id, workers=workers, cpu=cpu, gpu=gpu, patience=patience)
     rule, aim = spec.trials.early_stop, plan.problem.objectives[0]
     early = execution.EarlyStop(rule, aim.metric, aim.maximize, seen) if rule else None
-    return execution.TuneExecutor(search_id, workers=workers, cpu=cpu, gpu=gpu, early_stop=early)
+    return execution.TuneExecutor(search_id, workers=workers, cpu=cpu, gpu=gpu, patience=patience, early_stop=early)
 
 
 @contextmanager

@@ -159,8 +159,9 @@ class Launcher:
         on_local_ray = self._needs_local_ray(job)
         if self._settings.ray_address is not None and job.spec.get("execution") != "inline":
             self._cluster.join()
-        address = self._ray.address if on_local_ray else self._settings.ray_address
-        told = environment(self._settings.model_copy(update={"ray_address": address}))
+        # no machine joins the local Ray
+        ray = {"ray_address": self._ray.address, "ray_patience_seconds": 0.0} if on_local_ray else {}
+        told = environment(self._settings.model_copy(update=ray))
         log.info("starting %s, attempt %d", job.id, job.attempt)
         with (folder / "search.log").open("ab") as stream:
             process = subprocess.Popen(
