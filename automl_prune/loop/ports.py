@@ -6,7 +6,7 @@ A Store, by who talks to it (every store holds :class:`automl_prune.testing.Stor
 clients    ``add_search``, ``add_search_once``, ``ordered_before`` · ``update_search``,
            ``request_cancel``, ``request_pause``, ``request_resume`` · all reads. Each takes a ``tenant``;
            what belongs to another one is not found
-launchers  ``claim``; ``release`` when a driver died
+launchers  ``claim``, ``settle_lapsed``; ``release`` when a driver died
 drivers    ``renew``, ``set_state``, ``release``, ``record_…``, ``save_snapshot``, ``add_artifact``, with their attempt
 watchers   ``events``: an outbox, written in the transactions that change things
 auditors   ``audit``: who changed what, written in the same transactions. Changes of clients take their ``origin``
@@ -266,6 +266,14 @@ class Store(Protocol):
         Of these the one of the highest priority, and of equals the oldest; those of an API key that has as many running
         as ``limits`` allow wait. A lease that ran out is a lost driver: the search fails with the ``most_losses``-th since
         its last outcome.
+        """
+        ...
+
+    def settle_lapsed(self, *, most_losses: int | None = None) -> int:
+        """Put searches right whose lease ran out, whether or not there is room for them; returns how many.
+
+        Each has lost its driver, as by ``release``: it is cancelled or paused when that was requested, failed with the
+        ``most_losses``-th loss since its last outcome, or else queued.
         """
         ...
 

@@ -77,7 +77,7 @@ class Launcher:
             self.stop_all()
 
     def step(self) -> None:
-        """Look after drivers that ended or should, and start one if there is room and work."""
+        """Look after drivers that ended or should, anybody's, and start one if there is room and work."""
         self._look_after_waiting()
         self._look_after_ray()
         for running in [r for r in self._running if r.ended]:
@@ -87,6 +87,8 @@ class Launcher:
         if time.monotonic() >= self._look_from:
             for running in self._running:
                 self._enforce_cancel(running)
+            if time.monotonic() >= self._claims_from:
+                self._store.settle_lapsed(most_losses=self._settings.max_attempts)
             self._look_from = time.monotonic() + LOOK_SECONDS
         taken = len(self._running) + len(self._waiting)
         room = taken < self._settings.max_running and time.monotonic() >= self._claims_from
@@ -189,7 +191,7 @@ class Launcher:
             running.kill(f"it did not stop within {CANCEL_SECONDS:.0f} seconds of the request")
 
     def _let_others_renew(self) -> None:
-        """Claim nothing for a moment: while the store did not answer, leases of working drivers may have run out."""
+        """Take nothing from anybody for a moment: leases of working drivers may have run out while the store was away."""
         self._claims_from = time.monotonic() + self._settings.lease_seconds / 3 + 2
 
     # Settling --------------------------------------------------------------------------------------------------------

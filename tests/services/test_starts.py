@@ -76,6 +76,22 @@ def test_a_broken_launcher_costs_no_search_anything(
     stepped(launcher, store, search, lambda job: job.attempt == 2)
 
 
+def test_a_launcher_without_room_puts_the_searches_of_dead_ones_right(
+    store: SqlStore, settings: Settings, order: Order
+) -> None:
+    """Here without the room, or the cluster, that claims need."""
+    away = load_settings(home=settings.home, ray_address="127.0.0.1:1")
+    cancelled, queued = (store.add_search(order(), name=None, labels={}).id for _ in range(2))
+    for _ in range(2):
+        assert store.claim(lease_seconds=60) is not None
+    store.request_cancel(cancelled)
+    for search in (cancelled, queued):
+        store.renew(search, 1, lease_seconds=0)
+    Launcher(store, away).step()
+    assert store.get_search(cancelled).state is SearchState.CANCELLED
+    assert store.get_search(queued).state is SearchState.QUEUED
+
+
 def test_a_search_whose_folder_has_no_room_pauses(
     launcher: Launcher, store: SqlStore, order: Order, monkeypatch: pytest.MonkeyPatch
 ) -> None:
