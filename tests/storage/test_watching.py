@@ -112,7 +112,7 @@ def test_what_becomes_of_a_search_is_logged_once_it_is_certain(store: SqlStore, 
     said = [(r.getMessage(), vars(r)["search_id"], vars(r)["attempt"]) for r in caplog.records]
     assert said == [
         (f"search {search_id} is queued", search_id, 0),
-        (f"search {search_id} is preparing", search_id, 1),
+        (f"search {search_id} is preparing: starting a driver", search_id, 1),
         (f"search {search_id} is failed: broken", search_id, 1),
     ]
 

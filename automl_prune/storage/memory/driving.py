@@ -52,7 +52,6 @@ class Driving(Steps):
         elif job.pause_requested:
             self._pause(entry)
         else:
-            entry.touch(state_reason=rules.taken_over(job.attempt))
             return False
         return True
 
@@ -67,10 +66,12 @@ class Driving(Steps):
 
     def _take(self, entry: Entry, lease_seconds: float, worker: Worker | None) -> SearchJob:
         moment, number = now(), entry.job.attempt + 1
+        fresh = entry.job.lease_expires_at is None
         entry.put_back_running_trials()
         entry.attempts.append(SearchAttempt(number, moment, worker=worker))
         entry.change(
             state=SearchState.PREPARING,
+            state_reason=rules.STARTING if fresh else rules.taken_over(entry.job.attempt),
             attempt=number,
             lease_expires_at=after(lease_seconds),
             started_at=entry.job.started_at or moment,

@@ -73,7 +73,6 @@ class Driving(Steps):
         elif row.pause_requested:
             self._pause(session, row)
         else:
-            row.state_reason = rules.taken_over(row.attempt)
             return False
         session.flush()
         return True
@@ -98,6 +97,7 @@ class Driving(Steps):
     def _take(self, session: Session, row: SearchRow, lease_seconds: float, worker: Worker | None) -> SearchJob:
         now = self.database.now()
         row.started_at = row.started_at or now
+        row.state_reason = rules.STARTING if row.lease_expires_at is None else rules.taken_over(row.attempt)
         row.state = SearchState.PREPARING.value
         row.attempt += 1
         row.lease_expires_at = self.database.now(lease_seconds)
