@@ -118,6 +118,7 @@ def drive(
     preparing = Preparing(store, job, lambda: asked.cancel.is_set() or asked.pause.is_set())
     found = preparing.devices(devices, settings) if devices else only_local
     try:
+        store.set_state(job.id, job.attempt, SearchState.PREPARING, reason="preparing the network and its data")
         spec = SearchSpec.parse(job.spec)
         torch.set_num_threads(max(1, int(spec.resources.cpu)))  # more would fight with the workers, and with themselves
         plan = make_plan(spec, roots(settings), admit=Admissions(settings), devices=found, progress=preparing.progress)
@@ -158,16 +159,16 @@ def heartbeat(store: Store, job: SearchJob, lease_seconds: float, requests: Requ
     def beat() -> None:
         while not over.wait(min(1.0, lease_seconds / 3)):
             try:
-                current = store.renew(job.id, job.attempt, lease_seconds=lease_seconds)
+                current = _renewed(store, job, lease_seconds)
             except LeaseLostError:
-                if not _ended(store, job):
-                    log.error("the lease of %s was lost to another driver", job.id)
-                    os._exit(LOST)
-                return
+                log.error("the lease of %s was lost to another driver", job.id)
+                os._exit(LOST)
             except Exception as error:
                 outages.failed(error)
                 continue
             outages.answered()
+            if current is None:
+                return
             if current.cancel_requested:
                 requests.cancel.set()
             if current.pause_requested:
@@ -182,10 +183,15 @@ def heartbeat(store: Store, job: SearchJob, lease_seconds: float, requests: Requ
         thread.join(timeout=5)
 
 
-def _ended(store: Store, job: SearchJob) -> bool:
-    """Whether this very driver brought the search to its end, or gave it back."""
-    current = store.get_search(job.id)
-    return current.attempt == job.attempt and current.lease_expires_at is None
+def _renewed(store: Store, job: SearchJob, lease_seconds: float) -> SearchJob | None:
+    """The search with its lease renewed; None when this very driver brought it to its end, or gave it back."""
+    try:
+        return store.renew(job.id, job.attempt, lease_seconds=lease_seconds)
+    except LeaseLostError:
+        current = store.get_search(job.id)
+        if current.attempt == job.attempt and current.lease_expires_at is None:
+            return None
+        raise
 
 
 def _give_back_when_told(store: Store, search_id: str, attempt: int) -> None:

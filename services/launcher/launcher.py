@@ -13,10 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
-from automl_prune.errors import AutomlPruneError, LeaseLostError
-from automl_prune.loop.job import SearchJob, Worker
+from automl_prune.errors import LeaseLostError
+from automl_prune.loop.job import SearchJob, SearchState, Worker
 from automl_prune.loop.ports import Limits, Store
 from automl_prune.loop.run import no_room
 from automl_prune.messages import is_storage_full, said
@@ -38,7 +38,9 @@ CANCEL_SECONDS = 9.0
 LOOK_SECONDS = 1.0
 """How often that is looked at."""
 STARTING_SECONDS = 120.0
-"""Lease of a claim until its driver renews it: time for a local Ray and a Python process to start on a busy machine."""
+"""Lease of a claim until its driver renews it; the launcher renews it while Ray and the driver start."""
+IMPORTING_SECONDS = 600.0
+"""How long a driver may take until it renews the lease itself; then it counts as stuck."""
 
 
 class Launcher:
@@ -57,6 +59,7 @@ class Launcher:
         self._cluster, self._mark = Cluster(settings), Mark(settings)
         self._ray = LocalRay(settings.workers, settings.home)
         self._worker, self._backoff = Worker.here("launcher"), Backoff()
+        self._starting = max(STARTING_SECONDS, settings.lease_seconds)
         self._claims_from = self._look_from = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -69,7 +72,7 @@ class Launcher:
             while not stop.wait(POLL_SECONDS):
                 try:
                     self.step()
-                    self._mark.renew()
+                    self._mark.renew(slots=self._settings.max_running, taken=self.taken, trouble=self.trouble)
                     outages.answered()
                 except Exception as error:
                     outages.failed(error)
@@ -78,43 +81,52 @@ class Launcher:
 
     def step(self) -> None:
         """Look after drivers that ended or should, anybody's, and start one if there is room and work."""
-        self._look_after_waiting()
+        looks = time.monotonic() >= self._look_from
+        self._look_after_waiting(renew=looks)
         self._look_after_ray()
         for running in [r for r in self._running if r.ended]:
             self._settle(running)
             self._running.remove(running)
             running.close()
-        if time.monotonic() >= self._look_from:
+        if looks:
             for running in self._running:
-                self._enforce_cancel(running)
+                self._look_at(running)
             if time.monotonic() >= self._claims_from:
                 self._store.settle_lapsed(most_losses=self._settings.max_attempts)
             self._look_from = time.monotonic() + LOOK_SECONDS
-        taken = len(self._running) + len(self._waiting)
-        room = taken < self._settings.max_running and time.monotonic() >= self._claims_from
-        if room and self._backoff.over and self._cluster.reachable():
+        room = self.taken < self._settings.max_running and time.monotonic() >= self._claims_from
+        if self._cluster.reachable() and room and self._backoff.over:
             job = self._claim()
             if job is not None:
                 self._take(job)
 
+    @property
+    def taken(self) -> int:
+        """How many searches it has."""
+        return len(self._running) + len(self._waiting)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it starts none, where there is room."""
+        return self._cluster.trouble or self._backoff.trouble
+
     def stop_all(self) -> None:
-        """End every driver and give its search back to the queue."""
-        for job in self._waiting:
-            self._give_back(job, GIVEN_BACK)
-        self._waiting.clear()
+        """End every driver and give its search back to the queue; where the store is away, leases will run out."""
         for running in self._running:
             running.process.terminate()
         for running in self._running:
             running.stop(GRACE_SECONDS)
             running.close()
-            self._give_back(running.job, GIVEN_BACK)
+        for job in (*self._waiting, *(running.job for running in self._running)):
+            self._give_back(job, GIVEN_BACK)
+        self._waiting.clear()
         self._running.clear()
 
     # Starting --------------------------------------------------------------------------------------------------------
 
     def _claim(self) -> SearchJob | None:
         return self._store.claim(
-            lease_seconds=max(STARTING_SECONDS, self._settings.lease_seconds),
+            lease_seconds=self._starting,
             worker=self._worker,
             limits=self._limits() or None,
             most_losses=self._settings.max_attempts,
@@ -125,25 +137,33 @@ class Launcher:
         if self._needs_local_ray(job):
             self._ray.begin()
             self._waiting.append(job)
+            self._store.set_state(job.id, job.attempt, SearchState.PREPARING, reason="waiting for Ray to start")
         else:
             self._launch(job)
 
     def _needs_local_ray(self, job: SearchJob) -> bool:
         return job.spec.get("execution") != "inline" and self._settings.ray_address is None
 
-    def _look_after_waiting(self) -> None:
+    def _look_after_waiting(self, *, renew: bool) -> None:
         """Start what Ray is ready for; give back what should stop, or will never start."""
         for job in list(self._waiting):
-            now = self._store.get_search(job.id)
             if self._ray.died:
                 self._not_started(job, NOT_STARTED)
             elif self._ray.ready:
                 self._launch(job)
-            elif now.cancel_requested or now.pause_requested:
+            elif renew and not self._still_wanted(job):
                 self._give_back(job, GIVEN_BACK)
             else:
                 continue
             self._waiting.remove(job)
+
+    def _still_wanted(self, job: SearchJob) -> bool:
+        """Renew the lease of a search that waits; whether it goes on to do so."""
+        try:
+            now = self._store.renew(job.id, job.attempt, lease_seconds=self._starting)
+        except LeaseLostError:
+            return False
+        return not (now.cancel_requested or now.pause_requested)
 
     def _launch(self, job: SearchJob) -> None:
         try:
@@ -185,9 +205,17 @@ class Launcher:
                     running.kill("the local Ray died under it")
             self._ray.end()
 
-    def _enforce_cancel(self, running: Running) -> None:
-        asked = self._store.get_search(running.job.id).cancel_requested
-        if asked and running.overdue(CANCEL_SECONDS):
+    def _look_at(self, running: Running) -> None:
+        """Keep the claim of a driver that still starts, and kill one that should have stopped."""
+        job = running.job
+        now = self._store.get_search(job.id)
+        if _is_driven(now, job) and now.owner == self._worker.name:
+            if running.age > IMPORTING_SECONDS:
+                running.kill(f"it did not get to work within {IMPORTING_SECONDS:.0f} seconds")
+            else:
+                with suppress(LeaseLostError):  # or it has ended meanwhile
+                    self._store.renew(job.id, job.attempt, lease_seconds=self._starting)
+        if now.cancel_requested and running.overdue(CANCEL_SECONDS):
             running.kill(f"it did not stop within {CANCEL_SECONDS:.0f} seconds of the request")
 
     def _let_others_renew(self) -> None:
@@ -235,8 +263,8 @@ class Launcher:
         try:
             if _is_driven(self._store.get_search(job.id), job):
                 self._store.release(job.id, job.attempt, reason=reason)
-        except AutomlPruneError as error:
-            log.warning("%s could not be given back: %s", job.id, error)
+        except Exception as error:  # a store that is away keeps nobody from giving back the others, nor from ending
+            log.warning("%s could not be given back: %s", job.id, said(error))
 
 
 def ended_trials(store: Store, job: SearchJob) -> int:

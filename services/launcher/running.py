@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from automl_prune.loop.job import SearchJob
 
@@ -29,6 +29,12 @@ class Running:
     on_local_ray: bool = False
     fate: str | None = None
     asked_to_stop: float | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self.started
 
     @property
     def ended(self) -> bool:

@@ -3,17 +3,22 @@
 import errno
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from automl_prune.errors import NotReadyError, WorkersLostError
 from automl_prune.execution import ActorsExecutor
 from automl_prune.loop.job import SearchJob, SearchState, Worker
+from automl_prune.loop.ports import Store
 from automl_prune.storage.sql import SqlStore
-from services.driver import NOT_READY, give_up
+from services.driver import NOT_READY, Requests, give_up, heartbeat
 from services.launcher.backoff import Backoff
 from services.launcher.launcher import Launcher
 from services.settings import Settings, load_settings
@@ -25,11 +30,23 @@ Order = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def launcher(store: SqlStore, settings: Settings) -> Iterator[Launcher]:
-    made = Launcher(store, settings)
-    yield made
-    made.stop_all()
-    made._ray.end()
+def make_launcher(store: SqlStore) -> Iterator[Callable[[Settings], Launcher]]:
+    """Makes launchers in this process, which are stopped in the end."""
+    made: list[Launcher] = []
+
+    def make(settings: Settings) -> Launcher:
+        made.append(Launcher(store, settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.stop_all()
+        each._ray.end()
+
+
+@pytest.fixture
+def launcher(make_launcher: Callable[[Settings], Launcher], settings: Settings) -> Launcher:
+    return make_launcher(settings)
 
 
 def stepped(launcher: Launcher, store: SqlStore, search: str, until_so: Callable[[SearchJob], bool]) -> SearchJob:
@@ -74,6 +91,92 @@ def test_a_broken_launcher_costs_no_search_anything(
         launcher.step()
     assert store.get_search(search).attempt == 1, "it takes its time before the next start"
     stepped(launcher, store, search, lambda job: job.attempt == 2)
+
+
+@pytest.fixture
+def slow_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is started takes its time, and more."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 600\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+
+
+@pytest.mark.usefixtures("slow_python")
+@pytest.mark.parametrize("execution", ["inline", "actors"])
+def test_a_claim_is_kept_while_its_driver_or_its_ray_starts(
+    make_launcher: Callable[[Settings], Launcher],
+    store: SqlStore,
+    settings: Settings,
+    order: Order,
+    monkeypatch: pytest.MonkeyPatch,
+    execution: str,
+) -> None:
+    monkeypatch.setattr("services.launcher.launcher.STARTING_SECONDS", 2.0)
+    search = store.add_search(order(execution=execution), name=None, labels={}).id
+    hasty = make_launcher(load_settings(home=settings.home, lease_seconds=2))
+    began = time.monotonic()
+    while time.monotonic() < began + 4:
+        hasty.step()
+        assert store.settle_lapsed() == 0
+        time.sleep(0.1)
+    assert store.get_search(search).attempt == 1
+    expected = {"actors": "waiting for Ray to start", "inline": "starting a driver"}
+    assert store.get_search(search).state_reason == expected[execution]
+    store.request_cancel(search)
+    monkeypatch.setattr("services.launcher.launcher.CANCEL_SECONDS", 0.0)
+    stepped(hasty, store, search, lambda job: job.state is SearchState.CANCELLED)
+
+
+@pytest.mark.usefixtures("slow_python")
+def test_a_driver_that_never_gets_to_work_is_stuck(
+    launcher: Launcher, store: SqlStore, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.launcher.launcher.IMPORTING_SECONDS", 0.5)
+    search = store.add_search(order(execution="inline"), name=None, labels={}).id
+    job = stepped(launcher, store, search, given_back)
+    assert (job.state, job.losses) == (SearchState.QUEUED, 0)
+    assert "it did not get to work within 0 seconds" in (job.state_reason or "")
+
+
+@pytest.mark.usefixtures("slow_python")
+def test_a_launcher_whose_store_is_away_still_ends_its_drivers(
+    launcher: Launcher, store: SqlStore, order: Order, without_table: Callable[[str], AbstractContextManager[None]]
+) -> None:
+    store.add_search(order(execution="inline"), name=None, labels={})
+    launcher.step()
+    (running,) = launcher._running
+    with without_table("searches"):
+        launcher.stop_all()
+    assert running.ended
+
+
+class Forgetful:
+    """A store that is away right after it refused a driver, for a moment."""
+
+    def __init__(self, store: SqlStore, moments: int) -> None:
+        self._store, self._moments = store, moments
+        self.asked = threading.Event()
+
+    def renew(self, search: str, attempt: int, *, lease_seconds: float) -> SearchJob:
+        return self._store.renew(search, attempt, lease_seconds=lease_seconds)
+
+    def get_search(self, search: str) -> SearchJob:
+        self._moments -= 1
+        if self._moments >= 0:
+            raise OperationalError("SELECT", {}, Exception("away"))
+        self.asked.set()
+        return self._store.get_search(search)
+
+
+def test_a_heartbeat_outlives_a_store_that_goes_away_when_it_is_asked_why(store: SqlStore, order: Order) -> None:
+    store.add_search(order(), name=None, labels={})
+    job = store.claim(lease_seconds=60)
+    assert job is not None
+    forgetful = Forgetful(store, 2)
+    with heartbeat(cast(Store, forgetful), job, 0.3, Requests()):
+        store.release(job.id, job.attempt, reason="so")
+        assert forgetful.asked.wait(20)
 
 
 def test_a_launcher_without_room_puts_the_searches_of_dead_ones_right(
