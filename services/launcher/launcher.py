@@ -42,6 +42,8 @@ STARTING_SECONDS = 120.0
 IMPORTING_SECONDS = 600.0
 """How long a driver may take until it renews the lease itself; then it counts as stuck."""
 
+_NO_DRIVER = "no driver can be started"
+
 
 class Launcher:
     """See the module.
@@ -148,7 +150,7 @@ class Launcher:
         """Start what Ray is ready for; give back what should stop, or will never start."""
         for job in list(self._waiting):
             if self._ray.died:
-                self._not_started(job, NOT_STARTED)
+                self._not_started(job, NOT_STARTED, NOT_STARTED)
             elif self._ray.ready:
                 self._launch(job)
             elif renew and not self._still_wanted(job):
@@ -171,9 +173,9 @@ class Launcher:
         except Exception as error:
             log.exception("no driver could be started for %s", job.id)
             if is_storage_full(error):
-                self._not_started(job, no_room(said(error)), hold=True)
+                self._not_started(job, no_room(said(error)), "there is no room for files", hold=True)
             else:
-                self._not_started(job, f"no driver could be started: {said(error)}")
+                self._not_started(job, f"no driver could be started: {said(error)}", _NO_DRIVER)
 
     def _start(self, job: SearchJob) -> Running:
         folder = self._settings.artifacts_root / job.id
@@ -229,24 +231,28 @@ class Launcher:
         job, how = running.job, f"{running.how_it_ended()}; see search.log"
         now = self._store.get_search(job.id)
         if not _is_driven(now, job):
-            mine = (a.reason for a in self._store.attempts(job.id) if a.number == job.attempt)
-            self._judge(running, next(mine, None) or how)
+            self._judge(running)
+        elif running.asked_to_stop is not None:
+            self._give_back(job, how)
         elif now.owner == self._worker.name:
-            self._not_started(job, f"its driver did not get to work: {how}")
+            self._not_started(job, f"its driver did not get to work: {how}", _NO_DRIVER)
         else:
-            self._judge(running, how)
+            self._judge(running)
             self._lost(job, how)
 
-    def _judge(self, running: Running, how: str) -> None:
+    def _judge(self, running: Running) -> None:
         """Whether the start came to something: the driver ended in order, or brought an outcome before it was lost."""
         if running.process.returncode == 0 or ended_trials(self._store, running.job) > running.trials_before:
             self._backoff.worked()
         elif running.asked_to_stop is None:
-            self._backoff.failed(how)
+            self._backoff.failed("the last driver that was started came to nothing")
 
-    def _not_started(self, job: SearchJob, why: str, *, hold: bool = False) -> None:
-        """Give a search back that is not to blame, and take some time before the next one is tried."""
-        self._backoff.failed(why)
+    def _not_started(self, job: SearchJob, why: str, trouble: str, *, hold: bool = False) -> None:
+        """Give a search back that is not to blame, and take some time before the next one is tried.
+
+        What the ``trouble`` is others are told too, who are not to know of this search.
+        """
+        self._backoff.failed(trouble)
         try:
             self._store.release(job.id, job.attempt, reason=why if hold else f"queued again: {why}", hold=hold)
         except LeaseLostError as error:

@@ -90,6 +90,7 @@ def test_a_broken_launcher_costs_no_search_anything(
     for _ in range(5):
         launcher.step()
     assert store.get_search(search).attempt == 1, "it takes its time before the next start"
+    assert "trying again after 1 s" in (launcher.trouble or "")
     stepped(launcher, store, search, lambda job: job.attempt == 2)
 
 
@@ -250,17 +251,16 @@ def test_pauses_grow_until_a_start_comes_to_something() -> None:
         assert backoff.over
         for _ in range(3):  # at the same time
             backoff.failed("broken")
+        said = backoff.trouble
         before = now[0]
         while not backoff.over:
             now[0] += 1
         pauses.append(now[0] - before)
+        assert (said, backoff.trouble) == (f"broken; trying again after {pauses[-1]:.0f} s", None)
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
-    assert backoff.trouble == "broken"
     backoff.failed("again")
     backoff.worked()
     assert backoff.over
-    said: str | None = backoff.trouble
-    assert said is None
     began = time.monotonic()
     real = Backoff()
     real.failed("broken")
