@@ -165,9 +165,16 @@ class LeaseLostError(AutomlPruneError):
 
 
 class NotReadyError(AutomlPruneError):
-    """What a search runs on is not there yet, or cannot be reached; the search waits, and is not to blame."""
+    """What a search runs on is not there yet, or cannot be reached; the search waits, and is not to blame.
+
+    ``aside`` when others may not wait behind it, as there is enough for them.
+    """
 
     code = "not_ready"
+
+    def __init__(self, message: str, *, aside: bool = False) -> None:
+        super().__init__(message)
+        self.aside = aside
 
 
 class WorkersLostError(AutomlPruneError):

@@ -76,13 +76,15 @@ def main(arguments: list[str]) -> int:
 def give_up(store: Store, job: SearchJob, error: Exception, settings: Settings) -> int:
     """Give a search back that cannot go on; returns the driver's exit code.
 
-    It is lost only where it may be to blame: one that finds no room pauses, and one whose Ray is not there waits.
+    It is lost only where it may be to blame. One that finds no room pauses, and so does one that asks for a larger machine
+    than others do; one whose Ray is not there waits.
     """
     if is_storage_full(error):
         store.release(job.id, job.attempt, reason=no_room(said(error)), hold=True)
         return NOT_READY
     if isinstance(error, NotReadyError):
-        store.release(job.id, job.attempt, reason=f"queued again: {without_places(str(error), settings)}")
+        what = "paused" if error.aside else "queued again"
+        store.release(job.id, job.attempt, reason=f"{what}: {without_places(str(error), settings)}", hold=error.aside)
         return NOT_READY
     how = f"{said(error)} See search.log."
     store.release(job.id, job.attempt, reason=how, lost=True, most_losses=settings.max_attempts)

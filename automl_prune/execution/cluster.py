@@ -200,7 +200,8 @@ def _await_room(cpu: float, gpu: float, source: TrialSource, patience: float) ->
             if source.finished or source.stopping:
                 return
             if time.monotonic() >= late:
-                raise NotReadyError(f"{wanted}; for {patience:g} seconds Ray's machines had {_machines()}")
+                others = any(has.get("CPU", 0) > 0 for has in _alive())
+                raise NotReadyError(f"{wanted}; for {patience:g} seconds Ray's machines had {_machines()}", aside=others)
             time.sleep(_LOOK_SECONDS)
     source.stand_still(None)
 

@@ -63,8 +63,9 @@ def test_more_than_any_machine_has_is_refused_at_once(local_ray: Connection) -> 
 
 def test_a_machine_that_is_large_enough_is_waited_for_a_while(local_ray: Connection) -> None:
     source = ScriptedSource(1)
-    with pytest.raises(NotReadyError, match=r"needs 64 CPU and 0 GPU .* for 1\.5 seconds .* had 2 CPU and 1 GPU"):
+    with pytest.raises(NotReadyError, match=r"needs 64 CPU and 0 GPU .* for 1\.5 seconds .* had 2 CPU and 1 GPU") as caught:
         ActorsExecutor(SEARCH, cpu=64, patience=1.5).run(source, partial(build, score))
+    assert caught.value.aside, "others find room here"
     (said,) = source.standstills
     assert (said or "").startswith("waiting for a machine: a worker needs 64 CPU")
     assert source.handed_out == 0

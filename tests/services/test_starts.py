@@ -215,6 +215,7 @@ def test_a_search_whose_folder_has_no_room_pauses(
     [
         (OSError(errno.ENOSPC, "full"), NOT_READY, "paused", 0, "paused: no room for its files (OSError: [Errno 28] full)"),
         (NotReadyError("no Ray"), NOT_READY, "queued", 0, "queued again: no Ray"),
+        (NotReadyError("too large", aside=True), NOT_READY, "paused", 0, "paused: too large"),
         (
             WorkersLostError("gone"),
             1,
