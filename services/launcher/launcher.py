@@ -20,6 +20,7 @@ from automl_prune.loop.job import SearchJob, SearchState, Worker
 from automl_prune.loop.ports import Limits, Store
 from automl_prune.loop.run import no_room
 from automl_prune.messages import is_storage_full, said
+from automl_prune.storage.patient import is_away
 from automl_prune.trial import TrialState
 from services.launcher.backoff import Backoff
 from services.launcher.cluster import Cluster
@@ -136,12 +137,12 @@ class Launcher:
 
     def _take(self, job: SearchJob) -> None:
         """Start a driver, or have it wait for a Ray that must start first: that takes longer than anybody should wait."""
+        self._waiting.append(job)
         if self._needs_local_ray(job):
             self._ray.begin()
-            self._waiting.append(job)
             self._store.set_state(job.id, job.attempt, SearchState.PREPARING, reason="waiting for Ray to start")
         else:
-            self._launch(job)
+            self._look_after_waiting(renew=False)
 
     def _needs_local_ray(self, job: SearchJob) -> bool:
         return job.spec.get("execution") != "inline" and self._settings.ray_address is None
@@ -149,9 +150,10 @@ class Launcher:
     def _look_after_waiting(self, *, renew: bool) -> None:
         """Start what Ray is ready for; give back what should stop, or will never start."""
         for job in list(self._waiting):
-            if self._ray.died:
+            on_local_ray = self._needs_local_ray(job)
+            if on_local_ray and self._ray.died:
                 self._not_started(job, NOT_STARTED, NOT_STARTED)
-            elif self._ray.ready:
+            elif not on_local_ray or self._ray.ready:
                 self._launch(job)
             elif renew and not self._still_wanted(job):
                 self._give_back(job, GIVEN_BACK)
@@ -171,6 +173,8 @@ class Launcher:
         try:
             self._running.append(self._start(job))
         except Exception as error:
+            if is_away(error):
+                raise  # it stays with those that wait
             log.exception("no driver could be started for %s", job.id)
             if is_storage_full(error):
                 self._not_started(job, no_room(said(error)), "there is no room for files", hold=True)
@@ -178,6 +182,7 @@ class Launcher:
                 self._not_started(job, f"no driver could be started: {said(error)}", _NO_DRIVER)
 
     def _start(self, job: SearchJob) -> Running:
+        trials = ended_trials(self._store, job)
         folder = self._settings.artifacts_root / job.id
         folder.mkdir(parents=True, exist_ok=True)
         on_local_ray = self._needs_local_ray(job)
@@ -195,7 +200,7 @@ class Launcher:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.PIPE,  # closes with this process: the driver then gives its search back
             )
-        return Running(job, process, ended_trials(self._store, job), on_local_ray)
+        return Running(job, process, trials, on_local_ray)
 
     # Watching --------------------------------------------------------------------------------------------------------
 

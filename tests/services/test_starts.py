@@ -152,6 +152,21 @@ def test_a_launcher_whose_store_is_away_still_ends_its_drivers(
     assert running.ended
 
 
+@pytest.mark.usefixtures("slow_python")
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)  # where a table that is missing is a database that is away
+def test_a_search_whose_store_goes_away_at_its_start_is_started_once_and_later(
+    launcher: Launcher, store: SqlStore, order: Order, without_table: Callable[[str], AbstractContextManager[None]]
+) -> None:
+    search = store.add_search(order(execution="inline"), name=None, labels={}).id
+    with without_table("trial_counts"), pytest.raises(OperationalError):
+        launcher.step()
+    assert launcher._running == []
+    launcher.step()
+    launcher.step()
+    assert len(launcher._running) == 1
+    assert (store.get_search(search).attempt, len(store.attempts(search))) == (1, 1)
+
+
 class Forgetful:
     """A store that is away right after it refused a driver, for a moment."""
 
