@@ -18,6 +18,8 @@ AutomlPruneError
 │   └── LateOutcomeError      the trial has been started again; what its last attempt brings is refused
 ├── QueueFullError            as many searches wait already as may
 ├── LeaseLostError            this attempt no longer owns the search; its results are refused
+├── NotReadyError             what a search runs on is not there yet; the search waits in the queue
+├── WorkersLostError          what a search ran on was lost; ends the driver's attempt, not the search
 ├── MeasurementError          a time that is no time: not positive, not finite, of other conditions, or never taken
 └── EvaluationError           a candidate could not be scored; fails the trial, never the search
 """
@@ -160,6 +162,25 @@ class LeaseLostError(AutomlPruneError):
     """This attempt no longer owns the search; what it reports is refused."""
 
     code = "lease_lost"
+
+
+class NotReadyError(AutomlPruneError):
+    """What a search runs on is not there yet, or cannot be reached; the search waits, and is not to blame.
+
+    ``aside`` when others may not wait behind it, as there is enough for them.
+    """
+
+    code = "not_ready"
+
+    def __init__(self, message: str, *, aside: bool = False) -> None:
+        super().__init__(message)
+        self.aside = aside
+
+
+class WorkersLostError(AutomlPruneError):
+    """What a search ran on was lost, and no trial of it is known to be the reason; the next attempt goes on."""
+
+    code = "workers_lost"
 
 
 class MeasurementError(AutomlPruneError):

@@ -67,12 +67,15 @@ class Settings(BaseSettings):
     max_running: Count = Field(1, description="Searches at once.")
     max_queued: Count = Field(1000, description="Searches of one tenant that may wait or be paused; keys may lower it.")
     max_trials: Count = Field(100_000, description="Most that trials.max of an order may be; keys may lower it.")
-    max_attempts: Count = Field(3, description="Drivers a search may lose before it fails.")
+    max_attempts: Count = Field(3, description="Drivers a search may lose, without an outcome in between, before it fails.")
     workers: Count = Field(default_factory=lambda: os.cpu_count() or 1, description="Trials at once on this machine.")
     ray_address: str | None = Field(None, description="An existing Ray cluster; null starts a local one when needed.")
     allow_open_ray: bool = Field(False, description="Use a Ray cluster that answers without a token all the same.")
     ray_join: bool = Field(
         False, description="Join the cluster at ray_address with a node without processors, where this machine has none."
+    )
+    ray_patience_seconds: float = Field(
+        600, ge=0, description="How long a search waits for a machine at ray_address that is large enough."
     )
     admission_seconds: float = Field(
         600, gt=0, description="How long building, tracing and verifying a network may take, before its first search."

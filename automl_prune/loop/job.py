@@ -55,7 +55,7 @@ class SearchJob:
         priority: Higher ones are claimed first.
         version: Counts what was changed about the search itself: its state and reason, requests, labels, name, priority,
             info and result. Its trials and renewed leases do not count.
-        losses: Drivers that were lost.
+        losses: Drivers that were lost since the last outcome was recorded.
         owner, host: Who drives it and where, while somebody does.
         best: By arm, the number of the best trial within the budgets, and its value of the objective.
         info: What the driver found out, JSON: ``base`` metrics, ``space``, ``splits``, ``links``, ``ray`` …

@@ -4,7 +4,8 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +18,7 @@ from automl_prune.loop.arms import FINAL, PREPARATION, REPORT, History, plan_arm
 from automl_prune.loop.budgets import budget_json
 from automl_prune.loop.controller import Controller
 from automl_prune.loop.family import FamilyKeeper, family_json
-from automl_prune.loop.job import Artifact, SearchJob, SearchState
+from automl_prune.loop.job import Artifact, SearchAttempt, SearchJob, SearchState, StoredTrial
 from automl_prune.loop.measured import Latencies
 from automl_prune.loop.plan import Plan, evaluations
 from automl_prune.loop.ports import Executor, Store
@@ -59,7 +60,8 @@ def run_search(
         LeaseLostError: Another driver took over.
         OSError: The files could not be written; where there was no room for them, the search is paused instead.
     """
-    searching = _Stopwatch(store, job)
+    limit = plan.spec.trials.max_seconds
+    searching = Stopwatch(store, job, earlier=limit is not None)
     artifacts.mkdir(parents=True, exist_ok=True)
     keeper = FamilyKeeper(store, job, artifacts)
     stage = _Stage(store, job, plan, executor)
@@ -98,7 +100,7 @@ def run_search(
         on_arm=enter,
         on_trial=told,
         on_standstill=stage.stand_still,
-        out_of_time=lambda: searching.seconds > (plan.spec.trials.max_seconds or float("inf")),
+        out_of_time=lambda: limit is not None and searching.seconds > limit,
         patience=plan.spec.trials.patience,
         **_judging(plan.latencies, store, job),
     )
@@ -107,7 +109,7 @@ def run_search(
     controller.raise_failure()
     keep_family()  # once more: a driver that died may have recorded the last trial, and deleted nothing after it
     if controller.no_room is not None and not controller.stopping:
-        return store.release(job.id, job.attempt, reason=_no_room(controller.no_room), hold=True)
+        return store.release(job.id, job.attempt, reason=no_room(controller.no_room), hold=True)
     if controller.paused:
         return store.release(job.id, job.attempt, reason="queued again: it was resumed before it was paused")
     if controller.stopping:
@@ -122,7 +124,7 @@ def run_search(
         except OSError as error:
             if not is_storage_full(error):
                 raise
-            return store.release(job.id, job.attempt, reason=_no_room(said(error)), hold=True)
+            return store.release(job.id, job.attempt, reason=no_room(said(error)), hold=True)
     return store.get_search(job.id)
 
 
@@ -144,23 +146,51 @@ def _judging(latencies: Latencies | None, store: Store, job: SearchJob) -> dict[
     return {"foresee": foresee, "judge": latencies.judge}
 
 
-def _no_room(how: str) -> str:
+def no_room(how: str) -> str:
+    """Why a search is paused whose files had no room."""
     return f"paused: no room for its files ({how.rstrip('.')}); make some, then resume"
 
 
-class _Stopwatch:
-    """Seconds since the search arm first asked, by whichever driver; 0 before."""
+class Stopwatch:
+    """Seconds for which the search arm has been driven, by whichever driver; 0 before it first asked.
 
-    def __init__(self, store: Store, job: SearchJob) -> None:
-        asked = store.trials(job.id, arm=SEARCH, limit=1)
-        self._started = asked[0].asked_at if asked else None
+    What passed while the search waited, was paused or had lost its driver is left out. Earlier drivers are measured by the
+    clock of the store, this one by its own: the two are never compared.
+
+    Args:
+        store, job: The claimed search.
+        earlier: Whether earlier drivers matter.
+    """
+
+    def __init__(self, store: Store, job: SearchJob, *, earlier: bool = True) -> None:
+        before = [a for a in store.attempts(job.id) if a.number < job.attempt] if earlier and job.attempt > 1 else []
+        trials = store.trials(job.id, arm=SEARCH) if before else []
+        self._earlier = sum(_driven(attempt, trials) for attempt in before)
+        self._started: float | None = None
 
     def start(self) -> None:
-        self._started = self._started or datetime.now(UTC)
+        """The arm begins, or goes on."""
+        self._started = time.monotonic() if self._started is None else self._started
 
     @property
     def seconds(self) -> float:
-        return _since(self._started)
+        """Until now."""
+        return self._earlier + (0.0 if self._started is None else time.monotonic() - self._started)
+
+
+def _driven(attempt: SearchAttempt, trials: Sequence[StoredTrial]) -> float:
+    """Seconds from the first ask of the search arm in an attempt, or from its start where that came before, to its end.
+
+    Of a lost one nobody knows when it ended: it counts until it was last heard of.
+    """
+    if not trials or attempt.ended_at is None:
+        return 0.0
+    since = max(attempt.started_at, trials[0].asked_at)
+    until = attempt.ended_at
+    if attempt.lost:
+        moments = (moment for t in trials for moment in (t.asked_at, t.started_at, t.ended_at) if moment is not None)
+        until = max((moment for moment in moments if moment <= attempt.ended_at), default=since)
+    return max(0.0, (until - since).total_seconds())
 
 
 def _since(moment: datetime | None) -> float:

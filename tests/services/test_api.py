@@ -34,7 +34,7 @@ def test_an_order_becomes_a_queued_search(client: TestClient, store: SqlStore, o
     assert body["progress"]["ended"] == 0
     assert body["spec"]["finish"]["recovery"] == "fine_tune"
     shown = client.get(response.headers["location"]).json()
-    assert shown == body | {"state_reason": "queued: next, waiting for a launcher with a free slot"}
+    assert shown == body | {"state_reason": "queued: next; no launcher has been seen"}
     assert store.get_search(body["id"]).spec == body["spec"]
 
 
