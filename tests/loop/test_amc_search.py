@@ -88,6 +88,23 @@ def test_a_reward_for_small_networks_and_filling_exclude_each_other(tmp_path: Pa
     assert [error.pointer for error in caught.value.errors] == ["/strategy/options/fill"]
 
 
+def test_a_result_names_the_layers_that_could_not_be_reconstructed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here memory for the features of one layer, which comes first."""
+    monkeypatch.setattr("automl_prune.evaluation.reconstruct.MEMORY", 8 * 144 * (144 + 16))
+    order = ORDER | {"base_training": {"epochs": 1}, "controls": [], "trials": {"max": 5}}
+    store, plan = MemoryStore(), planned(tmp_path, **order)
+    store.add_search(order, name=None, labels={})
+    job = store.claim(lease_seconds=600)
+    assert job is not None
+    result = run_search(plan, job, store, InlineExecutor(), tmp_path / "artifacts").result
+    assert result is not None
+    left = result["provenance"]["not_reconstructed"]
+    assert "layer2.0.conv1" in left
+    searched = next(t.trial for t in store.trials(job.id) if t.trial.number == result["trial"])
+    assert searched.outcome is not None
+    assert searched.outcome.details["not_reconstructed"] == left
+
+
 def test_a_budget_below_its_lower_bound_is_refused_when_it_is_ordered(tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match="lower_bound"):
         planned(tmp_path, budgets=[{"metric": "macs", "max_ratio": 0.02}])
