@@ -12,6 +12,9 @@ the numbers of the released code for MobileNetV1: 50 candidates, 20 generations,
 to 23 of 31 to begin with, 32 epochs at 0.1 with three steps (for batches of 256), and 128 epochs at 0.2 (for 512); its
 window of costs is a budget with ``min`` and ``max``. ``modern`` is for few evaluations, as in ``evolution``.
 
+A network is refused whose searched widths touch no convolution, as a transformer's: nothing would be made for it. Linear
+layers of others, and attention, are cropped from weights that all candidates share.
+
 Departures of all: batch norms are re-estimated on 100 batches as a plain average, where the released code keeps moving ones.
 Weight decay holds for all weights with two or more dimensions of a PruningNet, not for layers chosen by name. Training from
 scratch is the search's own, whose rate falls along a cosine, without label smoothing and with its own weight decay. And of
