@@ -23,10 +23,10 @@ Left out as well: the code samples features anew, of 300 batches instead of 60, 
 keeps those of the search, and its recovery starts from them. That recovery is the order's ``finish``; the published 150
 epochs at a rate of 0.05 come with no preset.
 
-What the published agent learns (``tests/benchmarks/amc.py``, on MobileNetV1's costs, with ``patience`` null): on one toy,
-chosen to score random episodes as the specification's does, its last 50 of 400 episodes lie 2.1 to 2.5 deviations of a
-random policy above that policy's mean, and its best is better in six of six seeds. On toys drawn anew for each seed it is
-1.24 to 2.62, in part below the 1.7 that were asked for, and its best is better in three of six only: as chance has it.
+What the published agent learns (``tests/benchmarks/amc.py``, on MobileNetV1's costs, with ``patience`` null): on the one toy
+that tests use, its last 50 of 400 episodes lie 2.1 to 2.5 deviations of a random policy above that policy's mean, and its
+best is better in six of six seeds. On toys drawn anew for each seed it is 1.24 to 2.62, in part below the 1.7 that the tests
+ask for, and its best is better in three of six only: as chance would have it.
 
 ``modern`` divides the trials that the search has. It begins with the uniform width and its surroundings, lets the noise
 decay more slowly, goes back to the best episode half of the time, widens every candidate to the budget and makes none twice.
