@@ -253,11 +253,29 @@ class Problem:
         return worst
 
 
-def best_trials(problem: Problem, scored: Sequence[tuple[Candidate, Mapping[str, float]]], count: int) -> list[int]:
-    """Indices of the ``count`` best distinct feasible candidates, best first; ties: fewer channels, then the earlier."""
+Loss = Callable[[Candidate, Mapping[str, float]], float]
+"""What a scored candidate is ranked by, from its metrics: the less, the better."""
+
+
+def best_trials(
+    problem: Problem,
+    scored: Sequence[tuple[Candidate, Mapping[str, float]]],
+    count: int,
+    *,
+    loss: Loss | None = None,
+) -> list[int]:
+    """Indices of the ``count`` best distinct feasible candidates, best first; ties: fewer channels, then the earlier.
+
+    Args:
+        problem: What is searched.
+        scored: Candidates with their metrics.
+        count: How many at most.
+        loss: What ranks them; None: the problem's first loss.
+    """
     seen: set[Candidate] = set()
     order: list[int] = []
-    ranked = sorted(range(len(scored)), key=lambda i: (problem.losses(scored[i][1])[0], sum(scored[i][0].widths), i))
+    losses = [problem.losses(metrics)[0] if loss is None else loss(candidate, metrics) for candidate, metrics in scored]
+    ranked = sorted(range(len(scored)), key=lambda i: (losses[i], sum(scored[i][0].widths), i))
     for i in ranked:
         candidate = scored[i][0]
         if candidate not in seen and problem.is_feasible(candidate):

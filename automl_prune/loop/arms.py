@@ -16,7 +16,7 @@ from automl_prune.loop.confirmation import best_of, confirmed, first
 from automl_prune.loop.measured import MEASURED_ARMS, Latencies
 from automl_prune.loop.ranked import ranked_widths
 from automl_prune.loop.standing import BASE, SEARCH
-from automl_prune.problem import Problem, best_trials
+from automl_prune.problem import Loss, Problem, best_trials
 from automl_prune.space import Candidate
 from automl_prune.strategies.base import Proposal, Strategy, StrategyOptions
 from automl_prune.strategies.random import RandomOptions, RandomSearch
@@ -101,8 +101,8 @@ def plan_arms(
         rounds: Select images of each round in which the leaders are confirmed.
         latencies: What measures leaders before they go on.
     """
-    full = problem.space.full
-    ranks = {IMPORTANCE: True} if "global" in controls or make_strategy().wants_starts else {}
+    full, ordered = problem.space.full, make_strategy()
+    ranks = {IMPORTANCE: True} if "global" in controls or ordered.wants_starts else {}
     arms = [_fixed(problem, BASE, lambda _: [Proposal(full, ranks)], waits=True, required=True)]
     wanted = [FULL_NETWORK, *prepare] if train_base else prepare
     preparations = [Proposal(full, {PREPARES: what}) for what in wanted]
@@ -118,12 +118,11 @@ def plan_arms(
         arms.append(Arm("random", lambda _: control, _as_many_as_searched, waits=True))
     for number, images in enumerate(rounds, 1):
         keep = top_k << (len(rounds) - number)
-        confirm = partial(leaders, problem, number, keep=keep, images=images, latencies=latencies)
+        confirm = partial(leaders, problem, number, keep=keep, images=images, latencies=latencies, loss=ordered.ranking_loss)
         arms.append(_fixed(problem, f"{CONFIRM}-{number}", confirm, waits=True))
-    arms.append(
-        _fixed(problem, FINAL, lambda h: finalists(problem, h, top_k, rounds=len(rounds), latencies=latencies), waits=True)
-    )
-    arms.append(_fixed(problem, REPORT, lambda h: reported(problem, h), waits=True, required=True))
+    finish = partial(finalists, problem, top_k=top_k, rounds=len(rounds), latencies=latencies, loss=ordered.ranking_loss)
+    arms.append(_fixed(problem, FINAL, finish, waits=True))
+    arms.append(_fixed(problem, REPORT, partial(reported, problem, loss=ordered.ranking_loss), waits=True, required=True))
     return arms
 
 
@@ -135,15 +134,21 @@ def started(problem: Problem, strategy: Strategy, history: History) -> Strategy:
 
 
 def leaders(
-    problem: Problem, number: int, history: History, *, keep: int, images: int, latencies: Latencies | None = None
+    problem: Problem,
+    number: int,
+    history: History,
+    *,
+    keep: int,
+    images: int,
+    latencies: Latencies | None = None,
+    loss: Loss | None = None,
 ) -> list[Proposal]:
     """What round ``number`` of the confirmation scores: the best ``keep`` of the search and of the random control."""
+    confirm = partial(confirmed, problem, keep=keep, images=images, loss=loss)
     return [
         proposal
         for arm in (SEARCH, *CONTROLS)
-        for proposal in confirmed(
-            problem, scored(history, arm, number - 1), arm, keep=keep, images=images, latencies=_judge_of(arm, latencies)
-        )
+        for proposal in confirm(scored(history, arm, number - 1), arm, latencies=_judge_of(arm, latencies))
     ]
 
 
@@ -155,7 +160,13 @@ def scored(history: History, arm: str, number: int) -> list[Trial]:
 
 
 def finalists(
-    problem: Problem, history: History, top_k: int, *, rounds: int = 0, latencies: Latencies | None = None
+    problem: Problem,
+    history: History,
+    top_k: int,
+    *,
+    rounds: int = 0,
+    latencies: Latencies | None = None,
+    loss: Loss | None = None,
 ) -> list[Proposal]:
     """The best ``top_k`` of the search and of the random control, and the other controls, to be recovered.
 
@@ -167,10 +178,11 @@ def finalists(
         top_k: How many of each.
         rounds: How often the leaders were confirmed; the last scores count.
         latencies: What measures whether they are fast enough.
+        loss: What ranks them; None: the problem's first loss.
     """
     proposals = []
     for arm in (SEARCH, *CONTROLS):
-        best = best_of(problem, scored(history, arm, rounds), top_k, _judge_of(arm, latencies), afresh=True)
+        best = best_of(problem, scored(history, arm, rounds), top_k, _judge_of(arm, latencies), afresh=True, loss=loss)
         best = [t for t in best if latencies is None or latencies.is_measurable(t.candidate)]
         proposals += [Proposal(t.candidate, {"of": first(t), "arm": arm}, parent=t.parent) for t in best]
     return proposals
@@ -187,12 +199,12 @@ def globally_ranked(problem: Problem, history: History) -> Candidate:
     return ranked_widths(problem, details[IMPORTANCE])
 
 
-def reported(problem: Problem, history: History) -> list[Proposal]:
+def reported(problem: Problem, history: History, *, loss: Loss | None = None) -> list[Proposal]:
     """The full network, the best recovered candidate and the recovered controls: what is scored on the report split."""
     proposals = [Proposal(problem.space.full, {"arm": BASE})]
     for arm in (SEARCH, *CONTROLS):
         recovered = [t for t in history if t.arm == FINAL and t.origin.get("arm") == arm and t.state is TrialState.COMPLETE]
-        for i in best_trials(problem, [(t.candidate, t.metrics) for t in recovered], 1):
+        for i in best_trials(problem, [(t.candidate, t.metrics) for t in recovered], 1, loss=loss):
             origin = {"arm": arm, "of": recovered[i].origin["of"], "final": recovered[i].number}
             proposals.append(Proposal(recovered[i].candidate, origin, parent=recovered[i].number))
     return proposals

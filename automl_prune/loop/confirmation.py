@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from automl_prune.evaluation.setup import SELECT_IMAGES
 from automl_prune.loop.measured import Latencies, first_within
-from automl_prune.problem import Problem, best_trials
+from automl_prune.problem import Loss, Problem, best_trials
 from automl_prune.strategies.base import Proposal
 from automl_prune.trial import Trial, TrialState
 
@@ -25,25 +25,39 @@ def rounds(images: int | None, whole: int) -> list[int]:
 
 
 def confirmed(
-    problem: Problem, trials: Iterable[Trial], arm: str, *, keep: int, images: int, latencies: Latencies | None = None
+    problem: Problem,
+    trials: Iterable[Trial],
+    arm: str,
+    *,
+    keep: int,
+    images: int,
+    latencies: Latencies | None = None,
+    loss: Loss | None = None,
 ) -> list[Proposal]:
     """The best ``keep`` of an arm's scored trials, to be made again alike and scored on ``images`` select images.
 
     The trials are all those of the round before, or the arm's own in the first round.
     """
-    best = best_of(problem, trials, keep, latencies)
+    best = best_of(problem, trials, keep, latencies, loss=loss)
     return [Proposal(t.candidate, {"of": first(t), "arm": arm, SELECT_IMAGES: images}, parent=t.parent) for t in best]
 
 
 def best_of(
-    problem: Problem, trials: Iterable[Trial], keep: int, latencies: Latencies | None = None, *, afresh: bool = False
+    problem: Problem,
+    trials: Iterable[Trial],
+    keep: int,
+    latencies: Latencies | None = None,
+    *,
+    afresh: bool = False,
+    loss: Loss | None = None,
 ) -> list[Trial]:
     """The best complete trials, best first; where devices budget the search, those that were measured to be fast enough.
 
-    With ``afresh`` they are measured once more for this, whatever is known of them.
+    With ``afresh`` they are measured once more for this, whatever is known of them; ``loss`` is what ranks them.
     """
     scored = [t for t in trials if t.state is TrialState.COMPLETE]
-    ranked = best_trials(problem, [(t.candidate, t.metrics) for t in scored], len(scored) if latencies else keep)
+    pairs = [(t.candidate, t.metrics) for t in scored]
+    ranked = best_trials(problem, pairs, len(scored) if latencies else keep, loss=loss)
     return first_within(latencies, [scored[i] for i in ranked], keep, afresh=afresh)
 
 

@@ -19,6 +19,7 @@ from automl_prune.loop.ports import Store, replay_order
 from automl_prune.loop.standing import SEARCH
 from automl_prune.loop.stopping import Patience
 from automl_prune.problem import Problem
+from automl_prune.space import Candidate
 from automl_prune.strategies.base import Strategy
 from automl_prune.trial import NO_ROOM, Outcome, Trial, TrialState
 
@@ -80,7 +81,8 @@ class Controller:
         self._problem, self._arms = problem, list(arms)
         self._on_arm, self._on_trial, self._out_of_time = on_arm, on_trial, out_of_time
         self._on_standstill = on_standstill
-        self._patience, self._foresee, self._judge = Patience(problem, patience), foresee, judge
+        self._patience = Patience(problem, patience, loss=self._loss)
+        self._foresee, self._judge = foresee, judge
         self._strategies: dict[str, Strategy] = {}
         self._asked: dict[str, int] = {}
         self._told: dict[int, Trial] = {}
@@ -295,6 +297,9 @@ class Controller:
     def _tell(self, trial: Trial) -> None:
         self._remember(trial)
         self._strategies[trial.arm].tell(trial)
+
+    def _loss(self, candidate: Candidate, metrics: Mapping[str, float]) -> float:
+        return self._strategies[SEARCH].ranking_loss(candidate, metrics)
 
     def _remember(self, trial: Trial) -> None:
         self._told[trial.number] = trial

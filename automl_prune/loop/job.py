@@ -9,12 +9,14 @@ A user may pause it in any of the first four states. One that waits is paused at
 lost is queued again too, as its next attempt.
 """
 
+import hashlib
 import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from automl_prune.trial import Trial
@@ -196,3 +198,10 @@ class Artifact:
     name: str
     size: int
     sha256: str
+
+    @classmethod
+    def of(cls, file: Path) -> "Artifact":
+        """A file that is there, read once; raises OSError."""
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return cls(file.name, file.stat().st_size, digest)

@@ -18,6 +18,7 @@ from automl_prune.architecture import Architecture
 from automl_prune.describe import describe
 from automl_prune.errors import FieldError, MissingDataError, SpecError, WeightsError
 from automl_prune.evaluation.datasets.base import DATASETS, Dataset
+from automl_prune.evaluation.hypernetwork import check_made
 from automl_prune.evaluation.hypernetwork_files import POINTER as HYPERNETWORK_POINTER
 from automl_prune.evaluation.hypernetwork_files import About, read_about
 from automl_prune.evaluation.images import Images, load_images
@@ -198,6 +199,9 @@ def make_plan(
     if given is None:  # who hands over objects burdens no machine but their own
         check_size(network, architecture)
     space = ordered_space(spec.search_space, network, architecture, most_choices=None if given else MOST_CHOICES)
+    if recipe.inherit == "hypernetwork":
+        pointer = "/recipe/inherit" if "inherit" in spec.recipe else "/strategy"
+        check_made(architecture, space.names, name=network.name, pointer=pointer)
     timed = Timed(network, num_classes, architecture, space, roots.cache / "latency")
     budgeted = priced(spec, timed, devices, now=fetch, progress=progress)
     problem = Problem(

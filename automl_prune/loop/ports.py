@@ -205,11 +205,12 @@ class Store(Protocol):
         *,
         arm: str | None = None,
         state: str | None = None,
+        numbers: Collection[int] | None = None,
         limit: int | None = None,
         after: int = -1,
         tenant: str | None = None,
     ) -> list[StoredTrial]:
-        """Trials in order of number, ``after`` the given number."""
+        """Trials in order of number, ``after`` the given number; of these ``numbers`` alone where some are given."""
         ...
 
     def trial(self, search_id: str, number: int, *, tenant: str | None = None) -> StoredTrial:

@@ -12,6 +12,7 @@ import torch
 from automl_prune.architecture import Architecture
 from automl_prune.costs import CONVENTION
 from automl_prune.errors import EvaluationError
+from automl_prune.evaluation.setup import NOT_RECONSTRUCTED
 from automl_prune.loop.arms import CONTROLS, FINAL, REPORT
 from automl_prune.loop.budgets import budget_json
 from automl_prune.loop.job import StoredTrial
@@ -75,6 +76,7 @@ def build_result(
             "seed": plan.spec.seed,
             "objective": plan.spec.objective,
             "recipe": plan.recipe.model_dump(mode="json"),
+            **({NOT_RECONSTRUCTED: left} if (left := _left_out(final)) else {}),
             "weights": plan.spec.weights,
             "versions": {
                 "automl_prune": version("automl-prune"),
@@ -142,6 +144,11 @@ def executor_cost(trials: Sequence[StoredTrial], executor: Mapping[str, Any]) ->
         "overhead_seconds": sum(took),
         "median_overhead_seconds": median(took) if took else None,
     }
+
+
+def _left_out(final: Trial) -> list[str]:
+    """Layers of the network that were to be reconstructed and could not be."""
+    return list(final.outcome.details.get(NOT_RECONSTRUCTED, ())) if final.outcome else []
 
 
 def _row(trials: Sequence[Trial], report: Trial, latencies: Latencies | None) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """One search from plan to result: wires the controller to an executor and writes the files."""
 
-import hashlib
 import json
 import shutil
 import threading
@@ -266,19 +265,12 @@ def describe(plan: Plan, executor: Executor) -> dict[str, Any]:
 
 
 def _publish(store: Store, job: SearchJob, result: dict[str, Any], history: History, artifacts: Path) -> None:
-    """Write the files, record them, and end the search; nothing is visible before all of it is there."""
+    """Write the files, record them, and end the search; no result is visible before all of it is there."""
     report = next(t for t in history if t.arm == REPORT and t.origin["arm"] == SEARCH)
     shutil.copyfile(artifacts / f"trial-{int(report.origin['final']):04d}.safetensors", artifacts / MODEL_FILE)
-    model = _artifact(artifacts / MODEL_FILE)
+    model = Artifact.of(artifacts / MODEL_FILE)
     result["artifacts"] = [{"name": model.name, "sha256": model.sha256, "size": model.size}]
     (artifacts / ARCHITECTURE_FILE).write_text(json.dumps(result, indent=1, allow_nan=False))
-    family = [_artifact(artifacts / row["weights"]) for row in result.get("family", ()) if row["weights"]]
-    for artifact in (model, _artifact(artifacts / ARCHITECTURE_FILE), *family):
+    for artifact in (model, Artifact.of(artifacts / ARCHITECTURE_FILE)):
         store.add_artifact(job.id, job.attempt, artifact)
     store.set_state(job.id, job.attempt, SearchState.SUCCEEDED, reason="finished", result=result)
-
-
-def _artifact(file: Path) -> Artifact:
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Artifact(file.name, file.stat().st_size, digest)
