@@ -11,6 +11,7 @@ AutomlPruneError
 │   ├── DatasetError          a dataset that is missing, corrupt or cannot be split as asked
 │   │   └── MissingDataError  … whose files are not there, and could be fetched
 │   └── DeviceError           a device that is unknown, silent, or cannot run what it should time
+│       └── DeviceAwayError   … one that has been silent for longer than it is waited for
 ├── NotFoundError             no such search, trial or artifact
 ├── StateConflictError        the search's state does not allow the action
 │   ├── PreconditionError     it was changed since the caller looked
@@ -25,6 +26,7 @@ AutomlPruneError
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 
 class AutomlPruneError(Exception):
@@ -118,6 +120,14 @@ class DeviceError(UserError):
     """A device that is unknown, has not been heard of, or lacks what should run networks on it."""
 
     code = "device"
+
+
+class DeviceAwayError(DeviceError):
+    """A device that is known, and has been silent since ``since``: once its agent runs again, all goes on."""
+
+    def __init__(self, device: str, since: datetime, message: str) -> None:
+        super().__init__(message)
+        self.device, self.since = device, since
 
 
 class NotFoundError(AutomlPruneError):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from automl_prune.errors import DeviceError, MeasurementError
+from automl_prune.errors import DeviceAwayError, DeviceError, MeasurementError
 from automl_prune.latency.blocks import REFERENCE
 from automl_prune.latency.building import full_network
 from automl_prune.latency.conditions import Conditions, DeviceDescription
@@ -127,9 +127,10 @@ def test_work_of_an_agent_that_vanished_is_done_once_it_is_back(store: MemoryDev
 
 def test_patience_ends(store: MemoryDevices) -> None:
     began = time.monotonic()
-    with pytest.raises(DeviceError, match="last heard of"):
+    with pytest.raises(DeviceAwayError, match="last heard of") as away:
         device(store, silent_seconds=0.05, patience_seconds=0.2).time(WORKS[:2], HOW, lambda work, timing: None)
     assert 0.2 < time.monotonic() - began < 5
+    assert (away.value.device, away.value.since) == ("pi", store.device("t", "pi").last_seen_at)
     store.register("t", "pi", PI)
     assert store.claim("t", "pi", most=9, lease_seconds=1) == [], "nobody waits for it any more"
 
