@@ -4,7 +4,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
@@ -80,21 +80,30 @@ class Agent:
         if not self._holds(item):
             log.info("%s is not wanted any more", item["id"])
             return
-        outcome = {"attempt": item["attempt"], "conditions": item["conditions"], **self._timed(item)}
+        try:
+            self._report(item, self._timed(item))
+        finally:
+            with self._lock:
+                self._held.pop(str(item["id"]), None)
+
+    def _report(self, item: Json, found: Mapping[str, Any]) -> None:
+        """Bring what was found; a timing that the service does not take is brought as the error that it is."""
+        outcome = {"attempt": item["attempt"], "conditions": item["conditions"], **found}
         try:
             self._patiently(lambda: self._link.report(self._name, str(item["id"]), outcome))
         except RefusedError as error:
             if error.status not in (404, 409, 422):
                 raise
             log.warning("%s was not taken: %s", item["id"], error)
-        finally:
-            with self._lock:
-                self._held.pop(str(item["id"]), None)
+            if error.status == 422 and "timing" in found:
+                faults = [f"{fault.pointer} {fault.detail}".strip() for fault in error.errors] or [str(error)]
+                self._report(item, {"error": f"What was measured was refused: {' '.join(faults)}"[:1000]})
 
     def _timed(self, item: Json) -> dict[str, Any]:
         """The timing, or why there is none."""
         try:
             timing = self._time_it(Conditions.from_json(item["conditions"]), work_from_json(item["work"]))
+            type(timing).from_json(timing.to_json())  # what is no number cannot even be sent
         except AutomlPruneError as error:
             log.warning("%s cannot be timed: %s", item["id"], error)
             return {"error": str(error)[:1000] or type(error).__name__}

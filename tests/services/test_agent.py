@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,44 @@ def test_what_is_cancelled_meanwhile_is_left_out(
     assert [one.error for one in results(devices, after)] == [None, "Not this one."]
     assert len(timed) < 8
     assert {one.state for one in results(devices, batch)} == {MeasurementState.CANCELLED}
+
+
+BAD = {
+    "NaN": ({"ms": float("nan")}, "ms of a measurement is nan; it is a positive finite number."),
+    "negative": ({"ratio": -0.5}, "ratio of a measurement is -0.5; it is a positive finite number."),
+    "beyond what the service takes": ({"ms": 2e9}, "What was measured was refused: /timing/ms Input should be less than"),
+    "a spread beyond all bounds": ({"ratio": 1e-320, "ratio_iqr": 1e8}, "What was measured was refused: The spread of a"),
+}
+
+
+@pytest.mark.parametrize(("bad", "said"), BAD.values(), ids=BAD)
+def test_what_a_runtime_brings_that_is_no_measurement_is_told_as_such(
+    app: FastAPI,
+    serve: Callable[[FastAPI], str],
+    devices: SqlDevices,
+    start: Callable[..., None],
+    bad: dict[str, float],
+    said: str,
+) -> None:
+    start(serve(app), lambda how, work: replace(GOOD, **bad) if work == BLOCKS[0] else GOOD)
+    until(known(devices))
+    wrong, right = results(devices, devices.add("default", "pi", HOW, BLOCKS[:2], wanted_seconds=60))
+    assert (wrong.state, wrong.attempt, right.timing) == (MeasurementState.FAILED, 1, GOOD)
+    assert str(wrong.error).startswith(said)
+
+
+def test_a_measurement_of_another_version_is_told_as_refused(
+    app: FastAPI, serve: Callable[[FastAPI], str], devices: SqlDevices, start: Callable[..., None]
+) -> None:
+    @dataclass(frozen=True)
+    class Newer(Timing):
+        p99: float = 2.0
+
+    start(serve(app), lambda how, work: Newer(**GOOD.to_json()))
+    until(known(devices))
+    (refused,) = results(devices, devices.add("default", "pi", HOW, BLOCKS[:1], wanted_seconds=60))
+    assert refused.state is MeasurementState.FAILED
+    assert "p99" in str(refused.error)
 
 
 def running(store: SqlStore) -> int:
