@@ -16,7 +16,8 @@ AutomlPruneError
 ├── StateConflictError        the search's state does not allow the action
 │   ├── PreconditionError     it was changed since the caller looked
 │   ├── IdempotencyError      the key was used for another order
-│   └── LateOutcomeError      the trial has been started again; what its last attempt brings is refused
+│   ├── LateOutcomeError      the trial has been started again; what its last attempt brings is refused
+│   └── AnotherAgentError     a device's name was registered again; what its earlier agent says is refused
 ├── QueueFullError            as many searches wait already as may
 ├── LeaseLostError            this attempt no longer owns the search; its results are refused
 ├── MeasurementError          a time that is no time: not positive, not finite, of other conditions, or never taken
@@ -158,6 +159,12 @@ class LateOutcomeError(StateConflictError):
     """The trial has been started again; what an earlier attempt brings is refused."""
 
     code = "late_outcome"
+
+
+class AnotherAgentError(StateConflictError):
+    """A device's name was registered again, by an agent that speaks for it now; what an earlier one says is refused."""
+
+    code = "another_agent"
 
 
 class QueueFullError(AutomlPruneError):

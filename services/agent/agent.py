@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
-from automl_prune.errors import AutomlPruneError
+from automl_prune.errors import AnotherAgentError, AutomlPruneError
 from automl_prune.latency.conditions import Conditions
 from automl_prune.latency.runtimes.base import describe_this_machine
 from automl_prune.latency.stopwatch import Stopwatches
@@ -48,7 +48,11 @@ class Agent:
         self._lock = threading.Lock()
 
     def run(self) -> NoReturn:
-        """Work until the process is told to end; raises RefusedError when the service does not want this agent."""
+        """Work until the process is told to end.
+
+        Raises:
+            RefusedError: The service does not want this agent, or another one speaks for the device now.
+        """
         self._patiently(self._register)
         with self._renewing():
             while True:
@@ -92,7 +96,7 @@ class Agent:
         try:
             self._patiently(lambda: self._link.report(self._name, str(item["id"]), outcome))
         except RefusedError as error:
-            if error.status not in (404, 409, 422):
+            if error.status not in (404, 409, 422) or error.code == AnotherAgentError.code:
                 raise
             log.warning("%s was not taken: %s", item["id"], error)
             if error.status == 422 and "timing" in found:

@@ -26,11 +26,11 @@ _TIMEOUT = httpx.Timeout(600, connect=5)  # a network that nobody ordered before
 
 
 class RefusedError(Exception):
-    """The server refused a request; ``errors`` names the fields that are at fault, where some are."""
+    """The server refused a request, for ``code``; ``errors`` names the fields that are at fault, where some are."""
 
-    def __init__(self, status: int, detail: str, errors: tuple[FieldError, ...] = ()) -> None:
+    def __init__(self, status: int, detail: str, errors: tuple[FieldError, ...] = (), code: str = "") -> None:
         super().__init__(detail)
-        self.status, self.errors = status, errors
+        self.status, self.errors, self.code = status, errors, code
 
 
 class UnreachableError(Exception):
@@ -229,5 +229,5 @@ def _checked(response: httpx.Response, server: str) -> Json:
         raise cls(f"{server}: {data['detail']} (request {data.get('request_id')})")
     if response.is_error:
         errors = tuple(FieldError(e["pointer"], e["detail"], e["code"]) for e in data.get("errors", ()))
-        raise RefusedError(response.status_code, data["detail"], errors)
+        raise RefusedError(response.status_code, data["detail"], errors, data["code"])
     return data

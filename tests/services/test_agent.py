@@ -8,10 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -19,9 +17,9 @@ from sqlalchemy import delete, func, select
 from typer.testing import CliRunner
 
 from automl_prune.errors import MeasurementError
-from automl_prune.latency.blocks import REFERENCE, Block
+from automl_prune.latency.blocks import Block
 from automl_prune.latency.conditions import Conditions
-from automl_prune.latency.registered import Measurement, MeasurementState
+from automl_prune.latency.registered import MeasurementState
 from automl_prune.latency.runtimes.base import describe_this_machine
 from automl_prune.latency.timing import Timing
 from automl_prune.latency.work import NetworkWork, Work
@@ -31,58 +29,12 @@ from automl_prune.storage.sql.devices import SqlDevices
 from automl_prune.storage.tables import DeviceRow, MeasurementRow
 from automl_prune.testing.store_devices import GOOD, HOW, PI
 from services.agent import agent as agents
-from services.agent.agent import Agent
-from services.agent.link import Link
 from services.api.app import create_app
 from services.api.server import Server
 from services.cli.app import app as commands
 from services.settings import Settings
+from tests.services.agents import BLOCKS, known, results
 from tests.services.waiting import until
-
-BLOCKS: list[Work] = [REFERENCE.signature.at(8, width) for width in range(4, 24)]
-
-
-@pytest.fixture
-def devices(store: SqlStore) -> SqlDevices:
-    return SqlDevices(store.database)
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., None]]:
-    """Starts agents as threads, which end with the test."""
-    over, threads = threading.Event(), []
-
-    class Mortal(Link):
-        def claim(self, name: str, most: int, wait_seconds: float) -> list[Any]:
-            if over.is_set():
-                sys.exit()
-            return super().claim(name, most, min(wait_seconds, 0.5))
-
-    def run(address: str, time_it: Callable[[Conditions, Work], Timing] | None = None, name: str = "pi") -> None:
-        with suppress(SystemExit), Mortal(address) as link:
-            Agent(link, name, time_it).run()
-
-    def begin(*args: Any, **options: Any) -> None:
-        threads.append(threading.Thread(target=run, args=args, kwargs=options))
-        threads[-1].start()
-
-    yield begin
-    over.set()
-    for thread in threads:
-        thread.join(30)
-
-
-def results(devices: SqlDevices, batch: list[Measurement], *, seconds: float = 60) -> list[Measurement]:
-    """All of a batch, once they have ended."""
-    deadline = time.monotonic() + seconds
-    while len(found := devices.results("default", batch[0].batch, wanted_seconds=60)) < len(batch):
-        assert time.monotonic() < deadline, f"{len(found)} of {len(batch)} were measured"
-        time.sleep(0.05)
-    return found
-
-
-def known(devices: SqlDevices, name: str = "pi") -> Callable[[], bool]:
-    return lambda: name in [device.name for device in devices.devices("default")]
 
 
 def test_an_agent_times_blocks_and_networks_and_says_what_it_cannot(
@@ -207,44 +159,6 @@ def test_what_is_cancelled_meanwhile_is_left_out(
     assert [one.error for one in results(devices, after)] == [None, "Not this one."]
     assert len(timed) < 8
     assert {one.state for one in results(devices, batch)} == {MeasurementState.CANCELLED}
-
-
-BAD = {
-    "NaN": ({"ms": float("nan")}, "ms of a measurement is nan; it is a positive finite number."),
-    "negative": ({"ratio": -0.5}, "ratio of a measurement is -0.5; it is a positive finite number."),
-    "beyond what the service takes": ({"ms": 2e9}, "What was measured was refused: /timing/ms Input should be less than"),
-    "a spread beyond all bounds": ({"ratio": 1e-320, "ratio_iqr": 1e8}, "What was measured was refused: The spread of a"),
-}
-
-
-@pytest.mark.parametrize(("bad", "said"), BAD.values(), ids=BAD)
-def test_what_a_runtime_brings_that_is_no_measurement_is_told_as_such(
-    app: FastAPI,
-    serve: Callable[[FastAPI], str],
-    devices: SqlDevices,
-    start: Callable[..., None],
-    bad: dict[str, float],
-    said: str,
-) -> None:
-    start(serve(app), lambda how, work: replace(GOOD, **bad) if work == BLOCKS[0] else GOOD)
-    until(known(devices))
-    wrong, right = results(devices, devices.add("default", "pi", HOW, BLOCKS[:2], wanted_seconds=60))
-    assert (wrong.state, wrong.attempt, right.timing) == (MeasurementState.FAILED, 1, GOOD)
-    assert str(wrong.error).startswith(said)
-
-
-def test_a_measurement_of_another_version_is_told_as_refused(
-    app: FastAPI, serve: Callable[[FastAPI], str], devices: SqlDevices, start: Callable[..., None]
-) -> None:
-    @dataclass(frozen=True)
-    class Newer(Timing):
-        p99: float = 2.0
-
-    start(serve(app), lambda how, work: Newer(**GOOD.to_json()))
-    until(known(devices))
-    (refused,) = results(devices, devices.add("default", "pi", HOW, BLOCKS[:1], wanted_seconds=60))
-    assert refused.state is MeasurementState.FAILED
-    assert "p99" in str(refused.error)
 
 
 def running(store: SqlStore) -> int:

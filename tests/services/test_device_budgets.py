@@ -65,11 +65,6 @@ def settings(tmp_path: Path, cache: Path) -> Settings:
 
 
 @pytest.fixture
-def devices(store: SqlStore) -> SqlDevices:
-    return SqlDevices(store.database)
-
-
-@pytest.fixture
 def claimed(store: SqlStore) -> Callable[..., SearchJob]:
     """Orders a search and claims it."""
 
