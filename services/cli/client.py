@@ -37,6 +37,10 @@ class UnreachableError(Exception):
     """Nobody answers at the server's address, or not as this service does."""
 
 
+class FaultError(UnreachableError):
+    """The server was reached, and failed at what it was asked."""
+
+
 class LostError(UnreachableError):
     """The server was reached, but what it answered was not, or it could not answer just now."""
 
@@ -225,7 +229,7 @@ def _checked(response: httpx.Response, server: str) -> Json:
     if foreign or not isinstance(data, dict) or (response.is_error and "code" not in data) or response.is_redirect:
         raise UnreachableError(f"{server} answers (status {response.status_code}), but not as automl-prune does.")
     if response.status_code >= 500:
-        cls = LostError if response.status_code in (502, 503, 504) else UnreachableError
+        cls = LostError if response.status_code in (502, 503, 504) else FaultError
         raise cls(f"{server}: {data['detail']} (request {data.get('request_id')})")
     if response.is_error:
         errors = tuple(FieldError(e["pointer"], e["detail"], e["code"]) for e in data.get("errors", ()))

@@ -1,4 +1,4 @@
-"""Agents whose measurements are none, that hang, or that are not the last ones of their name."""
+"""Agents whose measurements are none, or that the service fails at, and agents that are not the last ones of their name."""
 
 import subprocess
 import sys
@@ -12,12 +12,13 @@ import pytest
 from fastapi import FastAPI
 
 from automl_prune.latency.conditions import Conditions
-from automl_prune.latency.registered import MeasurementState
+from automl_prune.latency.registered import Measurement, MeasurementState
 from automl_prune.latency.runtimes.base import describe_this_machine
 from automl_prune.latency.timing import Timing
 from automl_prune.latency.work import Work
 from automl_prune.storage.sql.devices import SqlDevices
 from automl_prune.testing.store_devices import GOOD, HOW
+from services.agent import agent as agents
 from services.agent.agent import Agent
 from services.agent.link import Link
 from services.cli.client import RefusedError
@@ -62,6 +63,46 @@ def test_a_measurement_of_another_version_is_told_as_refused(
     (refused,) = results(devices, devices.add("default", "pi", HOW, BLOCKS[:1], wanted_seconds=60))
     assert refused.state is MeasurementState.FAILED
     assert "p99" in str(refused.error)
+
+
+@pytest.mark.parametrize("fails", ["at timings", "at all reports"])
+def test_a_report_that_the_service_always_fails_at_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+    app: FastAPI,
+    serve: Callable[[FastAPI], str],
+    devices: SqlDevices,
+    start: Callable[..., None],
+    fails: str,
+) -> None:
+    monkeypatch.setattr(agents, "LONGEST_PAUSE", 0.5)
+    monkeypatch.setattr(agents, "MOST_FAULTS", 3)
+    reports: list[Timing | None] = []
+    timed: list[Work] = []
+
+    class Faulty(SqlDevices):
+        def record(self, *args: Any, **options: Any) -> Measurement:
+            reports.append(options["timing"])
+            if options["timing"] or fails == "at all reports":
+                raise RuntimeError("a fault of the service")
+            return super().record(*args, **options)
+
+    def time_it(how: Conditions, work: Work) -> Timing:
+        timed.append(work)
+        return GOOD
+
+    app.state.devices = Faulty(devices._database)
+    start(serve(app), time_it)
+    until(known(devices))
+    batch = devices.add("default", "pi", HOW, BLOCKS[:1], wanted_seconds=60)
+    if fails == "at timings":
+        (failed,) = results(devices, batch)
+        assert str(failed.error).startswith("The service failed at what was measured: ")
+        assert reports == [GOOD, GOOD, GOOD, None]
+    else:
+        until(lambda: len(reports) == 6, 30)
+        devices.add("default", "pi", HOW, BLOCKS[1:2], wanted_seconds=60)
+        until(lambda: timed[-1] == BLOCKS[1], 30)
+        assert reports[:6] == [GOOD, GOOD, GOOD, None, None, None]
 
 
 def test_of_two_boards_with_one_name_the_later_measures_and_the_earlier_ends_and_says_why(
