@@ -11,11 +11,13 @@ AutomlPruneError
 │   ├── DatasetError          a dataset that is missing, corrupt or cannot be split as asked
 │   │   └── MissingDataError  … whose files are not there, and could be fetched
 │   └── DeviceError           a device that is unknown, silent, or cannot run what it should time
+│       └── DeviceAwayError   … one that has been silent for longer than it is waited for
 ├── NotFoundError             no such search, trial or artifact
 ├── StateConflictError        the search's state does not allow the action
 │   ├── PreconditionError     it was changed since the caller looked
 │   ├── IdempotencyError      the key was used for another order
-│   └── LateOutcomeError      the trial has been started again; what its last attempt brings is refused
+│   ├── LateOutcomeError      the trial has been started again; what its last attempt brings is refused
+│   └── AnotherAgentError     a device's name was registered again; what its earlier agent says is refused
 ├── QueueFullError            as many searches wait already as may
 ├── LeaseLostError            this attempt no longer owns the search; its results are refused
 ├── NotReadyError             what a search runs on is not there yet; the search waits in the queue
@@ -27,6 +29,7 @@ AutomlPruneError
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 
 class AutomlPruneError(Exception):
@@ -122,6 +125,14 @@ class DeviceError(UserError):
     code = "device"
 
 
+class DeviceAwayError(DeviceError):
+    """A device that is known, and has been silent since ``since``: once its agent runs again, all goes on."""
+
+    def __init__(self, device: str, since: datetime, message: str) -> None:
+        super().__init__(message)
+        self.device, self.since = device, since
+
+
 class NotFoundError(AutomlPruneError):
     """No such search, trial or artifact."""
 
@@ -150,6 +161,12 @@ class LateOutcomeError(StateConflictError):
     """The trial has been started again; what an earlier attempt brings is refused."""
 
     code = "late_outcome"
+
+
+class AnotherAgentError(StateConflictError):
+    """A device's name was registered again, by an agent that speaks for it now; what an earlier one says is refused."""
+
+    code = "another_agent"
 
 
 class QueueFullError(AutomlPruneError):

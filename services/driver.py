@@ -14,12 +14,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import cast
 
 import torch
 
 from automl_prune import plugins
-from automl_prune.errors import AutomlPruneError, LeaseLostError, NotReadyError, WorkersLostError
+from automl_prune.errors import AutomlPruneError, DeviceAwayError, LeaseLostError, NotReadyError, WorkersLostError
 from automl_prune.latency.registered import DeviceStore
 from automl_prune.loop.job import SearchJob, SearchState, Worker
 from automl_prune.loop.latencies import only_local
@@ -135,6 +136,10 @@ def drive(
         raise
     except StoppedError:
         return store.release(job.id, job.attempt, reason="queued again: what had been asked for was taken back")
+    except DeviceAwayError as error:
+        since = f"{error.since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        reason = f"paused: device {error.device!r} has been silent since {since}; resume once its agent runs again"
+        return store.release(job.id, job.attempt, reason=reason, hold=True)
     except AutomlPruneError as error:
         log.exception("the search failed")
         reason = without_places(str(error), settings)

@@ -90,7 +90,10 @@ class Settings(BaseSettings):
     event_least: Count = Field(1000, description="Last events of each search that are kept, however old they are.")
     device_silent_seconds: float = Field(60, gt=0, description="A device not heard of for this long counts as gone.")
     device_lease_seconds: float = Field(30, gt=0, description="Work that an agent is silent about is handed out again.")
-    device_patience_seconds: float = Field(600, ge=0, description="How long a search waits for a device that is gone.")
+    device_patience_seconds: float = Field(
+        600, ge=0, description="How long a search waits for a device that is gone, until it is paused."
+    )
+    measurement_seconds: float = Field(1800, gt=0, description="An agent stops what takes longer to measure.")
     log_format: Literal["text", "json"] = Field("text", description="One line per event on stderr, or one JSON object.")
     plugins: Modules = Field((), description="Modules to import for what they register; separated by commas.")
 

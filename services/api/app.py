@@ -39,6 +39,7 @@ from services.api.heads import Heads
 from services.api.ranges import Ranges
 from services.api.standings import Standings
 from services.api.telemetry import RequestMetrics, Telemetry
+from services.api.claims import WaitingClaims
 from services.settings import Settings
 
 
@@ -76,7 +77,7 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     app.state.probe_threads = CapacityLimiter(probes.AT_ONCE)
     app.state.webhooks = Webhooks(store)
     app.state.addresses = webhooks.Addresses(settings.webhook_hosts)
-    app.state.devices = SqlDevices(store.database)
+    app.state.devices, app.state.waiting_claims = SqlDevices(store.database), WaitingClaims()
     problems.install(app)
     app.add_exception_handler(streams.NothingMoreError, streams.answer_nothing_more)
     registry = CollectorRegistry()

@@ -14,7 +14,7 @@ from automl_prune.storage.database import Database
 from automl_prune.storage.memory.devices import MemoryDevices
 from automl_prune.storage.sql.devices import SqlDevices
 from automl_prune.storage.tables import BatchRow, MeasurementRow
-from automl_prune.testing.store_devices import PI, DeviceContract, put
+from automl_prune.testing.store_devices import PI, DeviceContract, claimed, put
 
 
 class TestMemoryDevices(DeviceContract):
@@ -46,7 +46,7 @@ def test_agents_at_the_same_moment_get_each_measurement_once(url: str) -> None:
 
         def claim_all(_: int) -> list[str]:
             mine: list[str] = []
-            while found := devices.claim("t", "pi", most=4, lease_seconds=60):
+            while found := claimed(devices, most=4):
                 mine += [one.id for one in found]
             return mine
 
