@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from automl_prune.errors import BudgetError, DeviceError, EvaluationError, MeasurementError, SpecError, UserError
+from automl_prune.errors import (
+    BudgetError,
+    DeviceError,
+    EvaluationError,
+    MeasurementError,
+    SpecError,
+    UnknownNameError,
+    UserError,
+)
 from automl_prune.evaluation.datasets.base import DATASETS
 from automl_prune.evaluation.setup import EvaluationSetup, Given
 from automl_prune.execution.inline import InlineExecutor
@@ -181,6 +189,44 @@ def test_nothing_is_timed_when_an_order_is_only_checked(network: TracedNetwork, 
     assert timed > 0
     assert not plan_of(ORDER, tmp_path, clock, now=False).awaits_latency  # what is known is used
     assert len(clock.asked) == timed
+
+
+ON_CLOCK = {"metric": "latency_ms", "device": "clock"}
+UNKNOWN_YET: dict[str, dict[str, Any]] = {
+    "a front over milliseconds": {"strategy": {"name": "nsga2", "options": {"costs": [metric_on("clock")]}}},
+    "a schedule of iterations": {
+        "strategy": {"name": "netadapt", "preset": "published"}, "budgets": [ON_CLOCK | {"max": 1.0}], "trials": {"max": 40},
+    },
+    "a schedule that ends early": {
+        "strategy": {"name": "netadapt", "options": {"initial_reduction": 0.025, "decay": 0.96}},
+        "budgets": [ON_CLOCK | {"max_ratio": 0.2}],
+    },
+    "many MACs in little time": {"budgets": [{"metric": "macs", "min_ratio": 0.6}, ON_CLOCK | {"max_ratio": 0.5}]},
+    "a long time at least": {"strategy": {"name": "amc"}, "budgets": [ON_CLOCK | {"min": 1.0}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNKNOWN_YET)
+def test_an_order_is_not_refused_for_what_no_device_has_told_yet(case: str, network: TracedNetwork, tmp_path: Path) -> None:
+    order = ORDER | UNKNOWN_YET[case]
+    plan = plan_of(order, tmp_path, Clockwork("clock", network), now=False)
+    told = plan.summary()
+    assert "latency_ms@clock" not in told["base"]
+    (clock,) = [b for b in told["budgets"] if b["metric"] == "latency_ms"]
+    (ordered,) = [b for b in order["budgets"] if b["metric"] == "latency_ms"]
+    assert clock == {**ON_CLOCK, "max": ordered.get("max"), "min": ordered.get("min")}
+
+
+def test_what_can_be_known_before_a_device_is_asked_is_refused(network: TracedNetwork, tmp_path: Path) -> None:
+    clock = Clockwork("clock", network)
+    amc = {"strategy": {"name": "amc", "preset": "published"}}
+    with pytest.raises(SpecError, match="would never act"):
+        plan_of(ORDER | amc, tmp_path, clock, now=False)
+    with pytest.raises(BudgetError, match="macs of at most"):
+        plan_of(ORDER | {"budgets": [{"metric": "macs", "max": 1}, ON_CLOCK | {"max": 1}]}, tmp_path, clock, now=False)
+    unknown = {"strategy": {"name": "nsga2", "options": {"costs": ["latency_ms@pi4"]}}}
+    with pytest.raises(UnknownNameError, match="latency_ms@clock"):
+        plan_of(ORDER | unknown, tmp_path, clock, now=False)
 
 
 def test_a_search_that_goes_on_times_nothing_again_but_what_it_hands_out(network: TracedNetwork, tmp_path: Path) -> None:
