@@ -28,9 +28,12 @@ CONFIRM = "confirm"
 """Followed by the number of the round, from 1."""
 CONTROLS = ("uniform", "random", "global")
 """Arms that the search is compared with; each is recovered and reported as its best is."""
+COMPARED = (SEARCH, *CONTROLS)
 
 History = Sequence[Trial]
-"""Trials told so far, in order of number."""
+"""Trials told so far, in order of number; where an arm starts, also what a driver that died had asked of it."""
+TIMED = "timed"
+"""Key of a finalist's origin: the timings by which it was found to be within the budgets."""
 
 _NO_LIMIT = 1 << 62
 
@@ -123,7 +126,7 @@ def plan_arms(
     arms.append(
         _fixed(problem, FINAL, lambda h: finalists(problem, h, top_k, rounds=len(rounds), latencies=latencies), waits=True)
     )
-    arms.append(_fixed(problem, REPORT, lambda h: reported(problem, h), waits=True, required=True))
+    arms.append(_fixed(problem, REPORT, lambda h: reported(problem, h, latencies), waits=True, required=True))
     return arms
 
 
@@ -138,13 +141,13 @@ def leaders(
     problem: Problem, number: int, history: History, *, keep: int, images: int, latencies: Latencies | None = None
 ) -> list[Proposal]:
     """What round ``number`` of the confirmation scores: the best ``keep`` of the search and of the random control."""
-    return [
-        proposal
-        for arm in (SEARCH, *CONTROLS)
-        for proposal in confirmed(
-            problem, scored(history, arm, number - 1), arm, keep=keep, images=images, latencies=_judge_of(arm, latencies)
-        )
-    ]
+
+    def choose(arm: str, asked: History) -> list[Proposal]:
+        left, before = keep - len(asked), [t.candidate for t in asked]
+        trials, judge = scored(history, arm, number - 1), _judge_of(arm, latencies)
+        return confirmed(problem, trials, arm, keep=left, images=images, latencies=judge, after=before)
+
+    return _going_on([t for t in history if t.arm == f"{CONFIRM}-{number}"], choose)
 
 
 def scored(history: History, arm: str, number: int) -> list[Trial]:
@@ -168,11 +171,40 @@ def finalists(
         rounds: How often the leaders were confirmed; the last scores count.
         latencies: What measures whether they are fast enough.
     """
-    proposals = []
-    for arm in (SEARCH, *CONTROLS):
-        best = best_of(problem, scored(history, arm, rounds), top_k, _judge_of(arm, latencies), afresh=True)
-        best = [t for t in best if latencies is None or latencies.is_measurable(t.candidate)]
-        proposals += [Proposal(t.candidate, {"of": first(t), "arm": arm}, parent=t.parent) for t in best]
+    asked = [t for t in history if t.arm == FINAL]
+    for trial in asked:
+        if latencies is not None:
+            latencies.recall(trial.candidate, trial.origin.get(TIMED, {}))
+
+    def choose(arm: str, own: History) -> list[Proposal]:
+        left, before = top_k - len(own), [t.candidate for t in own]
+        best = best_of(problem, scored(history, arm, rounds), left, _judge_of(arm, latencies), afresh=True, after=before)
+        return [_finalist(t, arm, latencies) for t in best if latencies is None or latencies.is_measurable(t.candidate)]
+
+    return _going_on(asked, choose)
+
+
+def _finalist(trial: Trial, arm: str, latencies: Latencies | None) -> Proposal:
+    timed = latencies.record(trial.candidate) if latencies else {}
+    origin = {"of": first(trial), "arm": arm, **({TIMED: timed} if timed else {})}
+    return Proposal(trial.candidate, origin, parent=trial.parent)
+
+
+def _going_on(asked: History, choose: Callable[[str, History], list[Proposal]]) -> list[Proposal]:
+    """A list of leaders, arm by arm: what was asked of it before its driver died, as it was, and what comes after that.
+
+    What is measured again may come out otherwise; a list that began anew would leave leaders out, or ask for some twice.
+
+    Args:
+        asked: Trials of the list, in their order.
+        choose: The leaders of an arm that follow those asked already.
+    """
+    proposals: list[Proposal] = []
+    for place, arm in enumerate(COMPARED):
+        own = [t for t in asked if t.origin["arm"] == arm]
+        proposals += [Proposal(t.candidate, t.origin, parent=t.parent) for t in own]
+        if not any(t.origin["arm"] in COMPARED[place + 1 :] for t in asked):
+            proposals += choose(arm, own)
     return proposals
 
 
@@ -187,11 +219,16 @@ def globally_ranked(problem: Problem, history: History) -> Candidate:
     return ranked_widths(problem, details[IMPORTANCE])
 
 
-def reported(problem: Problem, history: History) -> list[Proposal]:
-    """The full network, the best recovered candidate and the recovered controls: what is scored on the report split."""
+def reported(problem: Problem, history: History, latencies: Latencies | None = None) -> list[Proposal]:
+    """The full network, the best recovered candidate and the recovered controls: what is scored on the report split.
+
+    None that was measured to be outside the budgets.
+    """
     proposals = [Proposal(problem.space.full, {"arm": BASE})]
-    for arm in (SEARCH, *CONTROLS):
+    for arm in COMPARED:
         recovered = [t for t in history if t.arm == FINAL and t.origin.get("arm") == arm and t.state is TrialState.COMPLETE]
+        if judge := _judge_of(arm, latencies):
+            recovered = [t for t in recovered if judge.within(t.candidate)]
         for i in best_trials(problem, [(t.candidate, t.metrics) for t in recovered], 1):
             origin = {"arm": arm, "of": recovered[i].origin["of"], "final": recovered[i].number}
             proposals.append(Proposal(recovered[i].candidate, origin, parent=recovered[i].number))

@@ -83,6 +83,7 @@ class Controller:
         self._patience, self._foresee, self._judge = Patience(problem, patience), foresee, judge
         self._strategies: dict[str, Strategy] = {}
         self._asked: dict[str, int] = {}
+        self._asked_before: dict[str, list[Trial]] = {}
         self._told: dict[int, Trial] = {}
         self._open: dict[int, Trial] = {}
         self._again: deque[Trial] = deque()
@@ -286,7 +287,7 @@ class Controller:
         self._current = index
         if index < len(self._arms):
             arm = self._arms[index]
-            self._strategies[arm.name] = arm.start(self.history)
+            self._strategies[arm.name] = arm.start([*self.history, *self._asked_before.get(arm.name, ())])
             self._asked[arm.name] = 0
             self._on_arm(arm.name)
 
@@ -326,6 +327,8 @@ class Controller:
         snapshot = self._store.get_search(self._id).snapshot
         covered = int(snapshot["sequence"]) if snapshot else -1
         self._numbers = max((t.trial.number for t in stored), default=-1) + 1
+        for recorded in stored:
+            self._asked_before.setdefault(recorded.trial.arm, []).append(recorded.trial)
         for sequence, event, trial in replay_order(stored):
             if event == "ask":
                 self._replay_ask(trial, ask_again=sequence > covered)

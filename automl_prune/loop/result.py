@@ -181,8 +181,9 @@ def _by_number(trials: Sequence[Trial], number: int) -> Trial:
 
 
 def _why_none(plan: Plan, trials: Sequence[Trial]) -> str:
+    recovered = [t.candidate for t in trials if t.arm == FINAL and t.origin["arm"] == SEARCH]
     tried = [t.candidate for t in trials if t.arm == SEARCH and t.state in (TrialState.COMPLETE, TrialState.INFEASIBLE)]
-    if plan.latencies and (said := plan.latencies.why_none(tried)):
+    if plan.latencies and (said := plan.latencies.why_none(recovered) or plan.latencies.why_none(tried)):
         return said
     failed = [t for t in trials if t.arm in (SEARCH, FINAL) and t.state is TrialState.FAILED and t.outcome]
     if failed and failed[-1].outcome:
