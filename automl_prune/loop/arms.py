@@ -5,7 +5,7 @@ it starts. The controller walks through them; nothing else knows their order.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -145,7 +145,7 @@ def leaders(
     def choose(arm: str, asked: History) -> list[Proposal]:
         left, before = keep - len(asked), [t.candidate for t in asked]
         trials, judge = scored(history, arm, number - 1), _judge_of(arm, latencies)
-        return confirmed(problem, trials, arm, keep=left, images=images, latencies=judge, after=before)
+        return confirmed(_as_judged(problem, arm), trials, arm, keep=left, images=images, latencies=judge, after=before)
 
     return _going_on([t for t in history if t.arm == f"{CONFIRM}-{number}"], choose)
 
@@ -178,7 +178,8 @@ def finalists(
 
     def choose(arm: str, own: History) -> list[Proposal]:
         left, before = top_k - len(own), [t.candidate for t in own]
-        best = best_of(problem, scored(history, arm, rounds), left, _judge_of(arm, latencies), afresh=True, after=before)
+        trials, judge = scored(history, arm, rounds), _judge_of(arm, latencies)
+        best = best_of(_as_judged(problem, arm), trials, left, judge, afresh=True, after=before)
         return [_finalist(t, arm, latencies) for t in best if latencies is None or latencies.is_measurable(t.candidate)]
 
     return _going_on(asked, choose)
@@ -213,6 +214,13 @@ def _judge_of(arm: str, latencies: Latencies | None) -> Latencies | None:
     return latencies if arm in MEASURED_ARMS else None
 
 
+def _as_judged(problem: Problem, arm: str) -> Problem:
+    """The problem with the budgets that an arm's trials must meet; the same controls need not by what was measured."""
+    if arm in MEASURED_ARMS:
+        return problem
+    return replace(problem, budgets=tuple(replace(b, measured=None) for b in problem.budgets))
+
+
 def globally_ranked(problem: Problem, history: History) -> Candidate:
     """The control ``global``, by the importance that was worked out when the full network was scored."""
     details = next(t.outcome.details for t in history if t.arm == BASE and t.outcome)
@@ -229,7 +237,7 @@ def reported(problem: Problem, history: History, latencies: Latencies | None = N
         recovered = [t for t in history if t.arm == FINAL and t.origin.get("arm") == arm and t.state is TrialState.COMPLETE]
         if judge := _judge_of(arm, latencies):
             recovered = [t for t in recovered if judge.within(t.candidate)]
-        for i in best_trials(problem, [(t.candidate, t.metrics) for t in recovered], 1):
+        for i in best_trials(_as_judged(problem, arm), [(t.candidate, t.metrics) for t in recovered], 1):
             origin = {"arm": arm, "of": recovered[i].origin["of"], "final": recovered[i].number}
             proposals.append(Proposal(recovered[i].candidate, origin, parent=recovered[i].number))
     return proposals

@@ -21,7 +21,8 @@ from automl_prune.trial import Outcome, Trial, TrialState
 log = logging.getLogger(__name__)
 
 MOST_MEASURED = 40
-"""Leaders of one arm that are measured at most while those within the budgets are looked for."""
+"""Leaders of one arm that are measured at most while those within the budgets are looked for; where none of them is, the
+same number of those that are predicted to be the fastest."""
 
 LOOKS, APART = 3, 0.01
 """How often the full network is timed at the end where it takes another time than before, and by which part that counts."""
@@ -61,6 +62,10 @@ class Latencies:
         return {
             name: float(found.model(self.gauges[name].space.array([candidate]))[0]) for name, found in self.devices.items()
         }
+
+    def predicted_part(self, candidate: Candidate) -> float:
+        """Which part of the tightest maximum a candidate is predicted to take."""
+        return max(ms / self.budgets[name].max for name, ms in self.predict(candidate).items())
 
     def _timings(self, candidate: Candidate) -> Mapping[str, Timing]:
         if candidate in self._failed:
@@ -230,12 +235,16 @@ def first_within(
     if latencies is None:
         return list(left[:keep])
     meets = latencies.confirm if afresh else latencies.within
+    fastest = sorted(left[MOST_MEASURED:], key=lambda trial: latencies.predicted_part(trial.candidate))
     found: list[Trial] = []
-    for trial in left[:MOST_MEASURED]:
-        if len(found) == keep:
+    for some in (left[:MOST_MEASURED], fastest[:MOST_MEASURED]):
+        for trial in some:
+            if len(found) == keep:
+                return found
+            if meets(trial.candidate):
+                found.append(trial)
+        if found:
             break
-        if meets(trial.candidate):
-            found.append(trial)
     return found
 
 

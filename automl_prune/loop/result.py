@@ -189,7 +189,7 @@ def _why_none(plan: Plan, trials: Sequence[Trial]) -> str:
     if failed and failed[-1].outcome:
         return f"No candidate could be scored and recovered; {failed[-1].name} failed: {failed[-1].outcome.reason}"
     scored = [t for t in trials if t.arm == SEARCH and t.state is TrialState.COMPLETE]
-    if scored and not any(plan.problem.is_feasible(t.candidate) for t in scored):
+    if scored and not any(plan.problem.meets(t.candidate, t.metrics) for t in scored):
         return (
             f"The search ended before it reached the budgets: {plan.spec.strategy.name!r} had scored {len(scored)} "
             f"candidates, none within them, as it comes to smaller ones only in time. Raise trials.max_seconds, "

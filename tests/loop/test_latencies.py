@@ -156,6 +156,11 @@ def test_where_predictions_are_not_trusted_every_candidate_is_measured(network: 
     assert slow, "the device was meant to surprise"
     assert all(t.state is TrialState.INFEASIBLE and t.outcome and "measured" in str(t.outcome.reason) for t in slow)
     assert not any(t.outcome.cost for t in slow if t.outcome), "nothing was trained of them"
+    costs = [plan.problem.costs(t.candidate) for t in slow]
+    assert [t.metrics for t in slow] == [
+        cost | {metric_on("clock"): plan.latencies.measure(t.candidate)["clock"]}
+        for t, cost in zip(slow, costs, strict=True)
+    ]
     assert all(t.state is TrialState.COMPLETE for t in scored if t not in slow)
     assert all(t.state is TrialState.COMPLETE for t in trials if t.arm in ("preparation", "base", "report"))
     assert job.result is not None
@@ -375,6 +380,7 @@ def test_a_search_says_that_it_waits_for_a_device(network: TracedNetwork, tmp_pa
     told = [e.data["reason"] for e in store.events(job.id, limit=1000) if e.kind is EventKind.STATE]
     assert "waiting for device 'clock' to time trial-0002" in told
     assert told[told.index("waiting for device 'clock' to time trial-0002") + 1] == "evaluating candidates"
+    assert told[told.index("timing the leaders on device 'clock'") + 1] == "recovering the best candidates"
 
 
 def test_amc_walks_the_same_layers_with_and_without_a_device(network: TracedNetwork, tmp_path: Path) -> None:

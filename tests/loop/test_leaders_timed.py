@@ -15,10 +15,10 @@ from automl_prune.latency.sampling import random_candidates
 from automl_prune.latency.stopwatch import TracedNetwork
 from automl_prune.latency.timing import Timing
 from automl_prune.latency.work import Work
-from automl_prune.loop.arms import TIMED, reported
+from automl_prune.loop.arms import TIMED, finalists, reported
 from automl_prune.loop.fresh import Fresh, is_clear
 from automl_prune.loop.job import SearchState
-from automl_prune.loop.measured import LOOKS, Latencies
+from automl_prune.loop.measured import LOOKS, MOST_MEASURED, Latencies, first_within
 from automl_prune.loop.plan import Roots
 from automl_prune.problem import Budget
 from automl_prune.space import Candidate
@@ -154,6 +154,48 @@ def test_nothing_is_reported_that_was_measured_to_be_too_slow(latencies: Latenci
     assert not latencies.confirm(slow)
     told = reported(roomy, [slow_one, fast_one], latencies)
     assert [p.origin.get("of") for p in told] == [None, 1]
+
+
+def test_where_all_leaders_are_too_slow_the_fastest_are_tried(latencies: Latencies, clock: Wavering) -> None:
+    some = sorted(random_candidates(latencies.gauges["clock"].space, 100, seed=3), key=latencies.predicted_part)
+    fast, slow = some[:3], [c for c in some if latencies.predicted_part(c) > 1.02][:MOST_MEASURED]
+    between = [c for c in some if c not in fast and c not in slow][:5]
+    assert len(slow) == MOST_MEASURED
+    best_first = [Trial(n, candidate) for n, candidate in enumerate([*slow, *between, *reversed(fast)])]
+    assert [t.candidate for t in first_within(latencies, best_first, 2)] == fast[:2]
+    assert [t.candidate for t in first_within(latencies, [best_first[-1], *best_first], 2)] == [fast[0]]
+
+
+def test_a_network_that_is_faster_than_predicted_can_win(network: TracedNetwork, tmp_path: Path) -> None:
+    clock = Clockwork("clock", network, fault=(1.0, 1.6, 0.6))
+    plan = plan_of(ORDER, tmp_path, clock)
+    latencies, [kept] = plan.latencies, plan.problem.budgets
+    assert latencies is not None
+    assert not latencies.devices["clock"].trusted
+    most = latencies.budgets["clock"].max
+    assert kept.measured == latencies.budgets["clock"]
+    check = latencies.devices["clock"].check
+    ratios = sorted(taken / said for taken, said in zip(check.measured, check.predicted, strict=True))
+    within = [ratio for ratio in ratios if ratio * kept.max <= most]
+    assert len(ratios) // 2 <= len(within) < len(ratios), "half of what is predicted to take just this takes no longer"
+
+    def scored(number: int, candidate: Candidate, top1: float, arm: str = "search") -> Trial:
+        metrics = {"top1": top1, **{f"latency_ms@{name}": ms for name, ms in latencies.measure(candidate).items()}}
+        return Trial(number, candidate, arm).with_outcome(Outcome(TrialState.COMPLETE, metrics))
+
+    some = random_candidates(plan.problem.space, 200, seed=3)
+    fast = next(c for c in some if latencies.predict(c)["clock"] > kept.max and latencies.within(c))
+    slow = next(c for c in some if latencies.predict(c)["clock"] < kept.max and not latencies.within(c))
+    as_foretold = next(c for c in some if latencies.predict(c)["clock"] < kept.max and latencies.within(c))
+    history = [scored(0, as_foretold, 0.7), scored(1, fast, 0.8), scored(2, slow, 0.9), scored(3, slow, 0.9, "uniform")]
+    final = finalists(plan.problem, history, 2, latencies=latencies)
+    assert [(p.origin["arm"], p.origin["of"]) for p in final] == [("search", 1), ("search", 0), ("uniform", 3)]
+    recovered = [
+        Trial(9 + n, p.candidate, "final", p.origin).with_outcome(history[p.origin["of"]].outcome)
+        for n, p in enumerate(final)
+    ]
+    told = reported(plan.problem, recovered, latencies)
+    assert [(p.origin["arm"], p.origin.get("of")) for p in told] == [("base", None), ("search", 1), ("uniform", 3)]
 
 
 def find(name: str, *, fault: Sequence[float]) -> Clockwork:
