@@ -26,8 +26,9 @@ from automl_prune.evaluation.loading import check_classes
 from automl_prune.evaluation.recipe import WITHOUT_CRITERION, FineTune, Recipe
 from automl_prune.evaluation.setup import HYPERNETWORK, EvaluationSetup, Given, Recovery
 from automl_prune.evaluation.weights import fit_file, resolve_weights
+from automl_prune.latency.devices import LOCAL
 from automl_prune.loop.admission import MOST_CHOICES, Admit, admitted, check_size
-from automl_prune.loop.budgets import budget_json, check_reachable, priced
+from automl_prune.loop.budgets import budget_json, check_reachable, priced, rehearsed
 from automl_prune.loop.confirmation import rounds
 from automl_prune.loop.latencies import DeviceLookup, Progress, Timed, latency_budgets, only_local, quietly
 from automl_prune.loop.measured import Latencies
@@ -90,9 +91,11 @@ class Plan:
 
     def make_strategy(self) -> Strategy:
         """A fresh copy of the ordered strategy."""
-        order = self.spec.strategy
+        order, problem = self.spec.strategy, self.problem
+        if self.awaits_latency:
+            problem = rehearsed(problem, [b.device or LOCAL for b in latency_budgets(self.spec).values()])
         return STRATEGIES.get(order.name).create(
-            self.problem, seed=self.spec.seed, preset=order.preset, options=order.options, trials=self.spec.trials.max
+            problem, seed=self.spec.seed, preset=order.preset, options=order.options, trials=self.spec.trials.max
         )
 
     def setup(self, artifacts: Path) -> EvaluationSetup:

@@ -188,14 +188,15 @@ def _by_number(trials: Sequence[Trial], number: int) -> Trial:
 
 
 def _why_none(plan: Plan, trials: Sequence[Trial]) -> str:
+    recovered = [t.candidate for t in trials if t.arm == FINAL and t.origin["arm"] == SEARCH]
     tried = [t.candidate for t in trials if t.arm == SEARCH and t.state in (TrialState.COMPLETE, TrialState.INFEASIBLE)]
-    if plan.latencies and (said := plan.latencies.why_none(tried)):
+    if plan.latencies and (said := plan.latencies.why_none(recovered) or plan.latencies.why_none(tried)):
         return said
     failed = [t for t in trials if t.arm in (SEARCH, FINAL) and t.state is TrialState.FAILED and t.outcome]
     if failed and failed[-1].outcome:
         return f"No candidate could be scored and recovered; {failed[-1].name} failed: {failed[-1].outcome.reason}"
     scored = [t for t in trials if t.arm == SEARCH and t.state is TrialState.COMPLETE]
-    if scored and not any(plan.problem.is_feasible(t.candidate) for t in scored):
+    if scored and not any(plan.problem.meets(t.candidate, t.metrics) for t in scored):
         return (
             f"The search ended before it reached the budgets: {plan.spec.strategy.name!r} had scored {len(scored)} "
             f"candidates, none within them, as it comes to smaller ones only in time. Raise trials.max_seconds, "

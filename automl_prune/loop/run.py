@@ -4,8 +4,9 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,11 @@ from typing import Any
 
 from automl_prune.evaluation.evaluator import CandidateEvaluator
 from automl_prune.evaluation.setup import EvaluationSetup
-from automl_prune.loop.arms import FINAL, PREPARATION, REPORT, History, plan_arms
+from automl_prune.loop.arms import CONFIRM, FINAL, PREPARATION, REPORT, History, plan_arms
 from automl_prune.loop.budgets import budget_json
 from automl_prune.loop.controller import Controller
 from automl_prune.loop.family import FamilyKeeper, family_json
 from automl_prune.loop.job import Artifact, SearchAttempt, SearchJob, SearchState, StoredTrial
-from automl_prune.loop.measured import Latencies
 from automl_prune.loop.plan import Plan, evaluations
 from automl_prune.loop.ports import Executor, Store
 from automl_prune.loop.result import build_result, executor_cost
@@ -96,12 +96,13 @@ def run_search(
             seed=plan.spec.seed,
             latencies=plan.latencies,
         ),
+        on_start=stage.start,
         on_arm=enter,
         on_trial=told,
         on_standstill=stage.stand_still,
         out_of_time=lambda: limit is not None and searching.seconds > limit,
         patience=plan.spec.trials.patience,
-        **_judging(plan.latencies, store, job),
+        **_judging(plan, store, job),
     )
     with _obeying(controller, cancel=cancel, pause=pause):
         executor.run(controller, partial(make_evaluator, plan.setup(artifacts)))
@@ -127,22 +128,31 @@ def run_search(
     return store.get_search(job.id)
 
 
-def _judging(latencies: Latencies | None, store: Store, job: SearchJob) -> dict[str, Any]:
+def _judging(plan: Plan, store: Store, job: SearchJob) -> dict[str, Any]:
     """What a controller asks of the devices that budget a search; while it waits for one, the search says so."""
-    if latencies is None:
+    if (latencies := plan.latencies) is None:
         return {}
 
     def foresee(trial: Trial) -> Outcome | None:
         if not (devices := latencies.awaited(trial)):
-            return latencies.foresee(trial)
+            return foreseen(trial)
         state, reason = _STAGES[trial.arm]
-        named = " and ".join(map(repr, devices))
-        store.set_state(job.id, job.attempt, state, reason=f"waiting for device {named} to time {trial.name}")
-        outcome = latencies.foresee(trial)
+        store.set_state(job.id, job.attempt, state, reason=f"waiting for device {_named(devices)} to time {trial.name}")
+        outcome = foreseen(trial)
         store.set_state(job.id, job.attempt, state, reason=reason)
         return outcome
 
+    def foreseen(trial: Trial) -> Outcome | None:
+        outcome = latencies.foresee(trial)
+        if outcome is None or not outcome.metrics:
+            return outcome
+        return replace(outcome, metrics={**plan.problem.costs(trial.candidate), **outcome.metrics})
+
     return {"foresee": foresee, "judge": latencies.judge}
+
+
+def _named(devices: Iterable[str]) -> str:
+    return " and ".join(map(repr, devices))
 
 
 def no_room(how: str) -> str:
@@ -236,6 +246,13 @@ class _Stage:
     def __init__(self, store: Store, job: SearchJob, plan: Plan, executor: Executor) -> None:
         self._store, self._job, self._plan, self._executor = store, job, plan, executor
         self._state, self._reason = SearchState.PREPARING, ""
+
+    def start(self, arm: str) -> None:
+        """Say so where leaders are timed to choose what an arm evaluates."""
+        if self._plan.latencies and (arm == FINAL or arm.startswith(CONFIRM)):
+            named = _named(self._plan.latencies.gauges)
+            self._state, self._reason = SearchState.FINISHING, f"timing the leaders on device {named}"
+            self._tell(self._reason)
 
     def enter(self, arm: str) -> None:
         self._state, self._reason = _STAGES.get(arm, (SearchState.FINISHING, "confirming the leaders on more images"))

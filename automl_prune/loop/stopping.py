@@ -29,7 +29,9 @@ class Patience:
         """Count a trial that ended; in the order in which trials were told."""
         if self._most is None or trial.arm != SEARCH or trial.state is not TrialState.COMPLETE:
             return
-        if self._problem.objectives[0].metric not in trial.metrics or not self._problem.is_feasible(trial.candidate):
+        if self._problem.objectives[0].metric not in trial.metrics or not self._problem.meets(
+            trial.candidate, trial.metrics
+        ):
             return
         loss = self._loss(trial.candidate, trial.metrics)
         better = self._best is None or loss < self._best

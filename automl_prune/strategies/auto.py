@@ -101,7 +101,7 @@ class Auto(Sensitivity):
             return
         objective = self.problem.objectives[0]
         score = self._value(trial, objective.metric, maximize=objective.maximize)
-        if score is not None and self.problem.is_feasible(trial.candidate):
+        if score is not None and self.problem.meets(trial.candidate, trial.metrics):
             self.seen[trial.candidate.widths] = score
 
     @property

@@ -158,7 +158,9 @@ class OptunaSearch(Strategy):
         if trial.state is not TrialState.COMPLETE or any(o.metric not in trial.metrics for o in self.problem.objectives):
             return None
         costs = self.problem.costs(trial.candidate)
-        losses = self.problem.losses(trial.metrics) + [costs[metric] for metric in self.options.costs]
+        losses = self.problem.losses(trial.metrics) + [
+            trial.metrics.get(metric, costs[metric]) for metric in self.options.costs
+        ]
         losses = losses[:1] if self.options.sampler == "cmaes" else losses
         return losses if all(map(isfinite, losses)) else None
 

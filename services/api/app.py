@@ -32,6 +32,7 @@ from services.api import (
 )
 from services.api.access import OPEN, PROBES, Door, Gate
 from services.api.catalog import catalog
+from services.api.claims import WaitingClaims
 from services.api.context import Context, Review, Reviews
 from services.api.feed import Feed
 from services.api.headers import Envelope
@@ -39,7 +40,6 @@ from services.api.heads import Heads
 from services.api.ranges import Ranges
 from services.api.standings import Standings
 from services.api.telemetry import RequestMetrics, Telemetry
-from services.api.claims import WaitingClaims
 from services.settings import Settings
 
 

@@ -22,9 +22,9 @@ from automl_prune.loop.spec import LatencySpec, field_errors
 from automl_prune.storage.device_rules import NAME
 from automl_prune.storage.sql.devices import SqlDevices
 from services.api.bodies import read_json
+from services.api.claims import WaitingClaims
 from services.api.context import Context, InContext
 from services.api.openapi import body
-from services.api.claims import WaitingClaims
 from services.settings import Settings
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])

@@ -73,12 +73,15 @@ def trial(stored: StoredTrial, job: SearchJob) -> dict[str, Any]:
     }
 
 
-def pareto(job: SearchJob, aim: Objective, cost: str, fronts: Mapping[str, Sequence[StoredTrial]]) -> dict[str, Any]:
-    """The fronts over the objective and one cost, by arm; ``items`` is the search's own."""
+def pareto(
+    job: SearchJob, aim: Objective, costs: Sequence[str], fronts: Mapping[str, Sequence[StoredTrial]]
+) -> dict[str, Any]:
+    """The fronts over the objective and costs, by arm; ``items`` is the search's own, ``cost`` the first of ``costs``."""
     shown = {arm: [trial(t, job) for t in found] for arm, found in fronts.items()}
     return {
         "objective": {"metric": aim.metric, "maximize": aim.maximize},
-        "cost": {"metric": cost},
+        "cost": {"metric": costs[0]},
+        "costs": [{"metric": cost} for cost in costs],
         "items": shown.pop("search"),
         "controls": shown,
     }
