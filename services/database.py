@@ -50,6 +50,14 @@ def secret(name: str, path: Path) -> str:
     return text
 
 
+def database_host(settings: Settings) -> str | None:
+    """The machine of the database, as the settings name it; None for a file, or where they cannot be read."""
+    try:
+        return make_url(database_url(settings)).host
+    except (ArgumentError, SpecError):
+        return None
+
+
 def warn_if_open(settings: Settings) -> None:
     """Say so in the log when other users of this machine can read the database's file: it holds the secrets of webhooks."""
     file = file_of(database_url(settings))

@@ -185,7 +185,7 @@ class Feed:
         if listener.over:
             return
         self._channels.setdefault(listener.search_id, _Channel(listener.after)).listeners.add(listener)
-        if self._pump is None:
+        if self._pump is None or self._pump.done():
             self._pump = asyncio.get_running_loop().create_task(self._run())
 
     def _leave(self, listener: Listener) -> None:
@@ -214,7 +214,7 @@ class Feed:
             asked = {listener.key for listener in self._listeners}
             try:
                 admitted = await to_thread.run_sync(self._still_admits, asked)
-            except STORE_ERRORS as error:
+            except Exception as error:  # whatever it is, others listen on
                 log.warning("the keys of streams cannot be read (%s); trying again", type(error).__name__)
                 continue
             for listener in self._listeners:
@@ -236,6 +236,11 @@ class Feed:
                 log.warning("the events of %s cannot be read (%s); trying again", search_id, type(error).__name__)
                 await asyncio.sleep(1)
                 continue
+            except Exception:
+                log.exception("the events of %s cannot be read; its listeners may come back", search_id)
+                for listener in channel.listeners:
+                    listener.stop()
+                return
             if found:
                 channel.after = found[-1].id
             for listener in channel.listeners:

@@ -1,4 +1,5 @@
 import asyncio
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy.exc
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import update
@@ -19,6 +21,7 @@ from automl_prune.storage.retention import Retention
 from automl_prune.storage.sql import SqlStore
 from automl_prune.storage.tables import EventRow, SearchRow
 from automl_prune.trial import Outcome, Trial, TrialState
+from services.api import feed
 from services.api.app import create_app
 from services.api.context import Review
 from services.api.feed import sent
@@ -169,6 +172,64 @@ def test_an_event_is_put_into_words_once_for_everybody(
         heard = [[event.id for event in events] for events in streams]
     assert heard == [heard[0]] * 8
     assert [worded[int(number or -1)] for number in heard[0]] == [1] * len(heard[0])
+
+
+class Stumbling:
+    """A store that fails once where it is told to."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self._store, self.on = store, ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def events(self, search_id: str, **options: Any) -> Any:
+        if search_id == self.on:
+            self.on = ""
+            raise sqlalchemy.exc.InternalError("SELECT", {}, Exception("idle in transaction"))
+        return self._store.events(search_id, **options)
+
+
+def test_an_error_that_nobody_expects_ends_no_stream_for_ever(
+    app: FastAPI, store: SqlStore, fill: Fill, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who listens to the search that it is about comes back and misses nothing; the others notice nothing."""
+    broken, other = store.get_search(fill(store)), store.get_search(fill(store))
+    app.state.feed._store = stumbling = Stumbling(store)
+    url = f"{serve(app)}/v1/searches"
+    last = store.events(broken.id, limit=1000)[-1].id
+    begin = {"Last-Event-ID": str(last)}
+    with following(f"{url}/{broken.id}/events", **begin) as events, following(f"{url}/{other.id}/events") as others:
+        first = [next(others) for _ in range(3)]
+        time.sleep(0.5)  # until both have joined
+        stumbling.on = broken.id
+        evaluate(store, broken, 20, 0.99)
+        cut = list(events)
+        assert "end" not in {event.event for event in cut}
+        with following(f"{url}/{broken.id}/events", **begin) as again:
+            finish(store, broken)
+            assert [event.event for event in again][-1] == "end"
+        finish(store, other)
+        assert [event.event for event in [*first, *others]][-1] == "end"
+    assert f"the events of {broken.id} cannot be read" in caplog.text
+
+
+def test_keys_that_cannot_be_read_end_no_stream(
+    app: FastAPI, store: SqlStore, fill: Fill, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, asked = store.get_search(fill(store)), threading.Semaphore(0)
+
+    def fails(keys: Any) -> set[str]:
+        asked.release()
+        raise sqlalchemy.exc.InternalError("SELECT", {}, Exception("idle in transaction"))
+
+    monkeypatch.setattr(feed, "KEY_SECONDS", 0.1)
+    app.state.feed._still_admits = fails
+    with following(f"{serve(app)}/v1/searches/{job.id}/events") as events:
+        assert [next(events) for _ in range(3)]
+        assert all(asked.acquire(timeout=10) for _ in range(3))
+        finish(store, job)
+        assert list(events)[-1].event == "end"
 
 
 def test_refusals_are_problems(client: TestClient, store: SqlStore, fill: Fill) -> None:

@@ -1,6 +1,7 @@
 """Clients read what a folder is, and never where it is."""
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from automl_prune.loop.job import SearchState
 from automl_prune.storage.sql import SqlStore
+from services import driver
 from services.api.app import create_app
 from services.driver import drive
 from services.folders import without_places
@@ -125,6 +127,39 @@ def test_a_search_fails_without_saying_where_things_are(
     shown = asked.get(f"/v1/searches/{search}")
     assert re.search(said, shown.json()["state_reason"])
     assert str(settings.home) not in shown.text
+
+
+LOG = """2026-01-01 driver the search failed
+Traceback (most recent call last):
+  File "{program}/automl_prune/loop/run.py", line 7, in run
+    torch.load("{data}/flowers/ä.pt")
+  File "{prefix}/lib/python3.11/site-packages/torch/serialization.py", line 1, in load
+psycopg.OperationalError: connection to server at "db.internal" (10.1.2.3), port 5432 failed: Connection refused
+\tcould not translate host name "replica.internal" to address; db.internal:5432, not xdb.internals
+"""
+
+
+def test_a_log_is_shown_without_saying_where_things_are(opened: SqlStore, tmp_path: Path) -> None:
+    """Wherever a piece of it begins or ends."""
+    url = "postgresql://me@db.internal:5432/searches"
+    settings = load_settings(home=tmp_path / "the home", database_url=url)
+    search = opened.add_search({}, name=None, labels={}).id
+    folder = settings.artifacts_root / search
+    folder.mkdir(parents=True)
+    written = LOG.format(program=Path(driver.__file__).parents[1], data=settings.data_root, prefix=sys.prefix)
+    (folder / "search.log").write_text(written, encoding="utf-8")
+    with TestClient(create_app(opened, settings, reviewer(settings)), base_url="http://127.0.0.1") as client:
+        whole = client.get(f"/v1/searches/{search}/logs")
+        assert not ANYWHERE.search(whole.text), whole.text
+        for secret in (str(tmp_path), sys.prefix, '"db.internal', "10.1.2.3", " db.internal", "replica.internal"):
+            assert secret not in whole.text
+        for kept in ("/automl_prune/loop/run.py", "(data root)", "/flowers/ä.pt", "port 5432 failed", "xdb.internals"):
+            assert kept in whole.text
+        assert int(whole.headers["log-size"]) == len(whole.content) == len(written.encode())
+        for offset in range(0, len(written.encode()), 5):
+            piece = client.get(f"/v1/searches/{search}/logs?offset={offset}&limit=40")
+            assert int(piece.headers["log-offset"]) == offset
+            assert piece.content == whole.content[offset : offset + len(piece.content)] != b""
 
 
 def test_folders_of_similar_names_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
