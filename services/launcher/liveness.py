@@ -81,15 +81,15 @@ class Mark:
 
 
 def _read(file: Path) -> Seen | None:
-    """A mark; one without words is an older program's, or was left on a full disk."""
+    """A mark; one without words, or with unknown ones, is another program's or was left on a full disk."""
+    at = datetime.now(UTC)
     try:
         at = datetime.fromtimestamp(file.stat().st_mtime, UTC)
-        told = json.loads(file.read_text() or "{}")
+        return Seen(at, **json.loads(file.read_text() or "{}"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return Seen(at)
-    return Seen(at, **told)
 
 
 def _age(file: Path) -> float | None:

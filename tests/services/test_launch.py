@@ -40,7 +40,8 @@ def test_a_mark_says_how_its_launcher_is(tmp_path: Path) -> None:
     assert launchers(settings) == []
     Mark(settings).renew(slots=3, taken=1, trouble="no local Ray started")
     (tmp_path / "launchers" / "without-words").touch()
-    other, mine = sorted(launchers(settings), key=lambda seen: seen.slots)
+    (tmp_path / "launchers" / "of-tomorrow").write_text('{"slots": 9, "mood": "good"}')
+    other, _, mine = sorted(launchers(settings), key=lambda seen: seen.slots)
     assert (mine.works, mine.slots, mine.taken, mine.trouble) == (True, 3, 1, "no local Ray started")
     assert (other.works, other.slots, other.trouble) == (True, 1, None)
 
