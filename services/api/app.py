@@ -32,6 +32,7 @@ from services.api import (
 )
 from services.api.access import OPEN, PROBES, Door, Gate
 from services.api.catalog import catalog
+from services.api.claims import WaitingClaims
 from services.api.context import Context, Review, Reviews
 from services.api.feed import Feed
 from services.api.headers import Envelope
@@ -75,7 +76,7 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     app.state.probe_threads = CapacityLimiter(probes.AT_ONCE)
     app.state.webhooks = Webhooks(store)
     app.state.addresses = webhooks.Addresses(settings.webhook_hosts)
-    app.state.devices = SqlDevices(store.database)
+    app.state.devices, app.state.waiting_claims = SqlDevices(store.database), WaitingClaims()
     problems.install(app)
     app.add_exception_handler(streams.NothingMoreError, streams.answer_nothing_more)
     registry = CollectorRegistry()

@@ -22,6 +22,7 @@ from automl_prune.loop.spec import LatencySpec, field_errors
 from automl_prune.storage.device_rules import NAME
 from automl_prune.storage.sql.devices import SqlDevices
 from services.api.bodies import read_json
+from services.api.claims import WaitingClaims
 from services.api.context import Context, InContext
 from services.api.openapi import body
 from services.settings import Settings
@@ -210,22 +211,27 @@ async def register_device(request: Request, context: InContext, devices: InDevic
 async def claim_measurements(request: Request, device: DeviceName, context: InContext, devices: InDevices) -> dict[str, Any]:
     """Work for the device's agent, each piece with its attempt and under a lease; after a while none where there is none.
 
+    Of one device one claim waits: a newer one takes its place, and it is answered without work.
     409 for an agent after whom another one registered under the name.
     """
     tenant = context.principal.tenant
     await to_thread.run_sync(devices.device, tenant, device)
     wanted = await _read(request, context, DeviceClaim)
     give_up, feed = time.monotonic() + wanted.wait_seconds, request.app.state.feed
+    waiting: WaitingClaims = request.app.state.waiting_claims
     lease = context.settings.device_lease_seconds
 
     def claim() -> list[Measurement]:
         return devices.claim(tenant, device, epoch=wanted.epoch, most=wanted.most, lease_seconds=lease)
 
-    found = await to_thread.run_sync(claim)
-    while not (found or feed.closed) and time.monotonic() < give_up and not await request.is_disconnected():
-        await asyncio.sleep(LOOK_SECONDS)
-        if await to_thread.run_sync(devices.has_work, tenant, device):
-            found = await to_thread.run_sync(claim)
+    with waiting.place(tenant, device) as is_newest:
+        found = await to_thread.run_sync(claim)
+        while not (found or feed.closed) and time.monotonic() < give_up and not await request.is_disconnected():
+            await asyncio.sleep(LOOK_SECONDS)
+            if not is_newest():
+                break
+            if await to_thread.run_sync(devices.has_work, tenant, device, limiter=waiting.threads) and is_newest():
+                found = await to_thread.run_sync(claim)
     return {"items": [work(one) for one in found], "lease_seconds": lease}
 
 

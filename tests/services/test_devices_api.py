@@ -2,7 +2,7 @@
 
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
@@ -125,6 +125,19 @@ def test_a_claim_waits_for_work(client: TestClient, devices: SqlDevices) -> None
         time.sleep(0.3)
         put(devices, tenant="default")
         assert len(waiting.result(20)) == 4
+
+
+def test_of_one_device_one_claim_waits_and_gets_the_work(client: TestClient, devices: SqlDevices) -> None:
+    devices.register("default", "pi", PI)
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(claim, client, wait_seconds=8) for _ in range(7)]
+        time.sleep(1)
+        waiting.append(pool.submit(claim, client, wait_seconds=8))
+        ousted, _ = wait(waiting[:7], timeout=4)
+        assert [answer.result() for answer in ousted] == [[]] * 7
+        assert not waiting[7].done()
+        put(devices, tenant="default")
+        assert len(waiting[7].result(20)) == 4
 
 
 BAD_TIMINGS: dict[str, dict[str, Any]] = {
