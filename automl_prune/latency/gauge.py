@@ -45,7 +45,7 @@ class Gauge:
         self.description = device.describe()
         check_runs(self.description, conditions, device.name)
         self.network = network.full
-        self.times = Times(folder, self.description.key(conditions))
+        self.times = Times.of(folder, self.description, conditions)
 
     def work(self, candidate: Candidate) -> NetworkWork:
         """The candidate as work."""

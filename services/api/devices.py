@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from functools import cache, partial
-from typing import Annotated, Any, Literal, TypeVar
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Request
@@ -13,8 +13,8 @@ from automl_prune import strict
 from automl_prune.errors import FieldError, MeasurementError, SpecError, StateConflictError
 from automl_prune.latency.conditions import LONGEST_FACT, MOST_FACTS, Conditions, DeviceDescription
 from automl_prune.latency.devices import LOCAL
-from automl_prune.latency.registered import Measurement, RegisteredDevice
-from automl_prune.latency.runtimes.base import describe_this_machine
+from automl_prune.latency.kept import KeptTimes
+from automl_prune.latency.registered import Measurement
 from automl_prune.latency.timing import Timing
 from automl_prune.loop.job import SearchState
 from automl_prune.loop.ports import Store
@@ -24,8 +24,8 @@ from automl_prune.storage.sql.devices import SqlDevices
 from services.api.bodies import read_json
 from services.api.claims import WaitingClaims
 from services.api.context import Context, InContext
+from services.api.device_views import local, shown, work
 from services.api.openapi import body
-from services.settings import Settings
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
@@ -144,21 +144,29 @@ def _devices(request: Request) -> SqlDevices:
     return devices
 
 
+def _kept(request: Request) -> KeptTimes:
+    kept: KeptTimes = request.app.state.kept_times
+    return kept
+
+
+InKept = Annotated[KeptTimes, Depends(_kept)]
 InDevices = Annotated[SqlDevices, Depends(_devices)]
 DeviceName = Annotated[str, Path(description="As it was registered.")]
 
 
 @router.get("")
-def list_devices(context: InContext, devices: InDevices) -> dict[str, Any]:
+def list_devices(context: InContext, devices: InDevices, kept: InKept) -> dict[str, Any]:
     """What latency can be measured on: the machine that drives searches, and the devices that agents speak for."""
-    found = [shown(device, context.settings) for device in devices.devices(context.principal.tenant)]
-    return {"items": [local(), *found], "next_page_token": None}
+    found = [shown(device, context.settings, kept) for device in devices.devices(context.principal.tenant)]
+    return {"items": [local(kept), *found], "next_page_token": None}
 
 
 @router.get("/{device:id}")
-def get_device(device: DeviceName, context: InContext, devices: InDevices) -> dict[str, Any]:
-    """One device: what it is, when it was last heard of, and what it measured."""
-    return local() if device == LOCAL else shown(devices.device(context.principal.tenant, device), context.settings)
+def get_device(device: DeviceName, context: InContext, devices: InDevices, kept: InKept) -> dict[str, Any]:
+    """One device: what it is, when it was last heard of, and what it measured; ``timed`` says what is kept of that."""
+    if device == LOCAL:
+        return local(kept)
+    return shown(devices.device(context.principal.tenant, device), context.settings, kept)
 
 
 @router.delete("/{device:id}", status_code=204)
@@ -191,7 +199,7 @@ def _search_on(device: str, store: Store) -> str | None:
 
 
 @router.post("", openapi_extra=body("DeviceOrder"))
-async def register_device(request: Request, context: InContext, devices: InDevices) -> dict[str, Any]:
+async def register_device(request: Request, context: InContext, devices: InDevices, kept: InKept) -> dict[str, Any]:
     """Make a device known under a name, or say that its agent has started again; what that one was at is handed out anew.
 
     A name that is known with another description means another machine: what it was asked to time then fails. The answer
@@ -204,7 +212,7 @@ async def register_device(request: Request, context: InContext, devices: InDevic
     made = await to_thread.run_sync(register, context.principal.tenant, order.name, about)
     lease = context.settings.device_lease_seconds
     terms = {"epoch": made.epoch, "lease_seconds": lease, "longest_wait_seconds": LONGEST_WAIT}
-    return {**shown(made, context.settings), **terms}
+    return {**await to_thread.run_sync(shown, made, context.settings, kept), **terms}
 
 
 @router.post("/{device:id}/claims", openapi_extra=body("DeviceClaim"))
@@ -284,39 +292,3 @@ async def _read(request: Request, context: Context, model: type[M]) -> M:
         return strict.read(model, data)
     except ValidationError as error:
         raise SpecError(field_errors(error)) from None
-
-
-def work(one: Measurement) -> dict[str, Any]:
-    """A measurement as its agent sees it."""
-    return {
-        "id": one.id,
-        "attempt": one.attempt,
-        "state": one.state,
-        "conditions": one.conditions.to_json(),
-        "work": one.work.to_json(),
-        "error": one.error,
-    }
-
-
-def shown(device: RegisteredDevice, settings: Settings) -> dict[str, Any]:
-    """A device as JSON."""
-    return {
-        "name": device.name,
-        "kind": "agent",
-        "alive": device.silent_seconds <= settings.device_silent_seconds,
-        "silent_seconds": round(device.silent_seconds, 1),
-        **device.description.to_json(),
-        "registered_at": device.registered_at.isoformat(),
-        "last_seen_at": device.last_seen_at.isoformat(),
-        "measured": device.measured,
-        "failed": device.failed,
-        "noise": device.noise,
-    }
-
-
-@cache
-def local() -> dict[str, Any]:
-    """The machine that drives searches, which is taken to be this one."""
-    kind: Literal["built-in"] = "built-in"
-    unknown = dict.fromkeys(("silent_seconds", "registered_at", "last_seen_at", "measured", "failed", "noise"))
-    return {"name": LOCAL, "kind": kind, "alive": True, **describe_this_machine().to_json(), **unknown}

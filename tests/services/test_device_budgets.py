@@ -128,6 +128,10 @@ def test_a_search_is_budgeted_on_two_devices(
     counts = {device.name: device.measured for device in devices.devices("default")}
     assert counts["pi4"] > 36
     assert {device.failed for device in devices.devices("default")} == {0}
+    with TestClient(create_app(store, settings, lambda spec, tenant: {}), base_url="http://127.0.0.1") as client:
+        (timed,) = client.get("/v1/devices/pi4").json()["timed"]
+    assert timed["measured"] == counts["pi4"]
+    assert timed["networks"]["digits_resnet"] > 10
     told = [e.data["reason"] or "" for e in store.events(ended.id, limit=1000) if e.kind is EventKind.STATE]
     assert any(reason.startswith("timing blocks on 'pi4': ") for reason in told)
 

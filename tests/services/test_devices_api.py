@@ -10,7 +10,10 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from automl_prune.latency.conditions import DeviceDescription
 from automl_prune.latency.registered import Measurement, MeasurementState
+from automl_prune.latency.runtimes.base import describe_this_machine
+from automl_prune.latency.times import Times
 from automl_prune.storage.keys import ApiKeys, Scope
 from automl_prune.storage.sql import SqlStore
 from automl_prune.storage.sql.devices import SqlDevices
@@ -61,6 +64,24 @@ def test_a_device_is_listed_beside_the_built_in_one(client: TestClient) -> None:
     assert {"fingerprint": pi["fingerprint"], "runtimes": pi["runtimes"]} == PI.to_json()
     assert client.get("/v1/devices/local").json() == local
     assert client.get("/v1/devices/pi5").status_code == 404
+
+
+def test_devices_say_what_was_timed_there(client: TestClient, settings: Settings, devices: SqlDevices) -> None:
+    devices.register("default", "pi", PI)
+    folder, here = settings.cache_dir / "latency", describe_this_machine()
+    ours = DeviceDescription({**PI.fingerprint, "agent": "default/pi"}, PI.runtimes)
+    before = client.get("/v1/devices/local").json()
+    assert (before["measured"], before["noise"], before["timed"]) == (0, None, [])
+    for description in (here, ours):
+        times = Times.of(folder, description, HOW)
+        for one in WORKS:
+            times.add(one, GOOD)
+    local, pi = client.get("/v1/devices").json()["items"]
+    assert (local["measured"], local["noise"]) == (len(WORKS), pytest.approx(GOOD.error))
+    for device, version in ((local, here.runtimes["torch"]), (pi, "2.6")):
+        (timed,) = device["timed"]
+        assert (timed["runtime"], timed["threads"], timed["version"]) == ("torch", 2, version)
+        assert (timed["blocks"], timed["networks"]) == (3, {"n": 1})
 
 
 def test_a_device_that_is_not_heard_of_is_not_alive(store: SqlStore, settings: Settings, devices: SqlDevices) -> None:
