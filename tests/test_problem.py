@@ -137,16 +137,19 @@ def test_every_strategy_keeps_to_budgets_on_costs_that_do_not_grow() -> None:
 
 def test_what_was_measured_decides_about_scored_candidates() -> None:
     """Costs foretell 1600 for the second, which takes 900."""
+
+    def cost(widths: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.float64]]:
+        wide = widths[:, 0].astype(np.float64)
+        return {"ms": 100 * wide * wide, "macs": wide}
+
     small, large = Candidate((2,)), Candidate((4,))
-    space = ChannelSpace(("a",), ((2, 4),))
-    foretold = Problem(
-        space, lambda w: {"ms": 100.0 * w[:, 0] ** 2, "macs": 1.0 * w[:, 0]}, budgets=(Budget("ms", max=1000),)
-    )
-    limit = Budget("ms", max=500, measured=Budget("ms", max=1000))
+    budget = Budget("ms", max=1000)
+    foretold = Problem(ChannelSpace(("a",), ((2, 4),)), cost, budgets=(budget,))
+    limit = Budget("ms", max=500, measured=budget)
     measured = replace(foretold, budgets=(limit, Budget("macs", max=4)))
     scored = [(small, {"top1": 0.5, "ms": 400.0}), (large, {"top1": 0.6, "ms": 900.0})]
     assert best_trials(foretold, scored, 1) == [0]
     assert best_trials(measured, scored, 1) == [1]
     assert best_trials(measured, [(small, {"top1": 0.5, "ms": 1001.0})], 1) == []
-    assert best_trials(replace(measured, budgets=(*measured.budgets, Budget("macs", max=3))), scored, 1) == [0]
+    assert best_trials(replace(measured, budgets=(limit, Budget("macs", max=3))), scored, 1) == [0]
     assert not measured.meets(large, {"top1": 0.6})

@@ -106,7 +106,8 @@ class Latencies:
         if not slow or MEASURES in trial.origin:
             return None
         said = f"It takes {measured[slow[0]]:.4g} ms on {slow[0]!r}, measured; {self._ordered(slow[0])}."
-        return Outcome(TrialState.INFEASIBLE, metrics=_by_metric(measured), reason=said)
+        known = {name: measured[name] for name in self.doubted}
+        return Outcome(TrialState.INFEASIBLE, metrics=_by_metric(known), reason=said)
 
     def judge(self, trial: Trial, outcome: Outcome) -> Outcome:
         """An outcome with the candidate's latencies among its metrics, predicted or, where that is not trusted, measured."""
@@ -160,10 +161,11 @@ class Latencies:
         return {name: fresh.to_json() for name, fresh in self._fresh.get(candidate, {}).items()}
 
     def recall(self, candidate: Candidate, recorded: Mapping[str, Any]) -> None:
-        """Take over what an earlier driver measured of a candidate that it handed out."""
+        """Take over what an earlier driver measured of a candidate that it handed out; it decides now as it did then."""
         if recorded.keys() == self.gauges.keys():
-            self._fresh[candidate] = {name: Fresh.from_json(data) for name, data in recorded.items()}
-            self._full_now |= {name: self._fresh[candidate][name].full_ms for name in self.in_ms}
+            found = {name: Fresh.from_json(data) for name, data in recorded.items()}
+            self._full_now |= {name: found[name].full_ms for name in self.in_ms}
+            self._fresh[candidate] = {name: replace(fresh, full_ms=self._full_ms(name)) for name, fresh in found.items()}
 
     def _time_full(self, name: str) -> float:
         """Milliseconds of the full network now; the median of a few timings where they seem to have changed."""

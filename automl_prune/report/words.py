@@ -108,9 +108,15 @@ def _latency(told: Told) -> Iterator[str]:
     best = (told.result or {}).get("metrics", {}).get("latency", {})
     yield from (
         f"The best network takes {amount(found['measured_ms'])} ms on {name} as measured; "
-        f"{amount(found['predicted_ms'])} ms were predicted."
+        f"{amount(found['predicted_ms'])} ms were predicted.{_error(found)}"
         for name, found in best.items()
     )
+
+
+def _error(found: Mapping[str, Any]) -> str:
+    if "error" not in found:
+        return ""
+    return f" The measurement has a standard error of {share(found['error'], 1)} (timings: {found['timings']})."
 
 
 def _checked(name: str, about: Mapping[str, Any]) -> str:

@@ -38,6 +38,8 @@ def test_a_report_holds_what_the_result_says(told: Told, tmp_path: Path) -> None
     assert f"(median of {len(told.trials)}, inline executor)" in report
     assert f"takes {amount(result['metrics']['latency_ms']['pi4'])} ms on pi4 as measured; " in report
     assert all(f"]({name})" in report for name in DRAWN)
+    error = result["metrics"]["latency"]["pi4"]["error"]
+    assert f"The measurement has a standard error of {100 * error:.1f} % (timings: 3)." in report
 
 
 def test_drawings_say_what_they_show(told: Told, tmp_path: Path) -> None:
@@ -55,7 +57,7 @@ def test_drawings_say_what_they_show(told: Told, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("tolerance", "why"), [(0.0, "they miss by more than 0.0 %"), (0.9, "these are too few")])
 def test_what_was_measured_is_told_from_what_was_predicted(told: Told, tmp_path: Path, tolerance: float, why: str) -> None:
-    device = told.devices["pi4"] | {"trusted": False, "tolerance": tolerance, "unsettled": 7}
+    device = dict(told.devices["pi4"]) | {"trusted": False, "tolerance": tolerance, "unsettled": 7}
     search = dict(told.search) | {"info": dict(told.search["info"]) | {"latency": {"pi4": device}}}
     slow = [t["number"] for t in told.scored("search")[:3]]
     trials = [dict(t) | {"state": "infeasible"} if t["number"] in slow else t for t in told.trials]
