@@ -189,8 +189,7 @@ def test_a_search_that_waits_for_a_device_stops_when_asked(
     state: SearchState,
 ) -> None:
     devices.register("default", "pi4", HERE)
-    devices.register("default", "nano", HERE)
-    job, requests, ended = claimed(), Requests(), []
+    job, requests, ended = claimed(budgets=ORDER["budgets"][:1]), Requests(), []
     thread = threading.Thread(target=lambda: ended.append(drive(job, store, settings, requests=requests, devices=devices)))
     thread.start()
     deadline = time.monotonic() + 60
