@@ -11,13 +11,17 @@ AutomlPruneError
 │   ├── DatasetError          a dataset that is missing, corrupt or cannot be split as asked
 │   │   └── MissingDataError  … whose files are not there, and could be fetched
 │   └── DeviceError           a device that is unknown, silent, or cannot run what it should time
+│       └── DeviceAwayError   … one that has been silent for longer than it is waited for
 ├── NotFoundError             no such search, trial or artifact
 ├── StateConflictError        the search's state does not allow the action
 │   ├── PreconditionError     it was changed since the caller looked
 │   ├── IdempotencyError      the key was used for another order
-│   └── LateOutcomeError      the trial has been started again; what its last attempt brings is refused
+│   ├── LateOutcomeError      the trial has been started again; what its last attempt brings is refused
+│   └── AnotherAgentError     a device's name was registered again; what its earlier agent says is refused
 ├── QueueFullError            as many searches wait already as may
 ├── LeaseLostError            this attempt no longer owns the search; its results are refused
+├── NotReadyError             what a search runs on is not there yet; the search waits in the queue
+├── WorkersLostError          what a search ran on was lost; ends the driver's attempt, not the search
 ├── MeasurementError          a time that is no time: not positive, not finite, of other conditions, or never taken
 └── EvaluationError           a candidate could not be scored; fails the trial, never the search
 """
@@ -25,6 +29,7 @@ AutomlPruneError
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 
 class AutomlPruneError(Exception):
@@ -120,6 +125,14 @@ class DeviceError(UserError):
     code = "device"
 
 
+class DeviceAwayError(DeviceError):
+    """A device that is known, and has been silent since ``since``: once its agent runs again, all goes on."""
+
+    def __init__(self, device: str, since: datetime, message: str) -> None:
+        super().__init__(message)
+        self.device, self.since = device, since
+
+
 class NotFoundError(AutomlPruneError):
     """No such search, trial or artifact."""
 
@@ -150,6 +163,12 @@ class LateOutcomeError(StateConflictError):
     code = "late_outcome"
 
 
+class AnotherAgentError(StateConflictError):
+    """A device's name was registered again, by an agent that speaks for it now; what an earlier one says is refused."""
+
+    code = "another_agent"
+
+
 class QueueFullError(AutomlPruneError):
     """As many searches of a tenant, or of an API key, wait already as may."""
 
@@ -160,6 +179,25 @@ class LeaseLostError(AutomlPruneError):
     """This attempt no longer owns the search; what it reports is refused."""
 
     code = "lease_lost"
+
+
+class NotReadyError(AutomlPruneError):
+    """What a search runs on is not there yet, or cannot be reached; the search waits, and is not to blame.
+
+    ``aside`` when others may not wait behind it, as there is enough for them.
+    """
+
+    code = "not_ready"
+
+    def __init__(self, message: str, *, aside: bool = False) -> None:
+        super().__init__(message)
+        self.aside = aside
+
+
+class WorkersLostError(AutomlPruneError):
+    """What a search ran on was lost, and no trial of it is known to be the reason; the next attempt goes on."""
+
+    code = "workers_lost"
 
 
 class MeasurementError(AutomlPruneError):

@@ -1,7 +1,7 @@
 """What is searched for: a space, objectives, budgets and the cost of every candidate. All that a strategy may see."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -39,12 +39,19 @@ class Budget:
 
     ``grows`` says whether the cost never falls where a group becomes wider, as counts do not: what fits can then be found by
     bisection. Latencies do fall, where a device is faster with multiples of some width.
+
+    ``measured`` is what the metric must meet as trials report it, where costs from widths only foretell what is measured.
     """
 
     metric: str
     max: float = float("inf")
     min: float = 0.0
     grows: bool = True
+    measured: "Budget | None" = None
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is within it."""
+        return self.min <= value <= self.max
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,14 @@ class Problem:
     def is_feasible(self, candidate: Candidate) -> bool:
         """Whether one candidate meets every budget."""
         return bool(self.feasible(self.space.array([candidate]))[0])
+
+    def meets(self, candidate: Candidate, metrics: Mapping[str, float]) -> bool:
+        """Whether a scored candidate meets every budget; by what was reported of it where that was measured."""
+        told = [b for b in self.budgets if b.measured and b.metric in metrics]
+        if not all(b.measured.holds(metrics[b.metric]) for b in told if b.measured):
+            return False
+        left = replace(self, budgets=tuple(b for b in self.budgets if b not in told)) if told else self
+        return left.is_feasible(candidate)
 
     def excess(self, widths: IntArray) -> FloatArray:
         """Largest relative overshoot over the maxima, ``[candidates]``; at most 0 where all hold."""
@@ -253,14 +268,32 @@ class Problem:
         return worst
 
 
-def best_trials(problem: Problem, scored: Sequence[tuple[Candidate, Mapping[str, float]]], count: int) -> list[int]:
-    """Indices of the ``count`` best distinct feasible candidates, best first; ties: fewer channels, then the earlier."""
+Loss = Callable[[Candidate, Mapping[str, float]], float]
+"""What a scored candidate is ranked by, from its metrics: the less, the better."""
+
+
+def best_trials(
+    problem: Problem,
+    scored: Sequence[tuple[Candidate, Mapping[str, float]]],
+    count: int,
+    *,
+    loss: Loss | None = None,
+) -> list[int]:
+    """Indices of the ``count`` best distinct candidates within budget, best first; ties: fewer channels, then the first.
+
+    Args:
+        problem: What is searched.
+        scored: Candidates with their metrics.
+        count: How many at most.
+        loss: What ranks them; None: the problem's first loss.
+    """
     seen: set[Candidate] = set()
     order: list[int] = []
-    ranked = sorted(range(len(scored)), key=lambda i: (problem.losses(scored[i][1])[0], sum(scored[i][0].widths), i))
+    losses = [problem.losses(metrics)[0] if loss is None else loss(candidate, metrics) for candidate, metrics in scored]
+    ranked = sorted(range(len(scored)), key=lambda i: (losses[i], sum(scored[i][0].widths), i))
     for i in ranked:
-        candidate = scored[i][0]
-        if candidate not in seen and problem.is_feasible(candidate):
+        candidate, metrics = scored[i]
+        if candidate not in seen and problem.meets(candidate, metrics):
             seen.add(candidate)
             order.append(i)
     return order[:count]

@@ -1,8 +1,8 @@
 """One search, one process: ``python -m services.driver SEARCH_ID ATTEMPT``, started by the launcher.
 
-It renews the lease of its claim while it works. It ends with 0 once the search has ended or was given back; anything else
-tells the launcher that this attempt was lost. On SIGTERM, which it also gets when its launcher is gone, it gives the search
-back and ends at once.
+It renews the lease of its claim while it works. It ends with 0 once the search has ended, was paused or stopped; anything
+else tells the launcher that this attempt came to nothing. On SIGTERM, which it also gets when its launcher is gone, it gives
+the search back and ends at once.
 """
 
 import faulthandler
@@ -14,21 +14,22 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import cast
 
 import torch
 
 from automl_prune import plugins
-from automl_prune.errors import AutomlPruneError, LeaseLostError
+from automl_prune.errors import AutomlPruneError, DeviceAwayError, LeaseLostError, NotReadyError, WorkersLostError
 from automl_prune.latency.registered import DeviceStore
 from automl_prune.loop.job import SearchJob, SearchState, Worker
 from automl_prune.loop.latencies import only_local
 from automl_prune.loop.plan import Plan, make_plan
 from automl_prune.loop.ports import Store
-from automl_prune.loop.run import run_search
+from automl_prune.loop.run import no_room, run_search
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.loop.standing import SEARCH
-from automl_prune.messages import said
+from automl_prune.messages import is_storage_full, said
 from automl_prune.storage.patient import PatientStore, patiently
 from automl_prune.storage.sql.devices import SqlDevices
 from automl_prune.trial import Trial
@@ -45,6 +46,8 @@ log = logging.getLogger("automl_prune.driver")
 
 LOST = 3
 """Exit code of a driver whose search belongs to another one now."""
+NOT_READY = 4
+"""Exit code of a driver that gave its search back because it could not be run here now."""
 
 
 def main(arguments: list[str]) -> int:
@@ -67,10 +70,26 @@ def main(arguments: list[str]) -> int:
             raise
         except Exception as error:
             log.exception("the driver cannot go on")
-            how = f"{said(error)} See search.log."
-            store.release(search_id, attempt, reason=how, lost=True, most_losses=settings.max_attempts)
-            return 1
+            return give_up(store, job, error, settings)
     return 0
+
+
+def give_up(store: Store, job: SearchJob, error: Exception, settings: Settings) -> int:
+    """Give a search back that cannot go on; returns the driver's exit code.
+
+    It is lost only where it may be to blame. One that finds no room pauses, and so does one that asks for a larger machine
+    than others do; one whose Ray is not there waits.
+    """
+    if is_storage_full(error):
+        store.release(job.id, job.attempt, reason=no_room(said(error)), hold=True)
+        return NOT_READY
+    if isinstance(error, NotReadyError):
+        what = "paused" if error.aside else "queued again"
+        store.release(job.id, job.attempt, reason=f"{what}: {without_places(str(error), settings)}", hold=error.aside)
+        return NOT_READY
+    how = f"{said(error)} See search.log."
+    store.release(job.id, job.attempt, reason=how, lost=True, most_losses=settings.max_attempts)
+    return 1
 
 
 def drive(
@@ -94,12 +113,15 @@ def drive(
 
     Raises:
         LeaseLostError: Another driver took over.
+        NotReadyError: Ray, or a machine of it that is large enough, is not there.
+        WorkersLostError: What it ran on was lost.
     """
     plugins.allow(settings.plugins)
     asked = requests or Requests()
     preparing = Preparing(store, job, lambda: asked.cancel.is_set() or asked.pause.is_set())
     found = preparing.devices(devices, settings) if devices else only_local
     try:
+        store.set_state(job.id, job.attempt, SearchState.PREPARING, reason="preparing the network and its data")
         spec = SearchSpec.parse(job.spec)
         torch.set_num_threads(max(1, int(spec.resources.cpu)))  # more would fight with the workers, and with themselves
         plan = make_plan(spec, roots(settings), admit=Admissions(settings), devices=found, progress=preparing.progress)
@@ -110,10 +132,14 @@ def drive(
             return run_search(
                 plan, job, store, executor, artifacts, cancel=asked.cancel, pause=asked.pause, on_trial=on_trial
             )
-    except LeaseLostError:
+    except (LeaseLostError, NotReadyError, WorkersLostError):
         raise
     except StoppedError:
         return store.release(job.id, job.attempt, reason="queued again: what had been asked for was taken back")
+    except DeviceAwayError as error:
+        since = f"{error.since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        reason = f"paused: device {error.device!r} has been silent since {since}; resume once its agent runs again"
+        return store.release(job.id, job.attempt, reason=reason, hold=True)
     except AutomlPruneError as error:
         log.exception("the search failed")
         reason = without_places(str(error), settings)
@@ -140,16 +166,16 @@ def heartbeat(store: Store, job: SearchJob, lease_seconds: float, requests: Requ
     def beat() -> None:
         while not over.wait(min(1.0, lease_seconds / 3)):
             try:
-                current = store.renew(job.id, job.attempt, lease_seconds=lease_seconds)
+                current = _renewed(store, job, lease_seconds)
             except LeaseLostError:
-                if not _ended(store, job):
-                    log.error("the lease of %s was lost to another driver", job.id)
-                    os._exit(LOST)
-                return
+                log.error("the lease of %s was lost to another driver", job.id)
+                os._exit(LOST)
             except Exception as error:
                 outages.failed(error)
                 continue
             outages.answered()
+            if current is None:
+                return
             if current.cancel_requested:
                 requests.cancel.set()
             if current.pause_requested:
@@ -164,10 +190,15 @@ def heartbeat(store: Store, job: SearchJob, lease_seconds: float, requests: Requ
         thread.join(timeout=5)
 
 
-def _ended(store: Store, job: SearchJob) -> bool:
-    """Whether this very driver brought the search to its end, or gave it back."""
-    current = store.get_search(job.id)
-    return current.attempt == job.attempt and current.lease_expires_at is None
+def _renewed(store: Store, job: SearchJob, lease_seconds: float) -> SearchJob | None:
+    """The search with its lease renewed; None when this very driver brought it to its end, or gave it back."""
+    try:
+        return store.renew(job.id, job.attempt, lease_seconds=lease_seconds)
+    except LeaseLostError:
+        current = store.get_search(job.id)
+        if current.attempt == job.attempt and current.lease_expires_at is None:
+            return None
+        raise
 
 
 def _give_back_when_told(store: Store, search_id: str, attempt: int) -> None:

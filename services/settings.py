@@ -76,12 +76,15 @@ class Settings(BaseSettings):
     )
     max_weights_mb: Count = Field(4096, description="Largest weight file that an order may name.")
     docs: bool = Field(True, description="Show the interface at /docs; /openapi.json needs a key, wherever others do.")
-    max_attempts: Count = Field(3, description="Drivers a search may lose before it fails.")
+    max_attempts: Count = Field(3, description="Drivers a search may lose, without an outcome in between, before it fails.")
     workers: Count = Field(default_factory=lambda: os.cpu_count() or 1, description="Trials at once on this machine.")
     ray_address: str | None = Field(None, description="An existing Ray cluster; null starts a local one when needed.")
     allow_open_ray: bool = Field(False, description="Use a Ray cluster that answers without a token all the same.")
     ray_join: bool = Field(
         False, description="Join the cluster at ray_address with a node without processors, where this machine has none."
+    )
+    ray_patience_seconds: float = Field(
+        600, ge=0, description="How long a search waits for a machine at ray_address that is large enough."
     )
     admission_seconds: float = Field(
         600, gt=0, description="How long building, tracing and verifying a network may take, before its first search."
@@ -96,7 +99,10 @@ class Settings(BaseSettings):
     event_least: Count = Field(1000, description="Last events of each search that are kept, however old they are.")
     device_silent_seconds: float = Field(60, gt=0, description="A device not heard of for this long counts as gone.")
     device_lease_seconds: float = Field(30, gt=0, description="Work that an agent is silent about is handed out again.")
-    device_patience_seconds: float = Field(600, ge=0, description="How long a search waits for a device that is gone.")
+    device_patience_seconds: float = Field(
+        600, ge=0, description="How long a search waits for a device that is gone, until it is paused."
+    )
+    measurement_seconds: float = Field(1800, gt=0, description="An agent stops what takes longer to measure.")
     log_format: Literal["text", "json"] = Field("text", description="One line per event on stderr, or one JSON object.")
     plugins: Modules = Field((), description="Modules to import for what they register; separated by commas.")
 

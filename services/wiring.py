@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,14 @@ import torch
 
 from automl_prune import execution
 from automl_prune.architecture import Architecture
+from automl_prune.errors import NotReadyError
 from automl_prune.execution.inline import InlineExecutor
 from automl_prune.latency.registered import DeviceStore
 from automl_prune.loop.latencies import only_local
 from automl_prune.loop.plan import Plan, Roots, make_plan
 from automl_prune.loop.ports import Executor
 from automl_prune.loop.spec import SearchSpec
+from automl_prune.messages import is_storage_full, said
 from automl_prune.networks import NetworkDefinition
 from automl_prune.storage.sql import SqlStore
 from services import ray_auth
@@ -89,28 +91,40 @@ def make_executor(
         return InlineExecutor()
     workers = slots(spec, settings)
     cpu, gpu = spec.resources.cpu, spec.resources.gpu
+    patience = 0.0 if ray_auth.is_private(settings) else settings.ray_patience_seconds
     if kind == "actors":
-        return execution.ActorsExecutor(search_id, workers=workers, cpu=cpu, gpu=gpu)
+        return execution.ActorsExecutor(search_id, workers=workers, cpu=cpu, gpu=gpu, patience=patience)
     rule, aim = spec.trials.early_stop, plan.problem.objectives[0]
     early = execution.EarlyStop(rule, aim.metric, aim.maximize, seen) if rule else None
-    return execution.TuneExecutor(search_id, workers=workers, cpu=cpu, gpu=gpu, early_stop=early)
+    return execution.TuneExecutor(search_id, workers=workers, cpu=cpu, gpu=gpu, patience=patience, early_stop=early)
 
 
 @contextmanager
 def cluster(executor: Executor, settings: Settings) -> Iterator[None]:
-    """Be connected to Ray for as long as the executor needs it: the configured cluster, or a local one."""
-    if isinstance(executor, InlineExecutor):
+    """Be connected to Ray for as long as the executor needs it: the configured cluster, or a local one.
+
+    Raises NotReadyError when there is no connection.
+    """
+    with ExitStack() as stack:
+        if not isinstance(executor, InlineExecutor):
+            try:
+                _connect(stack, executor, settings)
+            except Exception as error:  # of many kinds, and none is the search's fault
+                if is_storage_full(error):
+                    raise
+                raise NotReadyError(f"no connection to Ray ({said(error)})") from error
         yield
-        return
+
+
+def _connect(stack: ExitStack, executor: Executor, settings: Settings) -> None:
     about = shown_in_ray(getattr(executor, "search_id", None), settings)
-    if not ray_auth.is_private(settings):
+    if ray_auth.is_private(settings):
+        stack.enter_context(ray_auth.own_ray(settings.home))
+        stack.enter_context(execution.connect(None, num_cpus=settings.workers, metadata=about))
+    else:
         ray_auth.require_closed(settings)
-        with execution.connect(settings.ray_address, metadata=about):
-            ray_auth.require_closed(settings)  # again, as it may have been away
-            yield
-        return
-    with ray_auth.own_ray(settings.home), execution.connect(None, num_cpus=settings.workers, metadata=about):
-        yield
+        stack.enter_context(execution.connect(settings.ray_address, metadata=about))
+        ray_auth.require_closed(settings)  # again, as it may have been away
 
 
 def shown_in_ray(search_id: str | None, settings: Settings) -> dict[str, str]:

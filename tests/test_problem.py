@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -6,7 +8,7 @@ from hypothesis import strategies as st
 
 from automl_prune.errors import BudgetError
 from automl_prune.problem import Budget, Objective, Problem, best_trials
-from automl_prune.space import Candidate
+from automl_prune.space import Candidate, ChannelSpace
 from automl_prune.strategies.base import MEASURES, STRATEGIES
 from automl_prune.testing.strategy import run_toy, toy_problem
 from tests.jagged import jagged_cost, jagged_problem
@@ -131,3 +133,23 @@ def test_every_strategy_keeps_to_budgets_on_costs_that_do_not_grow() -> None:
             trials = run_toy(STRATEGIES.get(name).create(problem, trials=20), 20)
             assert all(problem.is_feasible(t.candidate) or MEASURES in t.origin for t in trials), name
             assert any(problem.is_feasible(t.candidate) for t in trials), name
+
+
+def test_what_was_measured_decides_about_scored_candidates() -> None:
+    """Costs foretell 1600 for the second, which takes 900."""
+
+    def cost(widths: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.float64]]:
+        wide = widths[:, 0].astype(np.float64)
+        return {"ms": 100 * wide * wide, "macs": wide}
+
+    small, large = Candidate((2,)), Candidate((4,))
+    budget = Budget("ms", max=1000)
+    foretold = Problem(ChannelSpace(("a",), ((2, 4),)), cost, budgets=(budget,))
+    limit = Budget("ms", max=500, measured=budget)
+    measured = replace(foretold, budgets=(limit, Budget("macs", max=4)))
+    scored = [(small, {"top1": 0.5, "ms": 400.0}), (large, {"top1": 0.6, "ms": 900.0})]
+    assert best_trials(foretold, scored, 1) == [0]
+    assert best_trials(measured, scored, 1) == [1]
+    assert best_trials(measured, [(small, {"top1": 0.5, "ms": 1001.0})], 1) == []
+    assert best_trials(replace(measured, budgets=(limit, Budget("macs", max=3))), scored, 1) == [0]
+    assert not measured.meets(large, {"top1": 0.6})

@@ -36,7 +36,14 @@ from automl_prune.evaluation.recalibrate import recalibrate
 from automl_prune.evaluation.recipe import FineTune
 from automl_prune.evaluation.reconstruct import Reconstruction
 from automl_prune.evaluation.scoring import score
-from automl_prune.evaluation.setup import HYPERNETWORK, IMPORTANCE, PREPARES, SELECT_IMAGES, EvaluationSetup
+from automl_prune.evaluation.setup import (
+    HYPERNETWORK,
+    IMPORTANCE,
+    NOT_RECONSTRUCTED,
+    PREPARES,
+    SELECT_IMAGES,
+    EvaluationSetup,
+)
 from automl_prune.evaluation.training import fine_tune
 from automl_prune.evaluation.weights import fit_file, save_safetensors
 from automl_prune.networks import NETWORKS, NetworkDefinition
@@ -130,7 +137,8 @@ class CandidateEvaluator:
         limit = trial.origin.get(SELECT_IMAGES, self.setup.recipe.select_images)
         metrics = self._scored(model, partial(self.images.select, limit=limit), trial)
         reported = {"reported": glances.reported} if glances else {}
-        return Outcome(TrialState.COMPLETE, metrics, artifacts=files, details={"kept": kept, **reported})
+        details = {"kept": kept, **reported, **self._left_out(kept)}
+        return Outcome(TrialState.COMPLETE, metrics, artifacts=files, details=details)
 
     def _recover(self, trial: Trial) -> Outcome:
         model, kept = self._make(trial)
@@ -145,7 +153,8 @@ class CandidateEvaluator:
             self._train(model, order, trial, salt=3, warmup=recovery.kind == "scratch")
         save_safetensors(model, self.setup.artifacts / files["weights"])
         metrics = self._scored(model, self.images.select, trial)
-        return Outcome(TrialState.COMPLETE, metrics, artifacts=files, details={"kept": kept, "before": before})
+        details = {"kept": kept, "before": before, **self._left_out(kept)}
+        return Outcome(TrialState.COMPLETE, metrics, artifacts=files, details=details)
 
     def _report(self, trial: Trial) -> Outcome:
         if trial.parent is None:
@@ -179,6 +188,11 @@ class CandidateEvaluator:
             recalibrate(model, self.images.fit(limit=recipe.recalibrate_batches), precision=recipe.precision)
         self._train(model, recipe.fine_tune, trial, salt=2, glances=glances)
         return model, kept
+
+    def _left_out(self, kept: dict[str, list[int]]) -> dict[str, list[str]]:
+        """Which layers were to be reconstructed and could not be, if any."""
+        left = self.reconstruction.left_out(kept) if self.setup.recipe.reconstruct == "least_squares" else []
+        return {NOT_RECONSTRUCTED: left} if left else {}
 
     def _ancestor(self, trial: Trial) -> Ancestor:
         """What a trial inherits from: its parent where the recipe says so and it has one, else the full network."""

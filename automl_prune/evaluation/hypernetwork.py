@@ -9,6 +9,10 @@ A batch norm of the published MobileNetV2 and ResNets exists once per width, wit
 remembers comes from many other widths and is estimated anew for every candidate, that is the same as none at all, and so
 they are here. With ``affine`` each width of a norm's group has a scale and a shift of its own, as the first norm and the
 depthwise ones of the published MobileNetV1 have.
+
+Only convolutions have makers, as published. What a transformer searches lies in linear layers and attention, whose weights
+candidates share: such a network, where nothing at all would be made, is refused. Where only a part has makers, as in
+networks of both kinds, the rest is cropped from shared weights, which stochastic training alone fits to many widths.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +25,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from automl_prune.architecture import Architecture
+from automl_prune.errors import FieldError, SpecError
 from automl_prune.surgery.cutting import Plan, Selection
 from automl_prune.surgery.slicing import materialise
 
@@ -216,6 +221,16 @@ def width_tuples(architecture: Architecture, searched: Sequence[str]) -> dict[st
             if any(g in own[name] for g in told):
                 found[name] = told
     return found
+
+
+def check_made(architecture: Architecture, searched: Sequence[str], *, name: str, pointer: str) -> None:
+    """Raise SpecError where no searched width touches a convolution, so that all weights would be shared ones, cropped."""
+    if not width_tuples(architecture, searched):
+        said = (
+            f"A PruningNet makes the kernels of convolutions, and no width that is searched in {name!r} touches one: all of "
+            f"its candidates would be slices of the same shared weights. Choose another strategy, or another network."
+        )
+        raise SpecError([FieldError(pointer, said, "nothing_to_make")])
 
 
 def _crop(tensor: Tensor, axes: Mapping[int, Selection]) -> Tensor:

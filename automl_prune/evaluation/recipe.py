@@ -105,7 +105,7 @@ class Recipe(Strict):
     reconstruct: Literal["none", "least_squares"] = Field(
         "none",
         description="least_squares: layers that lose inputs get the weights that best keep their outputs, before batch-norm "
-        "statistics are re-estimated.",
+        "statistics are re-estimated. Layers too large for it (2 GiB of sums in all) stay as they are; results name them.",
     )
     reconstruct_images: Positive = Field(3000, description="Fit images whose features in the full network are sampled.")
     reconstruct_points: Annotated[int, Field(ge=1, le=10_000)] = Field(10, description="Output positions sampled per image.")

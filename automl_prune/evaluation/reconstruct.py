@@ -9,6 +9,10 @@ and ``Y'Y`` are kept, which is all that the least squares of any choice of input
 
 There is no intercept; a bias stays and is taken off ``Y`` first. As published, ``X`` is of the full network too, not of
 the candidate, so layers are fitted independently of each other.
+
+Layers keep their inherited weights where the sums would take more than :data:`MEMORY` in all, as for the first linear layer
+of VGG-16 at 224 x 224 (5.5 GiB), and where there are no such weights (grouped convolutions, attention). Those that lose
+inputs and are left so are named in the outcome and the result (``not_reconstructed``).
 """
 
 import logging
@@ -106,6 +110,16 @@ class Reconstruction:
             if not taken.all():
                 errors[name] = _fit(modules[name], moments, taken, put)
         return errors
+
+    def left_out(self, kept: Mapping[str, Units]) -> list[str]:
+        """Layers that lose inputs to ``kept`` and keep their inherited weights, as these cannot be fitted."""
+        keep = self.architecture.keep(kept)
+        inputs = {name: self.architecture.axis_ids.get((self._layers[name].weight, 1)) for name in self.skipped}
+        return [
+            name
+            for name, ids in inputs.items()
+            if self._layers[name].kind != "depthwise" and ids is not None and not keep[ids].all()
+        ]
 
     def _sides(self, layer: Layer, keep: BoolArray) -> tuple[BoolArray, BoolArray]:
         """Which inputs ``[inputs]`` and outputs ``[outputs]`` of a layer stay."""

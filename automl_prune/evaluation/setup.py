@@ -16,6 +16,8 @@ IMPORTANCE = "importance"
 """In the origin of the base trial: also say how important each unit is; the key of that in the outcome's details."""
 SELECT_IMAGES = "select_images"
 """In the origin of a trial: score it on so many select images, whatever the recipe says."""
+NOT_RECONSTRUCTED = "not_reconstructed"
+"""In the details of an outcome: layers whose weights were to be reconstructed and could not be."""
 
 
 @dataclass(frozen=True)

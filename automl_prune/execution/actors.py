@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from automl_prune.errors import EvaluationError
+from automl_prune.errors import EvaluationError, WorkersLostError
 from automl_prune.execution.cluster import LOCAL, cause_of_death, current, joined, lack, receive_evaluator, short_id
 from automl_prune.execution.common import CANCELLED, PAUSE, Losses, evaluate_safely, sentence
 from automl_prune.loop.ports import TrialSource
@@ -35,6 +35,7 @@ class ActorsExecutor:
         address: Of Ray, used when the process is not connected yet (see :func:`~.cluster.connect`).
         dashboard: Whether a Ray started for that has one.
         max_attempts: Workers that one trial may lose before it fails.
+        patience: Seconds to wait for a machine that is large enough, where one may still come.
     """
 
     def __init__(
@@ -47,16 +48,32 @@ class ActorsExecutor:
         address: str = LOCAL,
         dashboard: bool = True,
         max_attempts: int = 3,
+        patience: float = 0.0,
     ) -> None:
+        self.patience = patience
         self.search_id, self.workers, self.cpu, self.gpu = search_id, workers, cpu, gpu
         self.address, self.dashboard, self.max_attempts = address, dashboard, max_attempts
         self.names: list[str] = []
 
     def run(self, source: TrialSource, make_evaluator: Callable[[], Evaluator]) -> None:
-        """Drive the source to its end; raises EvaluationError when no worker can be set up."""
+        """Drive the source to its end.
+
+        Raises:
+            EvaluationError: No worker can be set up.
+            NotReadyError: There was no machine for one.
+            WorkersLostError: One after the other died while it was set up.
+        """
         if source.finished or source.stopping:
             return
-        with joined(self.address, self.workers, self.cpu, self.gpu, dashboard=self.dashboard):
+        with joined(
+            self.address,
+            self.workers,
+            self.cpu,
+            self.gpu,
+            dashboard=self.dashboard,
+            source=source,
+            patience=self.patience,
+        ):
             run = _Run(self, source, make_evaluator)
             try:
                 run.drive()
@@ -205,11 +222,11 @@ class _Run:
         self._died_in_set_up = 0
 
     def _count_death_in_set_up(self, error: RayError) -> None:
-        """No trial is to blame, so none is charged; but it ends somewhere."""
+        """No trial is to blame, nor may the search be: their machine may have died under all of them."""
         self._died_in_set_up += 1
         if self._died_in_set_up >= self._executor.max_attempts:
-            cause = cause_of_death(str(error))
-            raise EvaluationError(
+            cause = sentence(error.cause) if isinstance(error, RayTaskError) else cause_of_death(str(error))
+            raise WorkersLostError(
                 f"{self._died_in_set_up} workers in a row died while building the evaluator, the last one: {cause}"
             )
 

@@ -8,17 +8,28 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+import ray.util
+from ray.exceptions import (
+    GetTimeoutError,
+    NodeDiedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    RayError,
+    RpcError,
+)
 from ray.job_config import JobConfig
 
-from automl_prune.errors import EvaluationError, UserError
+from automl_prune.errors import EvaluationError, NotReadyError, UserError, WorkersLostError
 from automl_prune.execution.common import build_evaluator, clip, limit_torch, prepare_worker
+from automl_prune.loop.ports import TrialSource
 from automl_prune.trial import Evaluator
 
 LOCAL = "local"
@@ -26,6 +37,10 @@ logger = logging.getLogger(__name__)
 
 _NO_EXIT_CODE = "connection error code 2"
 _KILLED = "it was killed (exit 137, out of memory?) or crashed; Ray does not say which"
+
+_LOST = (ObjectLostError, ObjectStoreFullError, OutOfDiskError, NodeDiedError, GetTimeoutError, RpcError)
+"""What a machine's death or trouble looks like to one that waits for what is kept there."""
+_LOOK_SECONDS = 1.0
 
 OBJECT_STORE_BYTES = 512 * 2**20  # evaluators travel through it, data sets do not
 
@@ -103,17 +118,24 @@ def connect(
 
 
 @contextlib.contextmanager
-def joined(address: str, workers: int, cpu: float, gpu: float, *, dashboard: bool) -> Iterator[None]:
+def joined(
+    address: str, workers: int, cpu: float, gpu: float, *, dashboard: bool, source: TrialSource, patience: float
+) -> Iterator[None]:
     """The Ray that this process is already connected to, else one for the length of the block.
 
-    A local one gets just the processors that the workers ask for. Raises EvaluationError when no machine of the
-    cluster is large enough for one worker, and UserError for a number of GPUs that Ray does not give.
+    A local one gets just the processors that the workers ask for. Where no machine is large enough for one worker, one is
+    waited for until the source wants nothing more.
+
+    Raises:
+        NotReadyError: There was none for ``patience`` seconds.
+        EvaluationError: There is none, and ``patience`` is 0.
+        UserError: A number of GPUs that Ray does not give.
     """
     with contextlib.ExitStack() as stack:
         if not ray.is_initialized():
             processors = math.ceil(workers * cpu) if address == LOCAL else None
             stack.enter_context(connect(address, num_cpus=processors, dashboard=dashboard))
-        _require_room(cpu, gpu)
+        _await_room(cpu, gpu, source, patience)
         yield
 
 
@@ -156,10 +178,15 @@ def cause_of_death(report: str) -> str:
 
 
 def receive_evaluator(reference: "ray.ObjectRef[Any]", cpu: float, gpu: float) -> Evaluator:
-    """In a worker: build the evaluator whose factory was put into Ray; raises EvaluationError and nothing else."""
+    """In a worker: build the evaluator whose factory was put into Ray.
+
+    Raises EvaluationError when that cannot be done, WorkersLostError when what was sent was lost with a machine.
+    """
     prepare_worker(cpu, gpu)
     try:
         make_evaluator = ray.get(reference)
+    except _LOST as error:
+        raise WorkersLostError(f"what was sent to a worker was lost: {str(error).splitlines()[0]}") from error
     except RayError as error:
         logger.exception("The evaluator could not be read.")
         raise EvaluationError(f"The evaluator could not be sent to a worker: {str(error).splitlines()[0]}") from error
@@ -168,13 +195,48 @@ def receive_evaluator(reference: "ray.ObjectRef[Any]", cpu: float, gpu: float) -
     return evaluator
 
 
-def _require_room(cpu: float, gpu: float) -> None:
+def _await_room(cpu: float, gpu: float, source: TrialSource, patience: float) -> None:
     if gpu > 1 and gpu != int(gpu):
         raise UserError(f"A worker gets a part of one GPU or whole GPUs, not {gpu:g}.", pointer="/resources/gpu")
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    if not any(m.get("CPU", 0) >= cpu and m.get("GPU", 0) >= gpu for m in machines):
-        found = "; ".join(f"{m.get('CPU', 0):g} CPU and {m.get('GPU', 0):g} GPU" for m in machines)
-        raise EvaluationError(f"A worker needs {cpu:g} CPU and {gpu:g} GPU on one machine; Ray's machines have {found}.")
+    if _has_room(cpu, gpu):
+        return
+    wanted = f"a worker needs {cpu:g} CPU and {gpu:g} GPU on one machine"
+    if not patience:
+        raise EvaluationError(f"A{wanted[1:]}; Ray's machines have {_machines()}.")
+    late = time.monotonic() + patience
+    with _demand(cpu, gpu):
+        source.stand_still(f"waiting for a machine: {wanted}, Ray's machines have {_machines()}")
+        while not _has_room(cpu, gpu):
+            if source.finished or source.stopping:
+                return
+            if time.monotonic() >= late:
+                others = any(has.get("CPU", 0) > 0 for has in _alive())
+                raise NotReadyError(f"{wanted}; for {patience:g} seconds Ray's machines had {_machines()}", aside=others)
+            time.sleep(_LOOK_SECONDS)
+    source.stand_still(None)
+
+
+@contextlib.contextmanager
+def _demand(cpu: float, gpu: float) -> Iterator[None]:
+    """Show what is wanted to a cluster that starts machines when there is something for them to do."""
+    amounts = {name: amount for name, amount in (("CPU", cpu), ("GPU", gpu)) if amount}
+    group = ray.util.placement_group([amounts])
+    try:
+        yield
+    finally:
+        ray.util.remove_placement_group(group)
+
+
+def _has_room(cpu: float, gpu: float) -> bool:
+    return any(has.get("CPU", 0) >= cpu and has.get("GPU", 0) >= gpu for has in _alive())
+
+
+def _alive() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _machines() -> str:
+    return "; ".join(f"{has.get('CPU', 0):g} CPU and {has.get('GPU', 0):g} GPU" for has in _alive())
 
 
 def _variables(folder: str | None) -> dict[str, str]:

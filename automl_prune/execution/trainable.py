@@ -9,7 +9,7 @@ from typing import Any, cast
 import ray
 from ray import tune
 
-from automl_prune.errors import EvaluationError
+from automl_prune.errors import EvaluationError, WorkersLostError
 from automl_prune.execution.cluster import receive_evaluator
 from automl_prune.execution.common import evaluate_safely
 from automl_prune.execution.rounds import Rounds
@@ -49,12 +49,12 @@ class PruneTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Build the evaluator; a reason is kept and handed back rather than raised, or Tune would try for ever."""
-        self._trial, self._broken = config["trial"], None
+        self._trial, self._broken, self._lost = config["trial"], None, False
         self._rounds: Rounds | None = None
         try:
             self._evaluator = receive_evaluator(self.factory, self.cpu, self.gpu)
-        except EvaluationError as error:
-            self._broken = str(error)
+        except (EvaluationError, WorkersLostError) as error:
+            self._broken, self._lost = str(error), isinstance(error, WorkersLostError)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial."""
@@ -70,7 +70,7 @@ class PruneTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Evaluate the trial; user errors come back as failed outcomes, so that what raises here is Ray alone."""
-        result = {"done": True, "worker": repr(self), "broken": self._broken}
+        result = {"done": True, "worker": repr(self), "broken": self._broken, "lost": self._lost}
         if self._broken:
             return result
         said = self._next()

@@ -19,7 +19,7 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
-from automl_prune.errors import EvaluationError
+from automl_prune.errors import EvaluationError, WorkersLostError
 from automl_prune.execution.cluster import LOCAL, cause_of_death, current, environment, joined, short_id
 from automl_prune.execution.common import CANCELLED, PAUSE, Losses
 from automl_prune.execution.stopping import SCORE, EarlyStop
@@ -49,6 +49,7 @@ class TuneExecutor:
         address: Of Ray, used when the process is not connected yet (see :func:`~.cluster.connect`).
         dashboard: Whether a Ray started for that has one.
         max_attempts: Workers that one trial may lose before it fails.
+        patience: Seconds to wait for a machine that is large enough, where one may still come.
         early_stop: Stops trials that lag behind; evaluators must then be a :class:`~automl_prune.trial.ReportingEvaluator`.
     """
 
@@ -62,20 +63,35 @@ class TuneExecutor:
         address: str = LOCAL,
         dashboard: bool = True,
         max_attempts: int = 3,
+        patience: float = 0.0,
         early_stop: EarlyStop | None = None,
     ) -> None:
         self.search_id, self.workers, self.cpu, self.gpu = search_id, workers, cpu, gpu
         self.address, self.dashboard, self.max_attempts = address, dashboard, max_attempts
-        self.early_stop = early_stop
+        self.early_stop, self.patience = early_stop, patience
         self._names: dict[str, None] = {}
 
     def run(self, source: TrialSource, make_evaluator: Callable[[], Evaluator]) -> None:
-        """Drive the source to its end; raises EvaluationError when the evaluator cannot be built."""
+        """Drive the source to its end.
+
+        Raises:
+            EvaluationError: The evaluator cannot be built.
+            NotReadyError: There was no machine for a worker.
+            WorkersLostError: What was sent to a worker was lost.
+        """
         if source.finished or source.stopping:
             return
         talk = _Talk(source, self.max_attempts, self._names)
         with (
-            joined(self.address, self.workers, self.cpu, self.gpu, dashboard=self.dashboard),
+            joined(
+                self.address,
+                self.workers,
+                self.cpu,
+                self.gpu,
+                dashboard=self.dashboard,
+                source=source,
+                patience=self.patience,
+            ),
             environment(SETTINGS),
             _hush(),
         ):
@@ -167,7 +183,7 @@ class _Talk:
             return
         with self._keeping_errors():
             if result["broken"]:
-                raise EvaluationError(result["broken"])
+                raise (WorkersLostError if result["lost"] else EvaluationError)(result["broken"])
             self._source.complete(self._land(tune_id), decode_outcome(result["outcome"]))
 
     def lose(self, tune_id: str, cause: str) -> None:

@@ -58,8 +58,8 @@ class DeviceDescription:
     """What a device is, and what can run networks on it.
 
     Attributes:
-        fingerprint: What its speed depends on: processor, instructions, cores, memory, system, accelerator.
-        runtimes: Versions of the runtimes that it has, by name.
+        fingerprint: What its speed depends on: processor, instructions, cores, memory, system.
+        runtimes: Versions of the runtimes that it has, by name; an accelerator is part of the version of what runs on it.
     """
 
     fingerprint: Mapping[str, str | int]
@@ -114,20 +114,25 @@ def fingerprint() -> dict[str, str | int]:
 
 
 def _processor() -> str:
-    for field in ("model name", "Model", "Hardware"):  # x86 has the first, ARM boards one of the others
-        if found := _cpuinfo().get(field):
-            return found
-    return platform.processor() or "unknown"
+    """What the system calls it: a name, the board's where it is one, and on ARM the designs of its cores."""
+    pairs = _cpuinfo()
+    names = [value for field in ("model name", "Model", "Hardware") for value in [dict(pairs).get(field)] if value]
+    # ARM's "model name" says little or is not there at all; the numbers of designer and design tell cores apart.
+    designers = [value for field, value in pairs if field == "CPU implementer"]
+    designs = [value for field, value in pairs if field == "CPU part"]
+    cores = [f"ARM {designer}/{design}" for designer, design in zip(designers, designs, strict=False)]
+    return ", ".join(dict.fromkeys([*names, *cores])) or platform.processor() or "unknown"
 
 
 def _vector_instructions() -> str:
-    flags = (_cpuinfo().get("flags") or _cpuinfo().get("Features") or "").split()
+    about = dict(_cpuinfo())
+    flags = (about.get("flags") or about.get("Features") or "").split()
     telling = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "asimddp", "sve")
     return " ".join(name for name in telling if name in flags)
 
 
 @cache
-def _cpuinfo() -> dict[str, str]:
+def _cpuinfo() -> tuple[tuple[str, str], ...]:
     lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
     pairs = (line.partition(":") for line in lines if ":" in line)
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    return tuple((name.strip(), value.strip()) for name, _, value in pairs)

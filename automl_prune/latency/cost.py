@@ -1,17 +1,18 @@
 """Latencies beside the other costs of candidates, under names that say on which device."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from automl_prune.architecture import Architecture
-from automl_prune.latency.model import LatencyModel
 from automl_prune.problem import CostFunction
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
+Predict = Callable[[IntArray], FloatArray]
+"""Maps widths ``[candidates, groups]`` to milliseconds, ``[candidates]``."""
 LATENCY = "latency_ms"
 """The metric that a budget names, together with its device."""
 
@@ -31,7 +32,7 @@ class WithLatency:
         models: By device.
     """
 
-    def __init__(self, costs: CostFunction, models: Mapping[str, LatencyModel]) -> None:
+    def __init__(self, costs: CostFunction, models: Mapping[str, Predict]) -> None:
         self._costs = costs
         self.architecture: Architecture | None = getattr(costs, "architecture", None)
         self._models = {metric_on(device): model for device, model in models.items()}
@@ -42,7 +43,7 @@ class WithLatency:
 
 
 class _Costs(Mapping[str, FloatArray]):
-    def __init__(self, costs: Mapping[str, FloatArray], models: Mapping[str, LatencyModel], widths: IntArray) -> None:
+    def __init__(self, costs: Mapping[str, FloatArray], models: Mapping[str, Predict], widths: IntArray) -> None:
         self._costs, self._models, self._widths = costs, models, widths
         self._known: dict[str, FloatArray] = {}
 

@@ -12,7 +12,7 @@ from automl_prune.latency.conditions import Conditions
 from automl_prune.latency.devices import Device
 from automl_prune.latency.runtimes.base import check_runs
 from automl_prune.latency.sampling import network_sample
-from automl_prune.latency.times import Times
+from automl_prune.latency.times import MOST_TRIES, Times
 from automl_prune.latency.timing import Timing
 from automl_prune.latency.work import NetworkWork, Work
 from automl_prune.space import Candidate, ChannelSpace
@@ -45,7 +45,7 @@ class Gauge:
         self.description = device.describe()
         check_runs(self.description, conditions, device.name)
         self.network = network.full
-        self.times = Times(folder, self.description.key(conditions))
+        self.times = Times.of(folder, self.description, conditions)
 
     def work(self, candidate: Candidate) -> NetworkWork:
         """The candidate as work."""
@@ -68,15 +68,16 @@ class Gauge:
         return [self.times[work] for work in works]
 
     def afresh(self, candidate: Candidate) -> Timing:
-        """A new timing of a candidate, whatever is known of it."""
+        """A new timing of a candidate, whatever is known of it; where none of a few settles, the steadiest of them."""
         found: list[Timing] = []
 
         def done(work: Work, timing: Timing) -> None:
             self.times.add(work, timing)
             found.append(timing)
 
-        self.device.time([self.work(candidate)], self.conditions, done)
-        return found[0]
+        while len(found) < MOST_TRIES and not any(timing.settled for timing in found):
+            self.device.time([self.work(candidate)], self.conditions, done)
+        return found[-1] if found[-1].settled else min(found, key=lambda timing: timing.error)
 
     def _time(self, works: Sequence[Work], before: int, of: int, progress: OnProgress) -> None:
         left = iter(range(before + 1, of + 1))

@@ -34,6 +34,9 @@ REST = ("activations", "turned", "unturned", "weights", "constant")
 """What a network takes besides its tables: parts of the full network's activation entries and weights, and a constant."""
 _TRUST = 0.02
 """How strongly the factors of tables are drawn to 1: as one more network, missed by this part of the full one's time."""
+_FLOOR = 0.25
+"""Part of the least time that a model was fitted to, below which it predicts nothing: what is taken off of blocked layers
+may come to more than the tables of networks that are narrower than all of these."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,11 @@ class Check:
             rank_correlation=0.0 if alike else _correlation(_ranks(predicted), _ranks(measured)),
         )
 
+    @property
+    def bias(self) -> float:
+        """The median of what measurements are in parts of their predictions: 1 where these are right in the middle."""
+        return float(np.median(np.array(self.measured) / np.array(self.predicted)))
+
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""
         return asdict(self)
@@ -103,11 +111,12 @@ class LatencyModel:
         self._fixed = float(rest @ positions[~varying])
         self._whole = float(self._entries(space.array([space.full])).sum()) or 1.0
         self._heaviest = float(self._weights(space.array([space.full]))[0]) or 1.0
+        self._least = 0.0
         self.factors = np.array(factors if factors is not None else [1.0] * len(self.kinds) + [0.0] * len(REST))
 
     def __call__(self, widths: IntArray) -> FloatArray:
         """Milliseconds, ``[candidates]``, of ``widths`` ``[candidates, groups]``."""
-        ms: FloatArray = self.features(widths) @ self.factors
+        ms: FloatArray = np.maximum(self.features(widths) @ self.factors, self._least)
         return ms
 
     def features(self, widths: IntArray) -> FloatArray:
@@ -141,6 +150,7 @@ class LatencyModel:
         left = np.concatenate([features / measured[:, None], drawn])
         right = np.concatenate([np.ones(len(measured)), np.full(len(self.kinds), trust)])
         self.factors = nnls(left, right)[0]
+        self._least = _FLOOR * float(measured.min())
 
     def _weights(self, widths: IntArray) -> FloatArray:
         """Entries of the weights of all layers that have tables, ``[candidates]``."""

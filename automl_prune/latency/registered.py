@@ -47,6 +47,7 @@ class RegisteredDevice:
         silent_seconds: Since it was last heard of, by the store's clock.
         measured, failed: What came of its measurements.
         noise: Median relative standard error of the last ones; None before the first.
+        epoch: Of the agent that registered last, which alone speaks for it; None where that did not get one yet.
     """
 
     tenant: str
@@ -58,6 +59,7 @@ class RegisteredDevice:
     measured: int
     failed: int
     noise: float | None
+    epoch: str | None
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ class Measurement:
 class DeviceStore(Protocol):
     """The truth about devices and their measurements; every call is one transaction.
 
-    What does not exist, or belongs to another tenant, raises NotFoundError.
+    What does not exist, or belongs to another tenant, raises NotFoundError. What agents say carries the epoch that they
+    got when they registered; once another has registered under the name, it raises AnotherAgentError.
     """
 
     def register(self, tenant: str, name: str, description: DeviceDescription) -> RegisteredDevice:
@@ -149,7 +152,7 @@ class DeviceStore(Protocol):
         ...
 
     def claim(
-        self, tenant: str, device: str, *, most: int, lease_seconds: float, most_attempts: int = ...
+        self, tenant: str, device: str, *, epoch: str, most: int, lease_seconds: float, most_attempts: int = ...
     ) -> list[Measurement]:
         """Take measurements that nobody is at, or whose lease ran out, oldest first; the device is heard of.
 
@@ -157,7 +160,7 @@ class DeviceStore(Protocol):
         """
         ...
 
-    def renew(self, tenant: str, device: str, held: Mapping[str, int], *, lease_seconds: float) -> list[str]:
+    def renew(self, tenant: str, device: str, held: Mapping[str, int], *, epoch: str, lease_seconds: float) -> list[str]:
         """Extend leases of measurements, by id and attempt; the device is heard of. Returns ids not held any more."""
         ...
 
@@ -168,6 +171,7 @@ class DeviceStore(Protocol):
         measurement_id: str,
         attempt: int,
         *,
+        epoch: str,
         conditions: Conditions,
         timing: Timing | None = None,
         error: str | None = None,

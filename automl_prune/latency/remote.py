@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from automl_prune.errors import DeviceError, MeasurementError, NotFoundError
+from automl_prune.errors import DeviceAwayError, DeviceError, MeasurementError, NotFoundError
 from automl_prune.latency.conditions import Conditions, DeviceDescription
 from automl_prune.latency.devices import LOCAL, OnTiming
 from automl_prune.latency.registered import DeviceStore, Measurement, RegisteredDevice
@@ -54,7 +54,9 @@ class RemoteDevice:
         self._expected: DeviceDescription | None = None
 
     def describe(self) -> DeviceDescription:
-        """What it is, and whose; waits for it where it is gone. Raises DeviceError for one that is unknown or stays away.
+        """What it is, and whose; waits for it where it is gone.
+
+        Raises DeviceError for one that is unknown, DeviceAwayError for one that stays away.
 
         What is timed later is kept for what it is the first time; once it has become another device nothing more is timed.
 
@@ -70,7 +72,7 @@ class RemoteDevice:
                 facts = {**found.description.fingerprint, "agent": f"{self._tenant}/{self.name}"}
                 return DeviceDescription(facts, found.description.runtimes)
             if time.monotonic() >= give_up:
-                raise DeviceError(self._away(found))
+                raise self._away(found)
             self._wait_for(found)
 
     def time(self, works: Sequence[Work], conditions: Conditions, done: OnTiming) -> None:
@@ -79,7 +81,8 @@ class RemoteDevice:
         When it vanishes meanwhile it is waited for; what it was at is handed out again once it is back.
 
         Raises:
-            DeviceError: It stayed away, or has been registered as another since it was described.
+            DeviceAwayError: It stayed away.
+            DeviceError: It was removed, or has been registered as another since it was described.
             MeasurementError: It cannot time something, however often it is asked to.
         """
         for first in range(0, len(works), AT_ONCE):
@@ -136,7 +139,7 @@ class RemoteDevice:
     def _wait(self) -> None:
         found = self._registered()
         if found.silent_seconds > self._silent + self._patience:
-            raise DeviceError(self._away(found))
+            raise self._away(found)
         if found.silent_seconds > self._silent:
             self._wait_for(found)
         else:
@@ -156,11 +159,12 @@ class RemoteDevice:
                 f"'automl-prune agent --name NAME', run on a device, makes it known."
             ) from None
 
-    def _away(self, found: RegisteredDevice) -> str:
-        return (
+    def _away(self, found: RegisteredDevice) -> DeviceAwayError:
+        said = (
             f"Device {self.name!r} was last heard of {ago(found.silent_seconds)}; "
             f"start 'automl-prune agent --name {self.name}' there."
         )
+        return DeviceAwayError(self.name, found.last_seen_at, said)
 
 
 def ago(seconds: float) -> str:

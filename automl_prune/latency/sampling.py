@@ -12,8 +12,9 @@ FloatArray = npt.NDArray[np.float64]
 
 FITTED, CHECKED = 36, 12
 """Random networks that factors are fitted to, and that predictions are then checked on."""
-LEAST_CHECKED = 3
-"""Networks that a check needs at least to say anything."""
+LEAST_CHECKED = 10
+"""Networks that predictions must have been checked on to be trusted. Spaces that have too few for that lose nothing: most of
+their networks are timed by then, and all others when it is their turn."""
 SEED = 0
 """Of these networks: the same for all searches, so that what one has timed serves the next."""
 _SWEEPS = 4
@@ -43,8 +44,11 @@ def random_candidates(space: ChannelSpace, count: int, seed: int) -> list[Candid
 
 
 def held_out(count: int) -> int:
-    """How many of so many networks predictions are checked on, and not fitted to: a third, ``CHECKED`` at most."""
-    return max(1, min(CHECKED, count // 3))
+    """How many of so many networks predictions are checked on, and not fitted to: a third, ``CHECKED`` at most.
+
+    Up to half of them where a third is too few to trust what they say.
+    """
+    return max(1, min(CHECKED, max(count // 3, min(LEAST_CHECKED, count // 2))))
 
 
 def fastest_candidates(space: ChannelSpace, predict: Callable[[IntArray], FloatArray]) -> list[Candidate]:

@@ -3,10 +3,12 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from automl_prune.errors import MeasurementError
+from automl_prune.latency.conditions import Conditions, DeviceDescription
 from automl_prune.latency.timing import Timing
 from automl_prune.latency.work import Work, work_to_json
 
@@ -23,13 +25,32 @@ class Times:
     Args:
         folder: Of all devices.
         key: Of the device under the conditions: another version of the runtime is another key.
+        about: What the key stands for, kept beside the times for those who list them.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self.file = folder / f"{key}.jsonl"
+    def __init__(self, folder: Path, key: str, about: Mapping[str, Any] | None = None) -> None:
+        self.file, self._about = folder / f"{key}.jsonl", about
         self._known: dict[str, Timing] = {}
         self._tries: Counter[str] = Counter()
         self._read = 0
+
+    @classmethod
+    def of(cls, folder: Path, device: DeviceDescription, conditions: Conditions) -> "Times":
+        """Those of a device under conditions."""
+        about = {"device": device.to_json(), "conditions": conditions.to_json()}
+        return cls(folder, device.key(conditions), about)
+
+    @property
+    def known(self) -> Mapping[str, Timing]:
+        """The timings that count, by what was timed as JSON."""
+        self._catch_up()
+        return self._known
+
+    @property
+    def measured(self) -> int:
+        """How many timings there are, those of the same work included."""
+        self._catch_up()
+        return self._tries.total()
 
     def __getitem__(self, work: Work) -> Timing:
         self._catch_up()
@@ -48,6 +69,7 @@ class Times:
         """Keep a measurement."""
         line = json.dumps({"work": work_to_json(work), "timing": timing.to_json()}) + "\n"
         self.file.parent.mkdir(parents=True, exist_ok=True)
+        self._tell_about()
         descriptor = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             size = os.fstat(descriptor).st_size
@@ -55,6 +77,13 @@ class Times:
             os.write(descriptor, (line if whole else "\n" + line).encode())  # one write: lines of others stay whole
         finally:
             os.close(descriptor)
+
+    def _tell_about(self) -> None:
+        told = self.file.with_suffix(".json")
+        if self._about is not None and not told.exists():
+            draft = told.with_suffix(f".{os.getpid()}.part")
+            draft.write_text(json.dumps(self._about))
+            draft.replace(told)
 
     def _is_enough(self, name: str) -> bool:
         return name in self._known and (self._known[name].settled or self._tries[name] >= MOST_TRIES)

@@ -5,7 +5,7 @@ it starts. The controller walks through them; nothing else knows their order.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from automl_prune.loop.confirmation import best_of, confirmed, first
 from automl_prune.loop.measured import MEASURED_ARMS, Latencies
 from automl_prune.loop.ranked import ranked_widths
 from automl_prune.loop.standing import BASE, SEARCH
-from automl_prune.problem import Problem, best_trials
+from automl_prune.problem import Loss, Problem, best_trials
 from automl_prune.space import Candidate
 from automl_prune.strategies.base import Proposal, Strategy, StrategyOptions
 from automl_prune.strategies.random import RandomOptions, RandomSearch
@@ -28,9 +28,12 @@ CONFIRM = "confirm"
 """Followed by the number of the round, from 1."""
 CONTROLS = ("uniform", "random", "global")
 """Arms that the search is compared with; each is recovered and reported as its best is."""
+COMPARED = (SEARCH, *CONTROLS)
 
 History = Sequence[Trial]
-"""Trials told so far, in order of number."""
+"""Trials told so far, in order of number; where an arm starts, also what a driver that died had asked of it."""
+TIMED = "timed"
+"""Key of a finalist's origin: the timings by which it was found to be within the budgets."""
 
 _NO_LIMIT = 1 << 62
 
@@ -101,8 +104,8 @@ def plan_arms(
         rounds: Select images of each round in which the leaders are confirmed.
         latencies: What measures leaders before they go on.
     """
-    full = problem.space.full
-    ranks = {IMPORTANCE: True} if "global" in controls or make_strategy().wants_starts else {}
+    full, ordered = problem.space.full, make_strategy()
+    ranks = {IMPORTANCE: True} if "global" in controls or ordered.wants_starts else {}
     arms = [_fixed(problem, BASE, lambda _: [Proposal(full, ranks)], waits=True, required=True)]
     wanted = [FULL_NETWORK, *prepare] if train_base else prepare
     preparations = [Proposal(full, {PREPARES: what}) for what in wanted]
@@ -118,12 +121,12 @@ def plan_arms(
         arms.append(Arm("random", lambda _: control, _as_many_as_searched, waits=True))
     for number, images in enumerate(rounds, 1):
         keep = top_k << (len(rounds) - number)
-        confirm = partial(leaders, problem, number, keep=keep, images=images, latencies=latencies)
+        confirm = partial(leaders, problem, number, keep=keep, images=images, latencies=latencies, loss=ordered.ranking_loss)
         arms.append(_fixed(problem, f"{CONFIRM}-{number}", confirm, waits=True))
-    arms.append(
-        _fixed(problem, FINAL, lambda h: finalists(problem, h, top_k, rounds=len(rounds), latencies=latencies), waits=True)
-    )
-    arms.append(_fixed(problem, REPORT, lambda h: reported(problem, h), waits=True, required=True))
+    ranked: dict[str, Any] = {"latencies": latencies, "loss": ordered.ranking_loss}
+    finish = partial(finalists, problem, top_k=top_k, rounds=len(rounds), **ranked)
+    arms.append(_fixed(problem, FINAL, finish, waits=True))
+    arms.append(_fixed(problem, REPORT, partial(reported, problem, **ranked), waits=True, required=True))
     return arms
 
 
@@ -135,16 +138,23 @@ def started(problem: Problem, strategy: Strategy, history: History) -> Strategy:
 
 
 def leaders(
-    problem: Problem, number: int, history: History, *, keep: int, images: int, latencies: Latencies | None = None
+    problem: Problem,
+    number: int,
+    history: History,
+    *,
+    keep: int,
+    images: int,
+    latencies: Latencies | None = None,
+    loss: Loss | None = None,
 ) -> list[Proposal]:
     """What round ``number`` of the confirmation scores: the best ``keep`` of the search and of the random control."""
-    return [
-        proposal
-        for arm in (SEARCH, *CONTROLS)
-        for proposal in confirmed(
-            problem, scored(history, arm, number - 1), arm, keep=keep, images=images, latencies=_judge_of(arm, latencies)
-        )
-    ]
+
+    def choose(arm: str, asked: History) -> list[Proposal]:
+        left, before = keep - len(asked), [t.candidate for t in asked]
+        trials, confirm = scored(history, arm, number - 1), partial(confirmed, _as_judged(problem, arm), loss=loss)
+        return confirm(trials, arm, keep=left, images=images, latencies=_judge_of(arm, latencies), after=before)
+
+    return _going_on([t for t in history if t.arm == f"{CONFIRM}-{number}"], choose)
 
 
 def scored(history: History, arm: str, number: int) -> list[Trial]:
@@ -155,7 +165,13 @@ def scored(history: History, arm: str, number: int) -> list[Trial]:
 
 
 def finalists(
-    problem: Problem, history: History, top_k: int, *, rounds: int = 0, latencies: Latencies | None = None
+    problem: Problem,
+    history: History,
+    top_k: int,
+    *,
+    rounds: int = 0,
+    latencies: Latencies | None = None,
+    loss: Loss | None = None,
 ) -> list[Proposal]:
     """The best ``top_k`` of the search and of the random control, and the other controls, to be recovered.
 
@@ -167,12 +183,43 @@ def finalists(
         top_k: How many of each.
         rounds: How often the leaders were confirmed; the last scores count.
         latencies: What measures whether they are fast enough.
+        loss: What ranks them; None: the problem's first loss.
     """
-    proposals = []
-    for arm in (SEARCH, *CONTROLS):
-        best = best_of(problem, scored(history, arm, rounds), top_k, _judge_of(arm, latencies), afresh=True)
-        best = [t for t in best if latencies is None or latencies.is_measurable(t.candidate)]
-        proposals += [Proposal(t.candidate, {"of": first(t), "arm": arm}, parent=t.parent) for t in best]
+    asked = [t for t in history if t.arm == FINAL]
+    for trial in asked:
+        if latencies is not None:
+            latencies.recall(trial.candidate, trial.origin.get(TIMED, {}))
+
+    def choose(arm: str, own: History) -> list[Proposal]:
+        left, before = top_k - len(own), [t.candidate for t in own]
+        trials, judge = scored(history, arm, rounds), _judge_of(arm, latencies)
+        best = best_of(_as_judged(problem, arm), trials, left, judge, afresh=True, after=before, loss=loss)
+        return [_finalist(t, arm, latencies) for t in best if latencies is None or latencies.is_measurable(t.candidate)]
+
+    return _going_on(asked, choose)
+
+
+def _finalist(trial: Trial, arm: str, latencies: Latencies | None) -> Proposal:
+    timed = latencies.record(trial.candidate) if latencies else {}
+    origin = {"of": first(trial), "arm": arm, **({TIMED: timed} if timed else {})}
+    return Proposal(trial.candidate, origin, parent=trial.parent)
+
+
+def _going_on(asked: History, choose: Callable[[str, History], list[Proposal]]) -> list[Proposal]:
+    """A list of leaders, arm by arm: what was asked of it before its driver died, as it was, and what comes after that.
+
+    What is measured again may come out otherwise; a list that began anew would leave leaders out, or ask for some twice.
+
+    Args:
+        asked: Trials of the list, in their order.
+        choose: The leaders of an arm that follow those asked already.
+    """
+    proposals: list[Proposal] = []
+    for place, arm in enumerate(COMPARED):
+        own = [t for t in asked if t.origin["arm"] == arm]
+        proposals += [Proposal(t.candidate, t.origin, parent=t.parent) for t in own]
+        if not any(t.origin["arm"] in COMPARED[place + 1 :] for t in asked):
+            proposals += choose(arm, own)
     return proposals
 
 
@@ -181,18 +228,32 @@ def _judge_of(arm: str, latencies: Latencies | None) -> Latencies | None:
     return latencies if arm in MEASURED_ARMS else None
 
 
+def _as_judged(problem: Problem, arm: str) -> Problem:
+    """The problem with the budgets that an arm's trials must meet; the same controls need not by what was measured."""
+    if arm in MEASURED_ARMS:
+        return problem
+    return replace(problem, budgets=tuple(replace(b, measured=None) for b in problem.budgets))
+
+
 def globally_ranked(problem: Problem, history: History) -> Candidate:
     """The control ``global``, by the importance that was worked out when the full network was scored."""
     details = next(t.outcome.details for t in history if t.arm == BASE and t.outcome)
     return ranked_widths(problem, details[IMPORTANCE])
 
 
-def reported(problem: Problem, history: History) -> list[Proposal]:
-    """The full network, the best recovered candidate and the recovered controls: what is scored on the report split."""
+def reported(
+    problem: Problem, history: History, *, latencies: Latencies | None = None, loss: Loss | None = None
+) -> list[Proposal]:
+    """The full network, the best recovered candidate and the recovered controls: what is scored on the report split.
+
+    None that was measured to be outside the budgets.
+    """
     proposals = [Proposal(problem.space.full, {"arm": BASE})]
-    for arm in (SEARCH, *CONTROLS):
+    for arm in COMPARED:
         recovered = [t for t in history if t.arm == FINAL and t.origin.get("arm") == arm and t.state is TrialState.COMPLETE]
-        for i in best_trials(problem, [(t.candidate, t.metrics) for t in recovered], 1):
+        if judge := _judge_of(arm, latencies):
+            recovered = [t for t in recovered if judge.within(t.candidate)]
+        for i in best_trials(_as_judged(problem, arm), [(t.candidate, t.metrics) for t in recovered], 1, loss=loss):
             origin = {"arm": arm, "of": recovered[i].origin["of"], "final": recovered[i].number}
             proposals.append(Proposal(recovered[i].candidate, origin, parent=recovered[i].number))
     return proposals

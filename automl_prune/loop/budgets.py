@@ -1,6 +1,6 @@
 """Budgets as they are ordered, as a search keeps to them, and as JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,10 +10,11 @@ from automl_prune.costs import METRICS
 from automl_prune.costs.kept import cost_model
 from automl_prune.errors import FieldError, SpecError, UnknownNameError
 from automl_prune.latency.cost import LATENCY, WithLatency, metric_on
+from automl_prune.latency.devices import LOCAL
 from automl_prune.loop.latencies import DeviceLookup, Progress, Timed, find_latencies, latency_budgets, tightened
 from automl_prune.loop.measured import Latencies
 from automl_prune.loop.spec import BudgetSpec, SearchSpec
-from automl_prune.problem import Budget, CostFunction, Problem
+from automl_prune.problem import Budget, CostFunction, FloatArray, IntArray, Problem
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Priced:
     Attributes:
         cost: Of candidates, latencies included once devices were asked.
         ordered: The budgets as they were ordered, in absolute terms.
-        kept: The same as the search keeps to them: with a margin where they are met by prediction.
+        kept: The same as the search keeps to them: with a margin where they are met by prediction, and without latencies
+            that no device has told of yet.
         latencies: The devices; None without latency budgets, and as long as something has to be timed.
     """
 
@@ -41,10 +43,8 @@ def priced(spec: SearchSpec, timed: Timed, devices: DeviceLookup, *, now: bool, 
     fixed = {i: absolute(b, full, i) for i, b in enumerate(spec.budgets) if i not in waiting}
     latencies = find_latencies(spec, timed, devices, now=now, progress=progress) if waiting else None
     if latencies is None:
-        narrowest = float(cost(timed.space.array([timed.space.narrowest]))["macs"][0])
-        unknown = {i: stand_in(b, full, narrowest) for i, b in waiting.items()}
-        stand_ins = tuple((fixed | unknown)[i] for i in range(len(spec.budgets)))
-        return Priced(cost, stand_ins, stand_ins)
+        ordered = fixed | {i: _unknown(b) for i, b in waiting.items()}
+        return Priced(cost, tuple(ordered[i] for i in range(len(spec.budgets))), tuple(fixed.values()))
     cost = WithLatency(cost, {name: found.model for name, found in latencies.devices.items()})
     ordered = fixed | dict(zip(waiting, latencies.budgets.values(), strict=True))
     kept = fixed | tightened(latencies, waiting)
@@ -81,13 +81,24 @@ def absolute(budget: BudgetSpec, full: Mapping[str, float], index: int) -> Budge
     return Budget(budget.metric, max=most, min=least)
 
 
-def stand_in(budget: BudgetSpec, full: Mapping[str, float], narrowest: float) -> Budget:
-    """MACs in place of a latency that no device has measured yet, for what can be checked of an order before.
+def rehearsed(problem: Problem, devices: Collection[str]) -> Problem:
+    """The problem that a strategy can be made for before devices were asked: their latencies have names, and bind nothing.
 
-    No fewer than the narrowest network has: whether a latency can be reached is not known yet.
+    Whether they can be reached, and in how many trials, is not known yet.
     """
-    ratio = budget.max_ratio or (0.5 if budget.max is not None else None)
-    return Budget("macs", max=float("inf") if ratio is None else max(ratio * full["macs"], narrowest))
+
+    def macs(widths: IntArray) -> FloatArray:
+        return problem.cost(widths)["macs"]
+
+    cost = WithLatency(problem.cost, dict.fromkeys(devices, macs))
+    full = problem.costs(problem.space.full)["macs"]
+    return replace(problem, cost=cost, budgets=(*problem.budgets, *(Budget(metric_on(name), max=full) for name in devices)))
+
+
+def _unknown(budget: BudgetSpec) -> Budget:
+    """A latency budget before its device was asked: what was ordered as a part of the full network's is open."""
+    most = float("inf") if budget.max is None else budget.max
+    return Budget(metric_on(budget.device or LOCAL), max=most, min=budget.min or 0.0, grows=False)
 
 
 def budget_json(budget: Budget) -> dict[str, Any]:

@@ -6,11 +6,12 @@ the candidates, until the last round has ``top_k`` of them on all images (Karnin
 Jamieson and Talwalkar 2016, arXiv 1502.07943). Search and random control are treated alike.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from automl_prune.evaluation.setup import SELECT_IMAGES
 from automl_prune.loop.measured import Latencies, first_within
-from automl_prune.problem import Problem, best_trials
+from automl_prune.problem import Loss, Problem, best_trials
+from automl_prune.space import Candidate
 from automl_prune.strategies.base import Proposal
 from automl_prune.trial import Trial, TrialState
 
@@ -25,26 +26,41 @@ def rounds(images: int | None, whole: int) -> list[int]:
 
 
 def confirmed(
-    problem: Problem, trials: Iterable[Trial], arm: str, *, keep: int, images: int, latencies: Latencies | None = None
+    problem: Problem,
+    trials: Iterable[Trial],
+    arm: str,
+    *,
+    keep: int,
+    images: int,
+    latencies: Latencies | None = None,
+    after: Collection[Candidate] = (),
+    loss: Loss | None = None,
 ) -> list[Proposal]:
     """The best ``keep`` of an arm's scored trials, to be made again alike and scored on ``images`` select images.
 
     The trials are all those of the round before, or the arm's own in the first round.
     """
-    best = best_of(problem, trials, keep, latencies)
+    best = best_of(problem, trials, keep, latencies, after=after, loss=loss)
     return [Proposal(t.candidate, {"of": first(t), "arm": arm, SELECT_IMAGES: images}, parent=t.parent) for t in best]
 
 
 def best_of(
-    problem: Problem, trials: Iterable[Trial], keep: int, latencies: Latencies | None = None, *, afresh: bool = False
+    problem: Problem,
+    trials: Iterable[Trial],
+    keep: int,
+    latencies: Latencies | None = None,
+    *,
+    afresh: bool = False,
+    after: Collection[Candidate] = (),
+    loss: Loss | None = None,
 ) -> list[Trial]:
     """The best complete trials, best first; where devices budget the search, those that were measured to be fast enough.
 
-    With ``afresh`` they are measured once more for this, whatever is known of them.
+    See :func:`~automl_prune.loop.measured.first_within` for ``afresh`` and ``after``; ``loss`` is what ranks them.
     """
     scored = [t for t in trials if t.state is TrialState.COMPLETE]
-    ranked = best_trials(problem, [(t.candidate, t.metrics) for t in scored], len(scored) if latencies else keep)
-    return first_within(latencies, [scored[i] for i in ranked], keep, afresh=afresh)
+    ranked = best_trials(problem, [(t.candidate, t.metrics) for t in scored], len(scored), loss=loss)
+    return first_within(latencies, [scored[i] for i in ranked], keep, afresh=afresh, after=after)
 
 
 def first(trial: Trial) -> int:

@@ -19,6 +19,7 @@ from automl_prune.loop.ports import Store, replay_order
 from automl_prune.loop.standing import SEARCH
 from automl_prune.loop.stopping import Patience
 from automl_prune.problem import Problem
+from automl_prune.space import Candidate
 from automl_prune.strategies.base import Strategy
 from automl_prune.trial import NO_ROOM, Outcome, Trial, TrialState
 
@@ -51,7 +52,8 @@ class Controller:
         attempt: The claim under which this driver writes.
         problem: What is searched.
         arms: Its parts, in order.
-        on_arm: Called with an arm's name when it starts.
+        on_start: Called with an arm's name before it starts; what it evaluates may have to be measured for.
+        on_arm: Called with an arm's name when it has started.
         on_trial: Called with every trial that ends.
         out_of_time: Whether the search arm must stop asking.
         on_standstill: Called with the reason why nothing can be evaluated for now, and with None once something is.
@@ -68,6 +70,7 @@ class Controller:
         problem: Problem,
         arms: Sequence[Arm],
         *,
+        on_start: Callable[[str], None] = lambda name: None,
         on_arm: Callable[[str], None] = lambda name: None,
         on_trial: Callable[[Trial], None] = lambda trial: None,
         out_of_time: Callable[[], bool] = lambda: False,
@@ -78,11 +81,14 @@ class Controller:
     ) -> None:
         self._store, self._id, self._attempt = store, search_id, attempt
         self._problem, self._arms = problem, list(arms)
-        self._on_arm, self._on_trial, self._out_of_time = on_arm, on_trial, out_of_time
+        self._on_start, self._on_arm = on_start, on_arm
+        self._on_trial, self._out_of_time = on_trial, out_of_time
         self._on_standstill = on_standstill
-        self._patience, self._foresee, self._judge = Patience(problem, patience), foresee, judge
+        self._patience = Patience(problem, patience, loss=self._loss)
+        self._foresee, self._judge = foresee, judge
         self._strategies: dict[str, Strategy] = {}
         self._asked: dict[str, int] = {}
+        self._asked_before: dict[str, list[Trial]] = {}
         self._told: dict[int, Trial] = {}
         self._open: dict[int, Trial] = {}
         self._again: deque[Trial] = deque()
@@ -266,9 +272,10 @@ class Controller:
 
     def _why_outside(self) -> str | None:
         """Why nothing can come of the search, if all that it scored lies outside the budgets."""
-        widths = [t.candidate for t in self._told.values() if t.arm == SEARCH and t.state is TrialState.COMPLETE]
-        if not widths or any(map(self._problem.is_feasible, widths)):
+        scored = [t for t in self._told.values() if t.arm == SEARCH and t.state is TrialState.COMPLETE]
+        if not scored or any(self._problem.meets(t.candidate, t.metrics) for t in scored):
             return None
+        widths = [t.candidate for t in scored]
         array = self._problem.space.array(widths)
         nearest = widths[int(np.argmin(self._problem.excess(array) + self._problem.shortfall(array)))]
         costs = self._problem.costs(nearest)
@@ -286,7 +293,8 @@ class Controller:
         self._current = index
         if index < len(self._arms):
             arm = self._arms[index]
-            self._strategies[arm.name] = arm.start(self.history)
+            self._on_start(arm.name)
+            self._strategies[arm.name] = arm.start([*self.history, *self._asked_before.get(arm.name, ())])
             self._asked[arm.name] = 0
             self._on_arm(arm.name)
 
@@ -295,6 +303,9 @@ class Controller:
     def _tell(self, trial: Trial) -> None:
         self._remember(trial)
         self._strategies[trial.arm].tell(trial)
+
+    def _loss(self, candidate: Candidate, metrics: Mapping[str, float]) -> float:
+        return self._strategies[SEARCH].ranking_loss(candidate, metrics)
 
     def _remember(self, trial: Trial) -> None:
         self._told[trial.number] = trial
@@ -326,6 +337,8 @@ class Controller:
         snapshot = self._store.get_search(self._id).snapshot
         covered = int(snapshot["sequence"]) if snapshot else -1
         self._numbers = max((t.trial.number for t in stored), default=-1) + 1
+        for recorded in stored:
+            self._asked_before.setdefault(recorded.trial.arm, []).append(recorded.trial)
         for sequence, event, trial in replay_order(stored):
             if event == "ask":
                 self._replay_ask(trial, ask_again=sequence > covered)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from automl_prune.loop.arms import History
-from automl_prune.loop.job import SearchJob
+from automl_prune.loop.job import Artifact, SearchJob
 from automl_prune.loop.ports import Store
 from automl_prune.loop.standing import SEARCH
 from automl_prune.space import ChannelSpace
@@ -19,8 +19,10 @@ WEIGHTS = "weights"
 class FamilyKeeper:
     """Follows a strategy's winners; told anew by a driver that took over, it comes to the same.
 
+    The weights of a winner are recorded as it wins, so that a search which ends early serves those that it came to.
+
     Args:
-        store: Where clients read of the winners, as ``family`` in the search's info.
+        store: Where clients read of the winners, as ``family`` in the search's info, and of their files.
         job: The claimed search.
         artifacts: The search's own folder.
     """
@@ -33,6 +35,7 @@ class FamilyKeeper:
     def follow(self, strategy: Strategy, history: History) -> None:
         """Publish a new winner, and delete the weights of trials that no other will start from."""
         if strategy.family != self._family:
+            self._record(strategy.family, history)
             self._family = strategy.family
             now = self._store.get_search(self._job.id)
             info = {"family": list(self._family)}
@@ -42,6 +45,14 @@ class FamilyKeeper:
             if trial.arm == SEARCH and trial.number not in kept and (name := _file_to_delete(trial)):
                 (self._artifacts / name).unlink(missing_ok=True)
                 self._gone.add(trial.number)
+
+    def _record(self, family: Sequence[int], history: History) -> None:
+        """Record the weights of winners whose files are not recorded yet."""
+        known = {artifact.name for artifact in self._store.artifacts(self._job.id)}
+        for trial in history:
+            name = weights_file(trial) if trial.number in family else None
+            if name is not None and name not in known and (self._artifacts / name).is_file():
+                self._store.add_artifact(self._job.id, self._job.attempt, Artifact.of(self._artifacts / name))
 
 
 def weights_file(trial: Trial) -> str | None:

@@ -9,12 +9,14 @@ A user may pause it in any of the first four states. One that waits is paused at
 lost is queued again too, as its next attempt.
 """
 
+import hashlib
 import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from automl_prune.trial import Trial
@@ -55,7 +57,7 @@ class SearchJob:
         priority: Higher ones are claimed first.
         version: Counts what was changed about the search itself: its state and reason, requests, labels, name, priority,
             info and result. Its trials and renewed leases do not count.
-        losses: Drivers that were lost.
+        losses: Drivers that were lost since the last outcome was recorded.
         owner, host: Who drives it and where, while somebody does.
         best: By arm, the number of the best trial within the budgets, and its value of the objective.
         info: What the driver found out, JSON: ``base`` metrics, ``space``, ``splits``, ``links``, ``ray`` …
@@ -196,3 +198,10 @@ class Artifact:
     name: str
     size: int
     sha256: str
+
+    @classmethod
+    def of(cls, file: Path) -> "Artifact":
+        """A file that is there, read once; raises OSError."""
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return cls(file.name, file.stat().st_size, digest)

@@ -106,12 +106,15 @@ def find_latencies(
 def tightened(latencies: Latencies, places: Iterable[int]) -> dict[int, Budget]:
     """The budgets that predictions must meet, by place: below the ordered maxima by what predictions miss on average.
 
-    Never so far below that no prediction is left that meets them.
+    Where predictions are not trusted, candidates are measured and that decides: there is no margin, and only what most of
+    the predictions are too low or too high by is made up for. Maxima are never so low that no prediction meets them.
     """
     kept = []
     for name, budget in latencies.budgets.items():
         found = latencies.devices[name]
-        kept.append(replace(budget, max=max(budget.max / (1 + found.check.mape), found.least_predicted_ms)))
+        margin = 1 + found.check.mape if found.trusted else found.check.bias
+        most = max(budget.max / margin, found.least_predicted_ms)
+        kept.append(replace(budget, max=most, measured=None if found.trusted else budget))
     return dict(zip(places, kept, strict=True))
 
 

@@ -1,8 +1,9 @@
 """Latencies of a search's candidates: predicted for all, measured where it matters, and judged by the ordered budgets."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any
 
 from automl_prune.errors import MeasurementError
@@ -10,6 +11,7 @@ from automl_prune.latency.building import DeviceLatency
 from automl_prune.latency.cost import LATENCY, metric_on
 from automl_prune.latency.gauge import Gauge
 from automl_prune.latency.timing import Timing
+from automl_prune.loop.fresh import Fresh, time_afresh
 from automl_prune.loop.standing import SEARCH
 from automl_prune.problem import Budget
 from automl_prune.space import Candidate
@@ -19,10 +21,11 @@ from automl_prune.trial import Outcome, Trial, TrialState
 log = logging.getLogger(__name__)
 
 MOST_MEASURED = 40
-"""Leaders of one arm that are measured at most while those within the budgets are looked for."""
+"""Leaders of one arm that are measured at most while those within the budgets are looked for; where none of them is, the
+same number of those that are predicted to be the fastest."""
 
-LOOKS, SLOWER = 3, 0.01
-"""How often the full network is timed at the end while it takes longer than before, and by which part that counts."""
+LOOKS, APART = 3, 0.01
+"""How often the full network is timed at the end where it takes another time than before, and by which part that counts."""
 
 MEASURED_ARMS = (SEARCH, "random")
 """Arms of many candidates, of which too slow ones are left out; single networks go on, and are told as measured."""
@@ -43,13 +46,15 @@ class Latencies:
     devices: Mapping[str, DeviceLatency]
     in_ms: frozenset[str] = frozenset()
     _full_now: dict[str, float] = field(default_factory=dict, repr=False)
-    _fresh: dict[Candidate, dict[str, Timing]] = field(default_factory=dict, repr=False)
+    _fresh: dict[Candidate, dict[str, Fresh]] = field(default_factory=dict, repr=False)
     _failed: dict[Candidate, str] = field(default_factory=dict, repr=False)
 
     # Milliseconds ----------------------------------------------------------------------------------------------------
 
     def measure(self, candidate: Candidate) -> dict[str, float]:
         """Milliseconds by device; measured once, however often it is asked for. Raises MeasurementError."""
+        if candidate in self._fresh:
+            return {name: fresh.ms for name, fresh in self._fresh[candidate].items()}
         return {name: timing.ratio * self._full_ms(name) for name, timing in self._timings(candidate).items()}
 
     def predict(self, candidate: Candidate) -> dict[str, float]:
@@ -58,11 +63,15 @@ class Latencies:
             name: float(found.model(self.gauges[name].space.array([candidate]))[0]) for name, found in self.devices.items()
         }
 
+    def predicted_part(self, candidate: Candidate) -> float:
+        """Which part of the tightest maximum a candidate is predicted to take."""
+        return max(ms / self.budgets[name].max for name, ms in self.predict(candidate).items())
+
     def _timings(self, candidate: Candidate) -> Mapping[str, Timing]:
         if candidate in self._failed:
             raise MeasurementError(self._failed[candidate])
         if candidate in self._fresh:
-            return self._fresh[candidate]
+            return {name: fresh.timing for name, fresh in self._fresh[candidate].items()}
         try:
             return {name: gauge.time([gauge.work(candidate)])[0] for name, gauge in self.gauges.items()}
         except MeasurementError as error:
@@ -97,7 +106,8 @@ class Latencies:
         if not slow or MEASURES in trial.origin:
             return None
         said = f"It takes {measured[slow[0]]:.4g} ms on {slow[0]!r}, measured; {self._ordered(slow[0])}."
-        return Outcome(TrialState.INFEASIBLE, metrics=_by_metric(measured), reason=said)
+        known = {name: measured[name] for name in self.doubted}
+        return Outcome(TrialState.INFEASIBLE, metrics=_by_metric(known), reason=said)
 
     def judge(self, trial: Trial, outcome: Outcome) -> Outcome:
         """An outcome with the candidate's latencies among its metrics, predicted or, where that is not trusted, measured."""
@@ -131,27 +141,42 @@ class Latencies:
         return all(b.min <= taken[name] <= b.max for name, b in self.budgets.items())
 
     def confirm(self, candidate: Candidate) -> bool:
-        """The same by a new measurement, of the candidate and, where milliseconds were ordered, of the full network too."""
+        """The same by new timings, of the candidate and, where milliseconds were ordered, of the full network too."""
         if not self.within(candidate):
             return False
         for name in self.in_ms - self._full_now.keys():
             self._full_now[name] = self._time_full(name)
         if candidate not in self._fresh:
             try:
-                self._fresh[candidate] = {name: gauge.afresh(candidate) for name, gauge in self.gauges.items()}
+                self._fresh[candidate] = {
+                    name: time_afresh(gauge, candidate, self.budgets[name], self._full_ms(name))
+                    for name, gauge in self.gauges.items()
+                }
             except MeasurementError as error:
                 self._failed[candidate] = str(error)
         return self.within(candidate)
 
+    def record(self, candidate: Candidate) -> dict[str, Any]:
+        """New timings of a candidate as JSON data, by device; :meth:`recall` reads them back."""
+        return {name: fresh.to_json() for name, fresh in self._fresh.get(candidate, {}).items()}
+
+    def recall(self, candidate: Candidate, recorded: Mapping[str, Any]) -> None:
+        """Take over what an earlier driver measured of a candidate that it handed out; it decides now as it did then."""
+        if recorded.keys() == self.gauges.keys():
+            found = {name: Fresh.from_json(data) for name, data in recorded.items()}
+            self._full_now |= {name: found[name].full_ms for name in self.in_ms}
+            self._fresh[candidate] = {name: replace(fresh, full_ms=self._full_ms(name)) for name, fresh in found.items()}
+
     def _time_full(self, name: str) -> float:
-        """Milliseconds of the full network now; the least of a few timings where the device seems slower than it was."""
-        gauge, least = self.gauges[name], float("inf")
+        """Milliseconds of the full network now; the median of a few timings where they seem to have changed."""
+        gauge, before = self.gauges[name], self.devices[name].full_ms
+        found: list[float] = []
         for _ in range(LOOKS):
             now = gauge.afresh(gauge.space.full)
-            least = min(least, (now.ms + now.reference_ms) / 2)
-            if least <= (1 + SLOWER) * self.devices[name].full_ms:
+            found.append((now.ms + now.reference_ms) / 2)
+            if len(found) == 1 and abs(found[0] / before - 1) <= APART:
                 break
-        return least
+        return median(found)
 
     def why_none(self, candidates: Sequence[Candidate]) -> str | None:
         """How far off the nearest of some candidates is, if all that were measured miss the budgets."""
@@ -179,11 +204,11 @@ class Latencies:
 
     def row(self, candidate: Candidate) -> dict[str, Any]:
         """What a result says of one network: measured milliseconds by device, and the measurement with its prediction."""
-        measured, predicted, timings = self.measure(candidate), self.predict(candidate), self._timings(candidate)
-        details = {
-            name: {"measured_ms": measured[name], "predicted_ms": predicted[name], **timing.to_json()}
-            for name, timing in timings.items()
-        }
+        measured, predicted, details = self.measure(candidate), self.predict(candidate), {}
+        for name, timing in self._timings(candidate).items():
+            fresh = self._fresh[candidate][name] if candidate in self._fresh else Fresh(timing, timing.error, 1, 0.0)
+            sure = {"error": fresh.error, "timings": fresh.timings}
+            details[name] = {"measured_ms": measured[name], "predicted_ms": predicted[name], **timing.to_json(), **sure}
         return {LATENCY: measured, "latency": details}
 
     def describe(self) -> dict[str, Any]:
@@ -191,17 +216,37 @@ class Latencies:
         return {name: found.to_json() for name, found in self.devices.items()}
 
 
-def first_within(latencies: Latencies | None, trials: Sequence[Trial], keep: int, *, afresh: bool = False) -> list[Trial]:
-    """The first ``keep`` of some trials, best first, whose measured latencies meet the budgets; ``afresh``: once more."""
+def first_within(
+    latencies: Latencies | None,
+    trials: Sequence[Trial],
+    keep: int,
+    *,
+    afresh: bool = False,
+    after: Collection[Candidate] = (),
+) -> list[Trial]:
+    """The first of some trials, best first, whose measured latencies meet the budgets.
+
+    Args:
+        latencies: What measures; None: nothing has to be measured.
+        trials: Of distinct candidates.
+        keep: How many.
+        afresh: Whether they are timed once more for this, whatever is known of them.
+        after: Candidates that were decided for before; the search goes on behind the last of them.
+    """
+    left = trials[max((i for i, trial in enumerate(trials) if trial.candidate in after), default=-1) + 1 :]
     if latencies is None:
-        return list(trials[:keep])
+        return list(left[:keep])
     meets = latencies.confirm if afresh else latencies.within
+    fastest = sorted(left[MOST_MEASURED:], key=lambda trial: latencies.predicted_part(trial.candidate))
     found: list[Trial] = []
-    for trial in trials[:MOST_MEASURED]:
-        if len(found) == keep:
+    for some in (left[:MOST_MEASURED], fastest[:MOST_MEASURED]):
+        for trial in some:
+            if len(found) == keep:
+                return found
+            if meets(trial.candidate):
+                found.append(trial)
+        if found:
             break
-        if meets(trial.candidate):
-            found.append(trial)
     return found
 
 

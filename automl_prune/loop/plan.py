@@ -18,6 +18,7 @@ from automl_prune.architecture import Architecture
 from automl_prune.describe import describe
 from automl_prune.errors import FieldError, MissingDataError, SpecError, WeightsError
 from automl_prune.evaluation.datasets.base import DATASETS, Dataset
+from automl_prune.evaluation.hypernetwork import check_made
 from automl_prune.evaluation.hypernetwork_files import POINTER as HYPERNETWORK_POINTER
 from automl_prune.evaluation.hypernetwork_files import About, read_about
 from automl_prune.evaluation.images import Images, load_images
@@ -25,8 +26,9 @@ from automl_prune.evaluation.loading import check_classes
 from automl_prune.evaluation.recipe import WITHOUT_CRITERION, FineTune, Recipe
 from automl_prune.evaluation.setup import HYPERNETWORK, EvaluationSetup, Given, Recovery
 from automl_prune.evaluation.weights import file_sha256, fit_file, resolve_weights
+from automl_prune.latency.devices import LOCAL
 from automl_prune.loop.admission import MOST_CHOICES, Admit, admitted, check_size
-from automl_prune.loop.budgets import budget_json, check_reachable, priced
+from automl_prune.loop.budgets import budget_json, check_reachable, priced, rehearsed
 from automl_prune.loop.confirmation import rounds
 from automl_prune.loop.latencies import DeviceLookup, Progress, Timed, latency_budgets, only_local, quietly
 from automl_prune.loop.measured import Latencies
@@ -104,9 +106,11 @@ class Plan:
 
     def make_strategy(self) -> Strategy:
         """A fresh copy of the ordered strategy."""
-        order = self.spec.strategy
+        order, problem = self.spec.strategy, self.problem
+        if self.awaits_latency:
+            problem = rehearsed(problem, [b.device or LOCAL for b in latency_budgets(self.spec).values()])
         return STRATEGIES.get(order.name).create(
-            self.problem, seed=self.spec.seed, preset=order.preset, options=order.options, trials=self.spec.trials.max
+            problem, seed=self.spec.seed, preset=order.preset, options=order.options, trials=self.spec.trials.max
         )
 
     def setup(self, artifacts: Path) -> EvaluationSetup:
@@ -217,6 +221,9 @@ def make_plan(
     if given is None:  # who hands over objects burdens no machine but their own
         check_size(network, architecture)
     space = ordered_space(spec.search_space, network, architecture, most_choices=None if given else MOST_CHOICES)
+    if recipe.inherit == "hypernetwork":
+        pointer = "/recipe/inherit" if "inherit" in spec.recipe else "/strategy"
+        check_made(architecture, space.names, name=network.name, pointer=pointer)
     timed = Timed(network, num_classes, architecture, space, roots.cache / "latency")
     budgeted = priced(spec, timed, devices, now=fetch, progress=progress)
     problem = Problem(

@@ -6,7 +6,7 @@ A Store, by who talks to it (every store holds :class:`automl_prune.testing.Stor
 clients    ``add_search``, ``add_search_once``, ``ordered_before`` · ``update_search``,
            ``request_cancel``, ``request_pause``, ``request_resume`` · all reads. Each takes a ``tenant``;
            what belongs to another one is not found
-launchers  ``claim``; ``release`` when a driver died
+launchers  ``claim``, ``settle_lapsed``; ``release`` when a driver died
 drivers    ``renew``, ``set_state``, ``release``, ``record_…``, ``save_snapshot``, ``add_artifact``, with their attempt
 watchers   ``events``: an outbox, written in the transactions that change things
 auditors   ``audit``: who changed what, written in the same transactions. Changes of clients take their ``origin``
@@ -205,11 +205,12 @@ class Store(Protocol):
         *,
         arm: str | None = None,
         state: str | None = None,
+        numbers: Collection[int] | None = None,
         limit: int | None = None,
         after: int = -1,
         tenant: str | None = None,
     ) -> list[StoredTrial]:
-        """Trials in order of number, ``after`` the given number."""
+        """Trials in order of number, ``after`` the given number; of these ``numbers`` alone where some are given."""
         ...
 
     def trial(self, search_id: str, number: int, *, tenant: str | None = None) -> StoredTrial:
@@ -264,7 +265,16 @@ class Store(Protocol):
         """Take a search that is queued, or whose lease ran out, as its next attempt; None when there is none.
 
         Of these the one of the highest priority, and of equals the oldest; those of an API key that has as many running
-        as ``limits`` allow wait. A lease that ran out is a lost driver: the search fails with the ``most_losses``-th.
+        as ``limits`` allow wait. A lease that ran out is a lost driver: the search fails with the ``most_losses``-th since
+        its last outcome.
+        """
+        ...
+
+    def settle_lapsed(self, *, most_losses: int | None = None) -> int:
+        """Put searches right whose lease ran out, whether or not there is room for them; returns how many.
+
+        Each has lost its driver, as by ``release``: it is cancelled or paused when that was requested, failed with the
+        ``most_losses``-th loss since its last outcome, or else queued.
         """
         ...
 
@@ -300,8 +310,8 @@ class Store(Protocol):
     ) -> SearchJob:
         """Give a claimed search back: cancelled or paused when that was requested, else queued.
 
-        With ``lost`` its driver died of ``reason``; the search fails with the ``most_losses``-th. With ``hold`` it is
-        paused because of ``reason``, until somebody resumes it.
+        With ``lost`` its driver died of ``reason``; the search fails with the ``most_losses``-th since its last outcome.
+        With ``hold`` it is paused because of ``reason``, until somebody resumes it.
         """
         ...
 
@@ -316,7 +326,7 @@ class Store(Protocol):
     def record_outcome(
         self, search_id: str, attempt: int, number: int, outcome: Outcome, *, trial_attempt: int | None = None
     ) -> int:
-        """Store a trial's only outcome; returns its place in the event sequence.
+        """Store a trial's only outcome; returns its place in the event sequence. Drivers lost before count no more.
 
         Raises StateConflictError when it has one, LateOutcomeError when the trial was started again since
         ``trial_attempt``.

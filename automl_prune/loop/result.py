@@ -12,6 +12,7 @@ import torch
 from automl_prune.architecture import Architecture
 from automl_prune.costs import CONVENTION
 from automl_prune.errors import EvaluationError
+from automl_prune.evaluation.setup import NOT_RECONSTRUCTED
 from automl_prune.loop.arms import CONTROLS, FINAL, REPORT
 from automl_prune.loop.budgets import budget_json
 from automl_prune.loop.job import StoredTrial
@@ -75,6 +76,7 @@ def build_result(
             "seed": plan.spec.seed,
             "objective": plan.spec.objective,
             "recipe": plan.recipe.model_dump(mode="json"),
+            **({NOT_RECONSTRUCTED: left} if (left := _left_out(final)) else {}),
             "weights": plan.spec.weights,
             "versions": {
                 "automl_prune": version("automl-prune"),
@@ -144,6 +146,11 @@ def executor_cost(trials: Sequence[StoredTrial], executor: Mapping[str, Any]) ->
     }
 
 
+def _left_out(final: Trial) -> list[str]:
+    """Layers of the network that were to be reconstructed and could not be."""
+    return list(final.outcome.details.get(NOT_RECONSTRUCTED, ())) if final.outcome else []
+
+
 def _row(trials: Sequence[Trial], report: Trial, latencies: Latencies | None) -> dict[str, Any]:
     """Report scores after recovery, with what led to them: the row of one network in the results table."""
     final, searched = (_by_number(trials, int(report.origin[key])) for key in ("final", "of"))
@@ -181,14 +188,15 @@ def _by_number(trials: Sequence[Trial], number: int) -> Trial:
 
 
 def _why_none(plan: Plan, trials: Sequence[Trial]) -> str:
+    recovered = [t.candidate for t in trials if t.arm == FINAL and t.origin["arm"] == SEARCH]
     tried = [t.candidate for t in trials if t.arm == SEARCH and t.state in (TrialState.COMPLETE, TrialState.INFEASIBLE)]
-    if plan.latencies and (said := plan.latencies.why_none(tried)):
+    if plan.latencies and (said := plan.latencies.why_none(recovered) or plan.latencies.why_none(tried)):
         return said
     failed = [t for t in trials if t.arm in (SEARCH, FINAL) and t.state is TrialState.FAILED and t.outcome]
     if failed and failed[-1].outcome:
         return f"No candidate could be scored and recovered; {failed[-1].name} failed: {failed[-1].outcome.reason}"
     scored = [t for t in trials if t.arm == SEARCH and t.state is TrialState.COMPLETE]
-    if scored and not any(plan.problem.is_feasible(t.candidate) for t in scored):
+    if scored and not any(plan.problem.meets(t.candidate, t.metrics) for t in scored):
         return (
             f"The search ended before it reached the budgets: {plan.spec.strategy.name!r} had scored {len(scored)} "
             f"candidates, none within them, as it comes to smaller ones only in time. Raise trials.max_seconds, "

@@ -1,11 +1,12 @@
 """One search from plan to result: wires the controller to an executor and writes the files."""
 
-import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,11 @@ from typing import Any
 
 from automl_prune.evaluation.evaluator import CandidateEvaluator
 from automl_prune.evaluation.setup import EvaluationSetup
-from automl_prune.loop.arms import FINAL, PREPARATION, REPORT, History, plan_arms
+from automl_prune.loop.arms import CONFIRM, FINAL, PREPARATION, REPORT, History, plan_arms
 from automl_prune.loop.budgets import budget_json
 from automl_prune.loop.controller import Controller
 from automl_prune.loop.family import FamilyKeeper, family_json
-from automl_prune.loop.job import Artifact, SearchJob, SearchState
-from automl_prune.loop.measured import Latencies
+from automl_prune.loop.job import Artifact, SearchAttempt, SearchJob, SearchState, StoredTrial
 from automl_prune.loop.plan import Plan, evaluations
 from automl_prune.loop.ports import Executor, Store
 from automl_prune.loop.result import build_result, executor_cost
@@ -59,7 +59,8 @@ def run_search(
         LeaseLostError: Another driver took over.
         OSError: The files could not be written; where there was no room for them, the search is paused instead.
     """
-    searching = _Stopwatch(store, job)
+    limit = plan.spec.trials.max_seconds
+    searching = Stopwatch(store, job, earlier=limit is not None)
     artifacts.mkdir(parents=True, exist_ok=True)
     keeper = FamilyKeeper(store, job, artifacts)
     stage = _Stage(store, job, plan, executor)
@@ -95,19 +96,20 @@ def run_search(
             seed=plan.spec.seed,
             latencies=plan.latencies,
         ),
+        on_start=stage.start,
         on_arm=enter,
         on_trial=told,
         on_standstill=stage.stand_still,
-        out_of_time=lambda: searching.seconds > (plan.spec.trials.max_seconds or float("inf")),
+        out_of_time=lambda: limit is not None and searching.seconds > limit,
         patience=plan.spec.trials.patience,
-        **_judging(plan.latencies, store, job),
+        **_judging(plan, store, job),
     )
     with _obeying(controller, cancel=cancel, pause=pause):
         executor.run(controller, partial(make_evaluator, plan.setup(artifacts)))
     controller.raise_failure()
     keep_family()  # once more: a driver that died may have recorded the last trial, and deleted nothing after it
     if controller.no_room is not None and not controller.stopping:
-        return store.release(job.id, job.attempt, reason=_no_room(controller.no_room), hold=True)
+        return store.release(job.id, job.attempt, reason=no_room(controller.no_room), hold=True)
     if controller.paused:
         return store.release(job.id, job.attempt, reason="queued again: it was resumed before it was paused")
     if controller.stopping:
@@ -122,45 +124,82 @@ def run_search(
         except OSError as error:
             if not is_storage_full(error):
                 raise
-            return store.release(job.id, job.attempt, reason=_no_room(said(error)), hold=True)
+            return store.release(job.id, job.attempt, reason=no_room(said(error)), hold=True)
     return store.get_search(job.id)
 
 
-def _judging(latencies: Latencies | None, store: Store, job: SearchJob) -> dict[str, Any]:
+def _judging(plan: Plan, store: Store, job: SearchJob) -> dict[str, Any]:
     """What a controller asks of the devices that budget a search; while it waits for one, the search says so."""
-    if latencies is None:
+    if (latencies := plan.latencies) is None:
         return {}
 
     def foresee(trial: Trial) -> Outcome | None:
         if not (devices := latencies.awaited(trial)):
-            return latencies.foresee(trial)
+            return foreseen(trial)
         state, reason = _STAGES[trial.arm]
-        named = " and ".join(map(repr, devices))
-        store.set_state(job.id, job.attempt, state, reason=f"waiting for device {named} to time {trial.name}")
-        outcome = latencies.foresee(trial)
+        store.set_state(job.id, job.attempt, state, reason=f"waiting for device {_named(devices)} to time {trial.name}")
+        outcome = foreseen(trial)
         store.set_state(job.id, job.attempt, state, reason=reason)
         return outcome
+
+    def foreseen(trial: Trial) -> Outcome | None:
+        outcome = latencies.foresee(trial)
+        if outcome is None or not outcome.metrics:
+            return outcome
+        return replace(outcome, metrics={**plan.problem.costs(trial.candidate), **outcome.metrics})
 
     return {"foresee": foresee, "judge": latencies.judge}
 
 
-def _no_room(how: str) -> str:
+def _named(devices: Iterable[str]) -> str:
+    return " and ".join(map(repr, devices))
+
+
+def no_room(how: str) -> str:
+    """Why a search is paused whose files had no room."""
     return f"paused: no room for its files ({how.rstrip('.')}); make some, then resume"
 
 
-class _Stopwatch:
-    """Seconds since the search arm first asked, by whichever driver; 0 before."""
+class Stopwatch:
+    """Seconds for which the search arm has been driven, by whichever driver; 0 before it first asked.
 
-    def __init__(self, store: Store, job: SearchJob) -> None:
-        asked = store.trials(job.id, arm=SEARCH, limit=1)
-        self._started = asked[0].asked_at if asked else None
+    What passed while the search waited, was paused or had lost its driver is left out. Earlier drivers are measured by the
+    clock of the store, this one by its own: the two are never compared.
+
+    Args:
+        store, job: The claimed search.
+        earlier: Whether earlier drivers matter.
+    """
+
+    def __init__(self, store: Store, job: SearchJob, *, earlier: bool = True) -> None:
+        before = [a for a in store.attempts(job.id) if a.number < job.attempt] if earlier and job.attempt > 1 else []
+        trials = store.trials(job.id, arm=SEARCH) if before else []
+        self._earlier = sum(_driven(attempt, trials) for attempt in before)
+        self._started: float | None = None
 
     def start(self) -> None:
-        self._started = self._started or datetime.now(UTC)
+        """The arm begins, or goes on."""
+        self._started = time.monotonic() if self._started is None else self._started
 
     @property
     def seconds(self) -> float:
-        return _since(self._started)
+        """Until now."""
+        return self._earlier + (0.0 if self._started is None else time.monotonic() - self._started)
+
+
+def _driven(attempt: SearchAttempt, trials: Sequence[StoredTrial]) -> float:
+    """Seconds from the first ask of the search arm in an attempt, or from its start where that came before, to its end.
+
+    Of a lost one nobody knows when it ended: it counts until it was last heard of.
+    """
+    if not trials or attempt.ended_at is None:
+        return 0.0
+    since = max(attempt.started_at, trials[0].asked_at)
+    until = attempt.ended_at
+    if attempt.lost:
+        moments = (moment for t in trials for moment in (t.asked_at, t.started_at, t.ended_at) if moment is not None)
+        until = max((moment for moment in moments if moment <= attempt.ended_at), default=since)
+    return max(0.0, (until - since).total_seconds())
 
 
 def _since(moment: datetime | None) -> float:
@@ -208,6 +247,13 @@ class _Stage:
         self._store, self._job, self._plan, self._executor = store, job, plan, executor
         self._state, self._reason = SearchState.PREPARING, ""
 
+    def start(self, arm: str) -> None:
+        """Say so where leaders are timed to choose what an arm evaluates."""
+        if self._plan.latencies and (arm == FINAL or arm.startswith(CONFIRM)):
+            named = _named(self._plan.latencies.gauges)
+            self._state, self._reason = SearchState.FINISHING, f"timing the leaders on device {named}"
+            self._tell(self._reason)
+
     def enter(self, arm: str) -> None:
         self._state, self._reason = _STAGES.get(arm, (SearchState.FINISHING, "confirming the leaders on more images"))
         self._tell(self._reason, info=describe(self._plan, self._executor))
@@ -236,19 +282,12 @@ def describe(plan: Plan, executor: Executor) -> dict[str, Any]:
 
 
 def _publish(store: Store, job: SearchJob, result: dict[str, Any], history: History, artifacts: Path) -> None:
-    """Write the files, record them, and end the search; nothing is visible before all of it is there."""
+    """Write the files, record them, and end the search; no result is visible before all of it is there."""
     report = next(t for t in history if t.arm == REPORT and t.origin["arm"] == SEARCH)
     shutil.copyfile(artifacts / f"trial-{int(report.origin['final']):04d}.safetensors", artifacts / MODEL_FILE)
-    model = _artifact(artifacts / MODEL_FILE)
+    model = Artifact.of(artifacts / MODEL_FILE)
     result["artifacts"] = [{"name": model.name, "sha256": model.sha256, "size": model.size}]
     (artifacts / ARCHITECTURE_FILE).write_text(json.dumps(result, indent=1, allow_nan=False))
-    family = [_artifact(artifacts / row["weights"]) for row in result.get("family", ()) if row["weights"]]
-    for artifact in (model, _artifact(artifacts / ARCHITECTURE_FILE), *family):
+    for artifact in (model, Artifact.of(artifacts / ARCHITECTURE_FILE)):
         store.add_artifact(job.id, job.attempt, artifact)
     store.set_state(job.id, job.attempt, SearchState.SUCCEEDED, reason="finished", result=result)
-
-
-def _artifact(file: Path) -> Artifact:
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Artifact(file.name, file.stat().st_size, digest)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from automl_prune.latency.cost import metric_on
+from automl_prune.latency.cost import LATENCY, metric_on
+from automl_prune.latency.devices import LOCAL
 from automl_prune.loop.job import Best
 from automl_prune.problem import Objective
 from automl_prune.trial import Outcome, TrialState
@@ -20,11 +21,17 @@ def objective(spec: Mapping[str, Any]) -> Objective:
     return Objective(metric, maximize=metric != "loss")
 
 
+def cost_name(budget: Mapping[str, Any]) -> str:
+    """The name under which trials report what a budget bounds."""
+    metric = str(budget["metric"])
+    return metric_on(budget.get("device") or LOCAL) if metric == LATENCY else metric
+
+
 def bounds(info: Mapping[str, Any]) -> Bounds:
     """Absolute budgets as (metric, min, max), once the driver has worked them out."""
     return tuple(
         (
-            metric_on(b["device"]) if b.get("device") else str(b["metric"]),
+            cost_name(b),
             float(b.get("min") or 0),
             float("inf") if b.get("max") is None else float(b["max"]),
         )

@@ -6,20 +6,22 @@ from automl_prune.evaluation.images import Images
 from automl_prune.evaluation.recipe import Recipe
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.loop.standing import SEARCH
-from automl_prune.problem import Problem
+from automl_prune.problem import Loss, Problem
 from automl_prune.trial import Trial, TrialState
 
 
 class Patience:
-    """Counts complete feasible trials of the search arm since the last that had a better objective than all before it.
+    """Counts complete feasible trials of the search arm since the last that was better than all before it.
 
     Args:
         problem: What is searched.
         most: How many of these are enough; None is never enough.
+        loss: What is least for the better one; None: the problem's first loss.
     """
 
-    def __init__(self, problem: Problem, most: int | None) -> None:
+    def __init__(self, problem: Problem, most: int | None, *, loss: Loss | None = None) -> None:
         self._problem, self._most = problem, most
+        self._loss: Loss = loss or (lambda candidate, metrics: problem.losses(metrics)[0])
         self._best: float | None = None
         self._since = 0
 
@@ -27,9 +29,11 @@ class Patience:
         """Count a trial that ended; in the order in which trials were told."""
         if self._most is None or trial.arm != SEARCH or trial.state is not TrialState.COMPLETE:
             return
-        if self._problem.objectives[0].metric not in trial.metrics or not self._problem.is_feasible(trial.candidate):
+        if self._problem.objectives[0].metric not in trial.metrics or not self._problem.meets(
+            trial.candidate, trial.metrics
+        ):
             return
-        loss = self._problem.losses(trial.metrics)[0]
+        loss = self._loss(trial.candidate, trial.metrics)
         better = self._best is None or loss < self._best
         self._best, self._since = (loss, 0) if better else (self._best, self._since + 1)
 

@@ -61,7 +61,7 @@ def drawings(told: Told) -> Iterator[Drawing]:
         caption = f"Measured against predicted latency on {device}, {len(about['check']['measured'])} networks"
         yield Drawing(f"latency-{device}-check", caption, partial(_check, about["check"]), (5.0, 4.5))
         if any(f"{LATENCY}@{device}" in t["metrics"] for arm in ARMS for t in told.scored(arm)):
-            caption = f"Latency on {device} against MACs, all trials; predicted, unless every candidate was measured"
+            caption = f"Latency on {device} against MACs, all trials; {told.source(f'{LATENCY}@{device}')}"
             yield Drawing(f"latency-{device}-macs", caption, partial(_against_macs, told, device))
 
 
@@ -106,7 +106,7 @@ def _trials(told: Told, axes: Axes) -> None:
     if metric in told.base:
         axes.axhline(told.base[metric], color="#222", linestyle=":", linewidth=1, label="full network")
     _bounds(told, axes)
-    _label(axes, told.cost, f"{title(metric)}, select split")
+    _label(axes, ", ".join(filter(None, (title(cost), told.source(cost)))), f"{title(metric)}, select split")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: quality(metric, value)))
 
 
@@ -158,13 +158,16 @@ def _against_macs(told: Told, device: str, axes: Axes) -> None:
         known = [t["metrics"] for t in told.scored(arm) if metric in t["metrics"]]
         if known:
             axes.scatter([m["macs"] for m in known], [m[metric] for m in known], s=22, label=name, color=COLOURS[arm])
+    if slow := [t["metrics"] for t in told.too_slow() if metric in t["metrics"] and "macs" in t["metrics"]]:
+        x, y = [m["macs"] for m in slow], [m[metric] for m in slow]
+        axes.scatter(x, y, s=22, marker="x", color=STATES["failed"], label="too slow, so not scored")
     if metric in told.base and "macs" in told.base:
         axes.scatter(told.base["macs"], told.base[metric], s=60, marker="*", color="#222", label="full network")
-    _label(axes, "macs", title(metric))
+    _label(axes, title("macs"), f"{title(metric)}, {told.source(metric)}")
 
 
 def _label(axes: Axes, cost: str, score: str) -> None:
-    axes.set_xlabel(title(cost))
+    axes.set_xlabel(cost)
     axes.set_ylabel(score)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
     axes.legend(frameon=False, fontsize="small")

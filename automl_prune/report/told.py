@@ -96,6 +96,15 @@ class Told:
         found = [t for t in self.trials if t["arm"] == arm and t["state"] == "complete" and self.metric in t["metrics"]]
         return sorted(found, key=lambda t: str(t["ended_at"]))
 
+    def too_slow(self) -> list[Json]:
+        """Trials of the arms that compete that were measured to be too slow, and so not scored."""
+        return [t for t in self.trials if t["arm"] in ARMS and t["state"] == "infeasible"]
+
+    def source(self, metric: str) -> str:
+        """How trials know a device's latency: predicted or measured; empty for any other metric."""
+        about = self.devices.get(metric.partition("@")[2])
+        return "" if about is None else "predicted" if about["trusted"] else "measured"
+
     def spans(self) -> list[Span]:
         """Trials that ended, by when they were started, each in the first parallel row that was free by then."""
         origin = datetime.fromisoformat(self.search["started_at"] or self.search["created_at"])

@@ -104,12 +104,31 @@ def _latency(told: Told) -> Iterator[str]:
         fit = (f"{check['r2']:.3f}", f"{check['rank_correlation']:.3f}")
         rows.append([name, said, amount(about["full_ms"]), *errors, *fit])
     yield table(["device", "conditions", "full network, ms", "MAPE", "worst", "R²", "rank correlation"], rows)
+    yield from (_checked(name, about) for name, about in told.devices.items())
     best = (told.result or {}).get("metrics", {}).get("latency", {})
     yield from (
         f"The best network takes {amount(found['measured_ms'])} ms on {name} as measured; "
-        f"{amount(found['predicted_ms'])} ms were predicted."
+        f"{amount(found['predicted_ms'])} ms were predicted.{_error(found)}"
         for name, found in best.items()
     )
+
+
+def _error(found: Mapping[str, Any]) -> str:
+    if "error" not in found:
+        return ""
+    return f" The measurement has a standard error of {share(found['error'], 1)} (timings: {found['timings']})."
+
+
+def _checked(name: str, about: Mapping[str, Any]) -> str:
+    check = about["check"]
+    said = (
+        f"On {name}, {about['timed']:,} measurements, of which {about.get('unsettled', 0):,} did not settle; predictions "
+        f"checked on {len(check['measured'])} networks"
+    )
+    if about["trusted"]:
+        return f"{said}."
+    miss = f"they miss by more than {share(about['tolerance'], 1)}"
+    return f"{said}. Every candidate was measured, as {miss if check['mape'] > about['tolerance'] else 'these are too few'}."
 
 
 def _counted(told: Told) -> str:

@@ -5,6 +5,7 @@ import re
 from statistics import median
 
 from automl_prune.errors import (
+    AnotherAgentError,
     DeviceError,
     LateOutcomeError,
     MeasurementError,
@@ -39,6 +40,14 @@ def check_name(name: str) -> None:
         raise UserError("A device's name has 1 to 64 letters, digits, _ and -.", pointer="/name")
     if name == LOCAL:
         raise StateConflictError(f"{LOCAL!r} is the machine that drives searches; call the device something else.")
+
+
+def check_epoch(name: str, current: str | None, epoch: str) -> None:
+    """Raise AnotherAgentError unless this is the epoch of the agent that registered last."""
+    if epoch != current:
+        raise AnotherAgentError(
+            f"Another agent speaks for {name!r} now: it registered under this name later. Give every device its own name."
+        )
 
 
 def check_number(known: int) -> None:

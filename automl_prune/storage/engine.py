@@ -68,11 +68,15 @@ def file_of(url: str) -> Path | None:
     return Path(str(parsed.database)) if parsed.get_backend_name() == "sqlite" else None
 
 
+def patience(url: URL) -> dict[str, int]:
+    """What every connection to PostgreSQL is opened with, where its URL says nothing else."""
+    return {name: value for name, value in PATIENCE.items() if name not in url.query}
+
+
 def _postgres(url: URL) -> Engine:
-    arguments = {name: value for name, value in PATIENCE.items() if name not in url.query}
     try:
         engine = create_engine(
-            url, connect_args=arguments, pool_pre_ping=True, pool_timeout=BUSY_SECONDS, max_overflow=35, **_DISCREET
+            url, connect_args=patience(url), pool_pre_ping=True, pool_timeout=BUSY_SECONDS, max_overflow=35, **_DISCREET
         )
     except ModuleNotFoundError:
         raise UserError("PostgreSQL is reached by psycopg 3, which is missing: pip install 'psycopg[binary]'.") from None

@@ -1,6 +1,6 @@
 """Forgetting old events, so that the outbox does not grow for ever."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -66,6 +66,9 @@ class Retention:
         return min(found, default=None)
 
     def _prune(self, search_id: str, awaited: int | None) -> int:
+        with self.database.read() as session:  # mostly there is nothing to do, and no writer needs to wait for that
+            if not self._due(session, search_id, awaited):
+                return 0
         total = 0
         while True:
             with self.database.write() as session:
@@ -74,17 +77,21 @@ class Retention:
             if deleted < _AT_ONCE:
                 return total
 
-    def _some(self, session: Session, search_id: str, awaited: int | None) -> int:
-        """Delete the oldest events of a search, and note up to which one they are gone."""
+    def _due(self, session: Session, search_id: str, awaited: int | None) -> Sequence[int]:
+        """The oldest events of a search that need not be kept, so many as go at once."""
         mine = EventRow.search_id == search_id
         last_ones = select(EventRow.id).where(mine).order_by(EventRow.id.desc())
         spare = session.scalar(last_ones.offset(self.least).limit(1))
         if spare is None:
-            return 0
+            return []
         old = select(EventRow.id).where(mine, EventRow.id <= spare, EventRow.created_at < self._horizon)
         if awaited is not None:
             old = old.where(EventRow.id < awaited)
-        numbers = session.scalars(old.order_by(EventRow.id).limit(_AT_ONCE)).all()
+        return session.scalars(old.order_by(EventRow.id).limit(_AT_ONCE)).all()
+
+    def _some(self, session: Session, search_id: str, awaited: int | None) -> int:
+        """Delete the oldest events of a search, and note up to which one they are gone."""
+        numbers = self._due(session, search_id, awaited)
         if not numbers:
             return 0
         session.execute(delete(DeliveryRow).where(DeliveryRow.event_id.in_(numbers)))

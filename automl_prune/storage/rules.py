@@ -28,6 +28,7 @@ KEY_HOURS = 24
 """How long a client's idempotency key is remembered."""
 
 CANCELLED, PAUSED, RESUMED = "cancelled by request", "paused by request", "resumed by request"
+STARTING = "starting a driver"
 LAPSED = "its lease ran out"
 
 LEFT_OVER = Outcome(TrialState.CANCELLED, reason="The search ended before this trial did.")

@@ -343,7 +343,7 @@ class DeliveryRow(Base):
 
 
 class DeviceRow(Base):
-    """A device that an agent speaks for; ``noises`` are relative errors of its last measurements."""
+    """A device that an agent speaks for, the one with ``epoch``; ``noises`` are relative errors of its last measurements."""
 
     __tablename__ = "devices"
 
@@ -355,6 +355,7 @@ class DeviceRow(Base):
     measured: Mapped[int]
     failed: Mapped[int]
     noises: Mapped[list[float]]
+    epoch: Mapped[str | None]
 
 
 class BatchRow(Base):

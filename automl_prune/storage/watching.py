@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select
 
 from automl_prune.storage.database import Database
+from automl_prune.storage.engine import patience
 from automl_prune.storage.sql.steps import CHANNEL
 from automl_prune.storage.tables import EventRow, SearchRow
 
@@ -94,5 +95,6 @@ class Watcher:
     async def _connected(self) -> "psycopg.AsyncConnection[Any]":
         import psycopg
 
-        arguments = self._database.engine.dialect.create_connect_args(self._database.engine.url)[1]
+        url = self._database.engine.url
+        arguments = {**self._database.engine.dialect.create_connect_args(url)[1], **patience(url)}
         return await psycopg.AsyncConnection.connect(**arguments, autocommit=True)

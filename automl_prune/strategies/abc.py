@@ -4,6 +4,7 @@ A *source* is a vector of codes, one per group, in tenths of the full width. Eac
 every source, onlookers try more neighbours of good sources, and a source that never improves is abandoned to a scout.
 
 ``published`` follows the paper's numbers (n = 3, T = 2, M = 2) and the released code's operators, one evaluation at a time.
+The final training, 150 epochs on CIFAR-10, comes with no preset: the order's ``finish`` is what the best candidates get.
 ``corrected`` repairs what keeps that code from searching the whole space: the last group and the largest code can change,
 steps round to nearest, scouts draw uniformly, a proposal never equals its parent, and the best is the best. It evaluates a
 whole phase at once, and what it asks next does not depend on the order in which a phase's trials come back. ``seeded`` is

@@ -139,6 +139,14 @@ class Strategy(ABC):
     def tell(self, trial: Trial) -> None:  # noqa: B027  (strategies that do not learn keep this)
         """Learn from a trial in a terminal state."""
 
+    def ranking_loss(self, candidate: Candidate, metrics: Mapping[str, float]) -> float:
+        """What the search's scored candidates are ranked by, the least first; the problem's first loss by default.
+
+        Leaders, finalists, the one that is reported and ``trials.patience`` go by it, those of the controls as well. The
+        best so far that a search shows meanwhile is the one of the best objective.
+        """
+        return self.problem.losses(metrics)[0]
+
     @property
     def finished(self) -> bool:
         """Whether the strategy has nothing more to ask, ever; by default only the trial budget ends a search."""

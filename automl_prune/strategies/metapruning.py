@@ -12,11 +12,18 @@ the numbers of the released code for MobileNetV1: 50 candidates, 20 generations,
 to 23 of 31 to begin with, 32 epochs at 0.1 with three steps (for batches of 256), and 128 epochs at 0.2 (for 512); its
 window of costs is a budget with ``min`` and ``max``. ``modern`` is for few evaluations, as in ``evolution``.
 
-Departures of all: batch norms are re-estimated on 100 batches as a plain average, where the released code keeps moving ones.
-Weight decay holds for all weights with two or more dimensions of a PruningNet, not for layers chosen by name. Training from
-scratch is the search's own, whose rate falls along a cosine, without label smoothing and with its own weight decay. And of
-MobileNetV1 the first norm and the depthwise ones have a scale and a shift per width as published, which here all norms have
-or none: none, as in the other networks; ``recipe.hypernetwork.affine`` gives them to all.
+A network is refused whose searched widths touch no convolution, as a transformer's: nothing would be made for it. Linear
+layers of others, and attention, are cropped from weights that all candidates share.
+
+Departures of all: a gene is any width that the space allows, not one of 31 ratios. ResNet-50's bottlenecks have two inner
+widths, which are searched apart (published: one gene for both), and its last stage is as free as the others unless the order
+freezes it. Rates are those of the published batches, while ``dataset.batch_size`` is 256 unless ordered. Batch norms are
+re-estimated on 100 batches as a plain average, where the released code keeps moving ones. Weight decay holds for all weights
+with two or more dimensions of a PruningNet, not for layers chosen by name. Training from scratch is the search's own: on the
+fit split, without the images that the search selected on, at a rate that falls along a cosine, without label smoothing and
+with its own weight decay. And of MobileNetV1 the first norm and the depthwise ones have a scale and a shift per width as
+published, which here all norms have or none: none, as in the other networks; ``recipe.hypernetwork.affine`` gives them to
+all.
 """
 
 from typing import Any

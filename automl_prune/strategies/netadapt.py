@@ -19,7 +19,9 @@ their saving alone.
 paper names its steps in milliseconds; the released code's 2.5 % times 0.96 never get below 37.5 %, and are refused where the
 budget lies lower. Each candidate is trained for 10,000 steps, where the paper finds accuracy to be kept, at the released
 code's rate, momentum and decay; but as everything here is trained: with Nesterov's momentum, on cross-entropy (the code's is
-binary, on one-hot labels), and without decay of norms and biases.
+binary, on one-hot labels), and without decay of norms and biases. Not in the preset, but to be ordered: widths in multiples
+of 8 (``search_space.round_to``), batches of 128 as the code has (``dataset.batch_size``, else 256), and the training of the
+chosen network to convergence, 150 epochs in the code (``finish.epochs``, else 1).
 
 ``modern`` shrinks by 5 % each time, ends on the budget instead of below it, and where the trials do not suffice for all
 groups it draws as many at random as they do suffice for, anew in each iteration.

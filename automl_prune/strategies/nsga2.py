@@ -69,9 +69,9 @@ class NSGA2(GenerationalSearch):
         self.front: list[Member] = []
 
     def losses(self, trial: Trial) -> tuple[float, ...]:
-        """The problem's objectives, then the chosen costs."""
+        """The problem's objectives, then the chosen costs; as the trial reports them, where that was measured."""
         costs = self.problem.costs(trial.candidate)
-        return (*super().losses(trial), *(costs[metric] for metric in self.options.costs))
+        return (*super().losses(trial), *(trial.metrics.get(metric, costs[metric]) for metric in self.options.costs))
 
     def learn(self, member: Member) -> None:
         """Let it compete, and keep it on the front unless another dominates it."""

@@ -134,7 +134,7 @@ class Sensitivity(Strategy):
         if score is None:
             return
         self._enter(widths, score if self.options.metric == "objective" else self._value(trial, "loss", maximize=False))
-        if (self.best is None or score > self.best[0]) and self.problem.is_feasible(trial.candidate):
+        if (self.best is None or score > self.best[0]) and self.problem.meets(trial.candidate, trial.metrics):
             self.best = (score, widths)
 
     @property

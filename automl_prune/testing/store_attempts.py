@@ -79,6 +79,37 @@ class AttemptContract:
         assert again is not None
         assert (again.id, again.attempt) == (search, 2)
 
+    # leases that run out
+
+    def test_a_search_whose_lease_ran_out_is_put_right_without_a_claim(self, store: Store) -> None:
+        """It is queued, or becomes what it was asked to; one whose driver is well stays with it."""
+        cancelled, paused, failing, again, well = (driven(store, trials=1) for _ in range(5))
+        store.record_start(again, 1, 0)
+        store.release(failing, 1, reason="killed", lost=True, most_losses=2)
+        assert claimed(store).id == failing
+        assert store.settle_lapsed(most_losses=2) == 0
+        store.request_cancel(cancelled)
+        store.request_pause(paused)
+        for search in (cancelled, paused, failing, again):
+            store.renew(search, store.get_search(search).attempt, lease_seconds=0)
+        assert store.settle_lapsed(most_losses=2) == 4
+        assert store.settle_lapsed(most_losses=2) == 0
+        assert [store.get_search(search).state for search in (cancelled, paused, failing, again, well)] == [
+            SearchState.CANCELLED,
+            SearchState.PAUSED,
+            SearchState.FAILED,
+            SearchState.QUEUED,
+            SearchState.PREPARING,
+        ]
+        job = store.get_search(again)
+        assert (job.losses, job.owner, job.lease_expires_at) == (1, None, None)
+        assert job.state_reason == "queued again: driver 1 of at most 2 was lost: its lease ran out"
+        assert store.trial(again, 0).trial.state is TrialState.PENDING
+        (attempt,) = store.attempts(again)
+        assert (attempt.reason, attempt.lost) == ("its lease ran out", True)
+        assert store.events(again)[-1].data["state"] == "queued"
+        assert claimed(store).id == again
+
     # what is kept of attempts
 
     def test_every_claim_is_kept_with_its_end(self, store: Store) -> None:
@@ -129,6 +160,20 @@ class AttemptContract:
         assert job.state_reason == "queued again: driver 1 of at most 3 was lost: ended by signal 9"
         claimed(store, lease_seconds=0)
         assert claimed(store).losses == 2
+
+    def test_drivers_lost_before_an_outcome_count_no_more(self, store: Store) -> None:
+        """A long search may lose any number of them, as long as it gets on in between; attempts remember."""
+        search = driven(store, trials=4)
+        for attempt in range(1, 5):
+            assert store.release(search, attempt, reason="killed", lost=True, most_losses=2).losses == 1
+            assert claimed(store).attempt == attempt + 1
+            outcome = SCORED if attempt % 2 else Outcome.failed("no")
+            store.record_outcome(search, attempt + 1, attempt - 1, outcome)
+            assert store.get_search(search).losses == 0
+        store.release(search, 5, reason="killed", lost=True, most_losses=2)
+        claimed(store)
+        assert store.release(search, 6, reason="killed", lost=True, most_losses=2).state is SearchState.FAILED
+        assert [attempt.lost for attempt in store.attempts(search)] == [True] * 6
 
     def test_a_search_that_lost_too_many_drivers_fails(self, store: Store) -> None:
         """With the reason, be the last one given back or its lease run out."""

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from automl_prune.errors import (
+    AnotherAgentError,
     DeviceError,
     LateOutcomeError,
     MeasurementError,
@@ -32,18 +33,23 @@ def put(devices: DeviceStore, works: list[Work] = WORKS, *, tenant: str = "t", s
     return devices.add(tenant, "pi", HOW, works, wanted_seconds=seconds, search_id="srch_1")
 
 
-def claimed(devices: DeviceStore, *, most: int = 10, lease: float = 60) -> list[Measurement]:
+def epoch(devices: DeviceStore, tenant: str = "t", device: str = "pi") -> str:
+    """That of the agent that registered last."""
+    return devices.device(tenant, device).epoch or ""
+
+
+def claimed(devices: DeviceStore, *, most: int = 10, lease: float = 60, **options: Any) -> list[Measurement]:
     """Claim as the agent of ``pi``."""
-    return devices.claim("t", "pi", most=most, lease_seconds=lease)
+    return devices.claim("t", "pi", **{"epoch": epoch(devices), "most": most, "lease_seconds": lease, **options})
 
 
 def bring(
     devices: DeviceStore, one: Measurement, *, attempt: int | None = None, timing: Timing | None = GOOD,
-    conditions: Conditions = HOW, error: str | None = None, tenant: str = "t", device: str = "pi",
+    conditions: Conditions = HOW, error: str | None = None, tenant: str = "t", device: str = "pi", by: str | None = None,
 ) -> Measurement:  # fmt: skip
-    """Report what came of a measurement."""
-    attempt = one.attempt if attempt is None else attempt
-    return devices.record(tenant, device, one.id, attempt, conditions=conditions, timing=timing, error=error)
+    """Report what came of a measurement, as the device's agent."""
+    attempt, by = one.attempt if attempt is None else attempt, epoch(devices, tenant, device) if by is None else by
+    return devices.record(tenant, device, one.id, attempt, epoch=by, conditions=conditions, timing=timing, error=error)
 
 
 def ended(devices: DeviceStore, batch: list[Measurement]) -> list[Measurement]:
@@ -70,16 +76,16 @@ class DeviceContract:
 
     def test_tenants_do_not_see_each_others_devices(self, devices: DeviceStore) -> None:
         batch = put(devices)
-        devices.register("u", "pi", PI)
+        theirs = devices.register("u", "pi", PI).epoch or ""
         assert len(devices.devices("u")) == 1
         assert devices.devices("v") == []
-        assert devices.claim("u", "pi", most=10, lease_seconds=60) == []
+        assert devices.claim("u", "pi", epoch=theirs, most=10, lease_seconds=60) == []
         one = claimed(devices)[0]
         for call in (
             lambda: devices.device("v", "pi"),
-            lambda: devices.claim("v", "pi", most=1, lease_seconds=1),
+            lambda: devices.claim("v", "pi", epoch=theirs, most=1, lease_seconds=1),
             lambda: devices.has_work("v", "pi"),
-            lambda: devices.renew("v", "pi", {one.id: 1}, lease_seconds=1),
+            lambda: devices.renew("v", "pi", {one.id: 1}, epoch=theirs, lease_seconds=1),
             lambda: devices.add("v", "pi", HOW, WORKS, wanted_seconds=1),
             lambda: bring(devices, one, tenant="v"),
             lambda: bring(devices, one, tenant="u"),
@@ -88,7 +94,7 @@ class DeviceContract:
         ):
             with pytest.raises(NotFoundError):
                 call()
-        assert devices.renew("u", "pi", {one.id: 1}, lease_seconds=1) == [one.id]
+        assert devices.renew("u", "pi", {one.id: 1}, epoch=theirs, lease_seconds=1) == [one.id]
         assert ended(devices, batch) == []
 
     @pytest.mark.parametrize("name", ["", "a b", "x" * 65, "../pi", "p\0", "\u00e9"])
@@ -147,7 +153,7 @@ class DeviceContract:
         assert (again.id, again.attempt) == (late.id, 2)
         with pytest.raises(LateOutcomeError):
             bring(devices, late)
-        assert devices.renew("t", "pi", {late.id: 1}, lease_seconds=60) == [late.id]
+        assert devices.renew("t", "pi", {late.id: 1}, epoch=epoch(devices), lease_seconds=60) == [late.id]
         assert ended(devices, batch) == []
         assert bring(devices, again).timing == GOOD
 
@@ -158,14 +164,16 @@ class DeviceContract:
     def test_leases_are_renewed(self, devices: DeviceStore) -> None:
         put(devices)
         held = {one.id: one.attempt for one in claimed(devices, lease=0)}
-        assert devices.renew("t", "pi", held | {"msrm_unknown": 1}, lease_seconds=60) == ["msrm_unknown"]
+        assert devices.renew("t", "pi", held | {"msrm_unknown": 1}, epoch=epoch(devices), lease_seconds=60) == [
+            "msrm_unknown"
+        ]
         assert claimed(devices) == []
 
     def test_what_is_never_brought_back_fails(self, devices: DeviceStore) -> None:
         batch = put(devices, WORKS[:1])
         for attempt in (1, 2):
-            assert devices.claim("t", "pi", most=1, lease_seconds=0, most_attempts=2)[0].attempt == attempt
-        assert devices.claim("t", "pi", most=1, lease_seconds=0, most_attempts=2) == []
+            assert claimed(devices, most=1, lease=0, most_attempts=2)[0].attempt == attempt
+        assert claimed(devices, most=1, lease=0, most_attempts=2) == []
         (failed,) = ended(devices, batch)
         assert failed.state is MeasurementState.FAILED
         assert failed.error == "The agent was lost 2 times while it was to measure this."
@@ -179,6 +187,27 @@ class DeviceContract:
         assert [(one.id, one.attempt) for one in again] == [(one.id, 2) for one in before]
         with pytest.raises(LateOutcomeError):
             bring(devices, before[0])
+
+    def test_an_agent_after_whom_another_registered_is_not_heard(self, devices: DeviceStore) -> None:
+        batch = put(devices)
+        first, one = epoch(devices), claimed(devices, most=1)[0]
+        second = devices.register("t", "pi", PI)
+        assert second.epoch not in ("", None, first)
+        for call in (
+            lambda: claimed(devices, epoch=first),
+            lambda: devices.renew("t", "pi", {one.id: 1}, epoch=first, lease_seconds=60),
+            lambda: bring(devices, one, by=first),
+            lambda: bring(devices, batch[1], by=first),
+        ):
+            with pytest.raises(AnotherAgentError, match="Another agent speaks for 'pi' now"):
+                call()
+        assert devices.device("t", "pi").last_seen_at == second.last_seen_at, "that was another one"
+        devices.remove("t", "pi")
+        devices.register("t", "pi", PI)
+        with pytest.raises(AnotherAgentError):
+            claimed(devices, epoch=first)
+        with pytest.raises(AnotherAgentError):
+            claimed(devices, epoch=str(second.epoch))
 
     def test_another_machine_under_the_same_name_is_not_asked_for_the_rest(self, devices: DeviceStore) -> None:
         batch = put(devices)
@@ -253,7 +282,7 @@ class DeviceContract:
         with pytest.raises(NotFoundError):
             bring(devices, one, device="nano")
         with pytest.raises(NotFoundError):
-            devices.record("t", "pi", "msrm_unknown", 1, conditions=HOW, timing=GOOD)
+            devices.record("t", "pi", "msrm_unknown", 1, epoch=epoch(devices), conditions=HOW, timing=GOOD)
         with pytest.raises(LateOutcomeError):
             bring(devices, batch[0], attempt=0)
         assert ended(devices, batch) == []
@@ -276,7 +305,7 @@ class DeviceContract:
         assert ended(devices, batch)[0] == done
         with pytest.raises(LateOutcomeError):
             bring(devices, running[1])
-        assert devices.renew("t", "pi", {running[1].id: 1}, lease_seconds=60) == [running[1].id]
+        assert devices.renew("t", "pi", {running[1].id: 1}, epoch=epoch(devices), lease_seconds=60) == [running[1].id]
         assert [one.id for one in claimed(devices)] == [other[0].id]
 
     def test_blocks_and_networks_travel_as_they_are(self, devices: DeviceStore) -> None:

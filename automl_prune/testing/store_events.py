@@ -40,7 +40,7 @@ class EventContract:
         number = {"number": 0, "arm": "search", "attempt": 1}
         assert told(store, search) == [
             ("search.state", {**state, "state": "queued", "attempt": 0}),
-            ("search.state", {**state, "state": "preparing"}),
+            ("search.state", {**state, "state": "preparing", "reason": "starting a driver"}),
             ("search.state", {**state, "state": "running", "reason": "evaluating"}),
             ("trial.started", number),
             ("trial.completed", {**number, "state": "complete", "metrics": {"top1": 0.5}, "reason": None}),

@@ -196,14 +196,15 @@ class SearchContract:
         assert everything() == before
 
     def test_a_released_search_waits_again(self, store: Store) -> None:
-        """It is queued with the reason, and the next claim is the next attempt."""
+        """It is queued with the reason, and the next claim is the next attempt; what was, its attempts tell."""
         search = driven(store)
         store.release(search, 1, reason="driver exited with code 137")
         job = store.get_search(search)
         assert (job.state, job.attempt, job.lease_expires_at) == (SearchState.QUEUED, 1, None)
         assert job.state_reason == "driver exited with code 137"
         again = claimed(store)
-        assert (again.id, again.attempt, again.state_reason) == (search, 2, "driver exited with code 137")
+        assert (again.id, again.attempt, again.state_reason) == (search, 2, "starting a driver")
+        assert store.attempts(search)[0].reason == "driver exited with code 137"
 
     # a search moves on
 

@@ -36,6 +36,20 @@ class TrialContract:
         assert store.trials_by_key(keys) == {(search, n): store.trial(search, n) for search, n in keys[:3]}
         assert store.trials_by_key([]) == {}
 
+    def test_trials_are_listed_by_number_arm_and_state(self, store: Store) -> None:
+        """All filters hold at once; no numbers, no trials."""
+        search = driven(store, trials=5)
+        store.record_outcome(search, 1, 3, SCORED)
+
+        def listed(**filters: Any) -> list[int]:
+            return [t.trial.number for t in store.trials(search, **filters)]
+
+        assert listed(numbers=[3, 1, 9]) == [1, 3]
+        assert listed(numbers=[1, 3], state="complete") == [3]
+        assert listed(numbers=[0, 1, 3], after=0, limit=1) == [1]
+        assert listed(numbers=[1], arm="random") == []
+        assert listed(numbers=[]) == []
+
     def test_an_outcome_comes_back_as_it_was_told(self, store: Store) -> None:
         """Every part of it, and the trial ends."""
         search = driven(store, trials=1)

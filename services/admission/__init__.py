@@ -3,27 +3,24 @@
 The process answers on its stdout, in lines of JSON: what it is doing, then what it found or why it found nothing.
 """
 
-import json
 import logging
 import os
-import selectors
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from automl_prune.architecture import Architecture
 from automl_prune.errors import TraceError, UserError
 from automl_prune.loop.admission import POINTER, cached
 from automl_prune.loop.job import DEFAULT_TENANT
 from automl_prune.networks import NetworkDefinition
+from services.answers import Clock, how_it_ended, messages
 from services.settings import PREFIX, Settings, environment
 
 log = logging.getLogger("automl_prune.admission")
@@ -38,7 +35,6 @@ NETWORKS_OF_TENANT = 2
 """… so many networks, so that nobody else's order finds all turns taken for long."""
 STARTING_SECONDS = 60.0
 """How long a child may take, beyond the limit, until it begins to build."""
-_DYING_SECONDS = 5.0
 _KINDS = {kind.code: kind for kind in (UserError, TraceError)}
 
 _Key = tuple[str, int]
@@ -153,9 +149,9 @@ def admit_in_child(name: str, num_classes: int, settings: Settings) -> Architect
 
 
 def _result(name: str, child: subprocess.Popen[bytes], seconds: float) -> Architecture:
-    now, clock = "starting", _Clock(STARTING_SECONDS + seconds)
+    now, clock = "starting", Clock(STARTING_SECONDS + seconds)
     try:
-        for message in _messages(child, clock):
+        for message in messages(child, clock):
             if "architecture" in message:
                 return Architecture.from_json(message["architecture"])
             if "error" in message:
@@ -169,46 +165,4 @@ def _result(name: str, child: subprocess.Popen[bytes], seconds: float) -> Archit
             f"time gets it with AUTOML_PRUNE_ADMISSION_SECONDS.",
             pointer=POINTER,
         ) from None
-    raise UserError(f"{name!r} cannot be searched: {now} it, the process {_end(child)}.", pointer=POINTER)
-
-
-class _Clock:
-    """Counts down, and can be set anew."""
-
-    def __init__(self, seconds: float) -> None:
-        self.set(seconds)
-
-    def set(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
-
-    def left(self) -> float:
-        return max(0.0, self._end - time.monotonic())
-
-
-def _messages(child: subprocess.Popen[bytes], clock: _Clock) -> Iterator[Mapping[str, Any]]:
-    """What the child says, line by line, until it closes its stdout; raises TimeoutError when the clock has run down."""
-    assert child.stdout is not None
-    descriptor, rest = child.stdout.fileno(), b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(descriptor, selectors.EVENT_READ)
-        while True:
-            if not selector.select(clock.left()):
-                raise TimeoutError
-            chunk = os.read(descriptor, 1 << 16)
-            if not chunk:
-                return
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from map(json.loads, lines)
-
-
-def _end(child: subprocess.Popen[bytes]) -> str:
-    """How a child ended that said nothing in the end; it is not waited for."""
-    limit = time.monotonic() + _DYING_SECONDS
-    while (ended := os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is None:
-        if time.monotonic() > limit:
-            return "closed its output and went on"
-        time.sleep(0.02)
-    if ended.si_code == os.CLD_EXITED:
-        return f"ended with exit code {ended.si_status}"
-    hint = ", as the system does when memory runs out" if ended.si_status == signal.SIGKILL else ""
-    return f"was ended by {signal.Signals(ended.si_status).name}{hint}"
+    raise UserError(f"{name!r} cannot be searched: {now} it, the process {how_it_ended(child)}.", pointer=POINTER)

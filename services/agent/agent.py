@@ -4,11 +4,11 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
-from automl_prune.errors import AutomlPruneError
+from automl_prune.errors import AnotherAgentError, AutomlPruneError
 from automl_prune.latency.conditions import Conditions
 from automl_prune.latency.runtimes.base import describe_this_machine
 from automl_prune.latency.stopwatch import Stopwatches
@@ -16,7 +16,7 @@ from automl_prune.latency.timing import Timing
 from automl_prune.latency.work import Work, work_from_json
 from automl_prune.messages import said
 from services.agent.link import Link
-from services.cli.client import RefusedError, UnreachableError
+from services.cli.client import FaultError, RefusedError, UnreachableError
 from services.cli.text import Json
 
 log = logging.getLogger("automl_prune.agent")
@@ -27,6 +27,8 @@ AT_ONCE = 4
 """Measurements of one claim: few, as all of them are handed out again when the agent is lost."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0
 """Seconds before a service that is away is asked again."""
+MOST_FAULTS = 8
+"""How often a report is sent at which the service fails, while it answers all else: for about a minute."""
 
 TimeIt = Callable[[Conditions, Work], Timing]
 
@@ -48,7 +50,11 @@ class Agent:
         self._lock = threading.Lock()
 
     def run(self) -> NoReturn:
-        """Work until the process is told to end; raises RefusedError when the service does not want this agent."""
+        """Work until the process is told to end.
+
+        Raises:
+            RefusedError: The service does not want this agent, or another one speaks for the device now.
+        """
         self._patiently(self._register)
         with self._renewing():
             while True:
@@ -80,21 +86,34 @@ class Agent:
         if not self._holds(item):
             log.info("%s is not wanted any more", item["id"])
             return
-        outcome = {"attempt": item["attempt"], "conditions": item["conditions"], **self._timed(item)}
         try:
-            self._patiently(lambda: self._link.report(self._name, str(item["id"]), outcome))
-        except RefusedError as error:
-            if error.status not in (404, 409, 422):
-                raise
-            log.warning("%s was not taken: %s", item["id"], error)
+            self._report(item, self._timed(item))
         finally:
             with self._lock:
                 self._held.pop(str(item["id"]), None)
+
+    def _report(self, item: Json, found: Mapping[str, Any]) -> None:
+        """Bring what was found; a timing that the service does not take, or fails at, is brought as an error instead."""
+        outcome = {"attempt": item["attempt"], "conditions": item["conditions"], **found}
+        try:
+            self._patiently(lambda: self._link.report(self._name, str(item["id"]), outcome), most_faults=MOST_FAULTS)
+        except RefusedError as error:
+            if error.status not in (404, 409, 422) or error.code == AnotherAgentError.code:
+                raise
+            log.warning("%s was not taken: %s", item["id"], error)
+            if error.status == 422 and "timing" in found:
+                faults = [f"{fault.pointer} {fault.detail}".strip() for fault in error.errors] or [str(error)]
+                self._report(item, {"error": f"What was measured was refused: {' '.join(faults)}"[:1000]})
+        except FaultError as error:
+            log.warning("%s was not taken: %s", item["id"], error)
+            if "timing" in found:
+                self._report(item, {"error": f"The service failed at what was measured: {error}"[:1000]})
 
     def _timed(self, item: Json) -> dict[str, Any]:
         """The timing, or why there is none."""
         try:
             timing = self._time_it(Conditions.from_json(item["conditions"]), work_from_json(item["work"]))
+            type(timing).from_json(timing.to_json())  # what is no number cannot even be sent
         except AutomlPruneError as error:
             log.warning("%s cannot be timed: %s", item["id"], error)
             return {"error": str(error)[:1000] or type(error).__name__}
@@ -108,13 +127,16 @@ class Agent:
         with self._lock:
             return str(item["id"]) in self._held
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """Make a call until the service answers it."""
-        pause, away = FIRST_PAUSE, False
+    def _patiently(self, call: Callable[[], T], *, most_faults: float = float("inf")) -> T:
+        """Make a call until the service answers it; raises FaultError once it has failed at it so often."""
+        pause, away, faults = FIRST_PAUSE, False, 0
         while True:
             try:
                 answer = call()
             except UnreachableError as error:
+                faults += isinstance(error, FaultError)
+                if faults >= most_faults:
+                    raise
                 if not away:
                     log.warning("%s Trying again until it answers.", error)
                 away = True

@@ -9,6 +9,7 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry
 
 from automl_prune import plugins
+from automl_prune.latency.kept import KeptTimes
 from automl_prune.storage.keys import ApiKeys
 from automl_prune.storage.sql import SqlStore
 from automl_prune.storage.sql.devices import SqlDevices
@@ -32,6 +33,7 @@ from services.api import (
 )
 from services.api.access import OPEN, PROBES, Door, Gate
 from services.api.catalog import catalog
+from services.api.claims import WaitingClaims
 from services.api.context import Context, Review, Reviews
 from services.api.feed import Feed
 from services.api.headers import Envelope
@@ -76,7 +78,8 @@ def create_app(store: SqlStore, settings: Settings, review: Review) -> FastAPI:
     app.state.probe_threads = CapacityLimiter(probes.AT_ONCE)
     app.state.webhooks = Webhooks(store)
     app.state.addresses = webhooks.Addresses(settings.webhook_hosts)
-    app.state.devices = SqlDevices(store.database)
+    app.state.devices, app.state.waiting_claims = SqlDevices(store.database), WaitingClaims()
+    app.state.kept_times = KeptTimes(settings.cache_dir / "latency")
     problems.install(app)
     app.add_exception_handler(streams.NothingMoreError, streams.answer_nothing_more)
     registry = CollectorRegistry()

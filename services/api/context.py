@@ -22,6 +22,7 @@ from services.api.paging import MAX_LIMIT
 from services.api.problems import RequestError
 from services.api.standings import Standings
 from services.api.tenancy import of_tenant
+from services.launcher.liveness import Seen, launchers
 from services.settings import Settings
 
 Review = Callable[[SearchSpec, str], Mapping[str, Any]]
@@ -87,19 +88,24 @@ class Context:
 
     def search_json(self, job: SearchJob) -> dict[str, Any]:
         """A search with how far it is and how well it does."""
-        return self._json(job, self.store.progress(job.id), self.standings.best_by_arm(job), self._limits([job]), None)
+        best, limits, seen = self.standings.best_by_arm(job), self._limits([job]), self._launchers([job])
+        return self._json(job, self.store.progress(job.id), best, limits, None, seen)
 
     def searches_json(self, jobs: Sequence[SearchJob]) -> list[dict[str, Any]]:
         """The same of several, for which the store is asked once."""
         progress = self.store.progress_of([job.id for job in jobs])
         queued = [job.id for job in jobs if job.state is SearchState.QUEUED]
         ahead = self.store.ahead_of(queued) if queued else {}
-        best, limits = self.standings.best_of(jobs), self._limits(jobs)
-        return [self._json(job, progress[job.id], best[job.id], limits, ahead) for job in jobs]
+        best, limits, seen = self.standings.best_of(jobs), self._limits(jobs), self._launchers(jobs)
+        return [self._json(job, progress[job.id], best[job.id], limits, ahead, seen) for job in jobs]
 
     def _limits(self, jobs: Sequence[SearchJob]) -> Mapping[str, int]:
         """Of the keys that matter for what these searches wait for."""
         return self.running_limits() if any(job.state is SearchState.QUEUED and job.key_id for job in jobs) else {}
+
+    def _launchers(self, jobs: Sequence[SearchJob]) -> Sequence[Seen]:
+        """Those that matter for what these searches wait for."""
+        return launchers(self.settings) if any(job.state is SearchState.QUEUED for job in jobs) else ()
 
     def _json(
         self,
@@ -108,8 +114,9 @@ class Context:
         best: Mapping[str, StoredTrial],
         limits: Mapping[str, int],
         ahead: Mapping[str, int] | None,
+        seen: Sequence[Seen],
     ) -> dict[str, Any]:
-        why = waiting.reason(job, self.store, self.settings, limits, ahead)
+        why = waiting.reason(job, self.store, seen, limits, ahead)
         return views.search(replace(job, state_reason=why), progress, best, base_url=self.settings.public_url)
 
     @cached_property

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from functools import cache, partial
-from typing import Annotated, Any, Literal, TypeVar
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Request
@@ -13,8 +13,8 @@ from automl_prune import strict
 from automl_prune.errors import FieldError, MeasurementError, SpecError, StateConflictError
 from automl_prune.latency.conditions import LONGEST_FACT, MOST_FACTS, Conditions, DeviceDescription
 from automl_prune.latency.devices import LOCAL
-from automl_prune.latency.registered import Measurement, RegisteredDevice
-from automl_prune.latency.runtimes.base import describe_this_machine
+from automl_prune.latency.kept import KeptTimes
+from automl_prune.latency.registered import Measurement
 from automl_prune.latency.timing import Timing
 from automl_prune.loop.job import SearchState
 from automl_prune.loop.ports import Store
@@ -22,9 +22,10 @@ from automl_prune.loop.spec import LatencySpec, field_errors
 from automl_prune.storage.device_rules import NAME
 from automl_prune.storage.sql.devices import SqlDevices
 from services.api.bodies import read_json
+from services.api.claims import WaitingClaims
 from services.api.context import Context, InContext
+from services.api.device_views import local, shown, work
 from services.api.openapi import body
-from services.settings import Settings
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
@@ -43,6 +44,11 @@ Fact = Text | Annotated[int, Field(ge=0, le=2**53)]
 Amount = Annotated[float, Field(gt=0, le=1e9)]
 Spread = Annotated[float, Field(ge=0, le=1e9)]
 Attempt = Annotated[int, Field(ge=1, le=1000)]
+Epoch = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$"),
+    Field(description="That registering answered; 409 (another_agent) once another agent has registered under the name."),
+]
 MeasurementId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
@@ -71,6 +77,7 @@ class DeviceOrder(_Strict):
 class DeviceClaim(_Strict):
     """What an agent comes for."""
 
+    epoch: Epoch
     most: Annotated[int, Field(ge=1, le=MOST_CLAIMED)] = 4
     wait_seconds: Annotated[float, Field(ge=0, le=LONGEST_WAIT)] = Field(
         0, description="How long to wait where there is none."
@@ -87,6 +94,7 @@ class Held(_Strict):
 class DeviceRenewal(_Strict):
     """What an agent is still at."""
 
+    epoch: Epoch
     measurements: Annotated[list[Held], Field(max_length=MOST_CLAIMED)] = Field(default_factory=list)
 
 
@@ -115,6 +123,7 @@ class DeviceReport(_Strict):
 
     model_config = ConfigDict(json_schema_extra=_EITHER)
 
+    epoch: Epoch
     attempt: Attempt
     conditions: LatencySpec
     timing: DeviceTiming | None = None
@@ -135,21 +144,29 @@ def _devices(request: Request) -> SqlDevices:
     return devices
 
 
+def _kept(request: Request) -> KeptTimes:
+    kept: KeptTimes = request.app.state.kept_times
+    return kept
+
+
+InKept = Annotated[KeptTimes, Depends(_kept)]
 InDevices = Annotated[SqlDevices, Depends(_devices)]
 DeviceName = Annotated[str, Path(description="As it was registered.")]
 
 
 @router.get("")
-def list_devices(context: InContext, devices: InDevices) -> dict[str, Any]:
+def list_devices(context: InContext, devices: InDevices, kept: InKept) -> dict[str, Any]:
     """What latency can be measured on: the machine that drives searches, and the devices that agents speak for."""
-    found = [shown(device, context.settings) for device in devices.devices(context.principal.tenant)]
-    return {"items": [local(), *found], "next_page_token": None}
+    found = [shown(device, context.settings, kept) for device in devices.devices(context.principal.tenant)]
+    return {"items": [local(kept), *found], "next_page_token": None}
 
 
 @router.get("/{device:id}")
-def get_device(device: DeviceName, context: InContext, devices: InDevices) -> dict[str, Any]:
-    """One device: what it is, when it was last heard of, and what it measured."""
-    return local() if device == LOCAL else shown(devices.device(context.principal.tenant, device), context.settings)
+def get_device(device: DeviceName, context: InContext, devices: InDevices, kept: InKept) -> dict[str, Any]:
+    """One device: what it is, when it was last heard of, and what it measured; ``timed`` says what is kept of that."""
+    if device == LOCAL:
+        return local(kept)
+    return shown(devices.device(context.principal.tenant, device), context.settings, kept)
 
 
 @router.delete("/{device:id}", status_code=204)
@@ -182,49 +199,62 @@ def _search_on(device: str, store: Store) -> str | None:
 
 
 @router.post("", openapi_extra=body("DeviceOrder"))
-async def register_device(request: Request, context: InContext, devices: InDevices) -> dict[str, Any]:
+async def register_device(request: Request, context: InContext, devices: InDevices, kept: InKept) -> dict[str, Any]:
     """Make a device known under a name, or say that its agent has started again; what that one was at is handed out anew.
 
-    A name that is known with another description means another machine: what it was asked to time then fails. 409 for the
-    machine that drives searches, and for one device too many.
+    A name that is known with another description means another machine: what it was asked to time then fails. The answer
+    has an ``epoch``, which all that this agent says from now on carries: from the next registration on, claims, renewals and
+    reports under an earlier one are refused. 409 for the machine that drives searches, and for one device too many.
     """
     order = await _read(request, context, DeviceOrder)
     about = DeviceDescription(order.description.fingerprint, order.description.runtimes)
     register = partial(devices.register, origin=context.origin)
     made = await to_thread.run_sync(register, context.principal.tenant, order.name, about)
     lease = context.settings.device_lease_seconds
-    return {**shown(made, context.settings), "lease_seconds": lease, "longest_wait_seconds": LONGEST_WAIT}
+    terms = {"epoch": made.epoch, "lease_seconds": lease, "longest_wait_seconds": LONGEST_WAIT}
+    return {**await to_thread.run_sync(shown, made, context.settings, kept), **terms}
 
 
 @router.post("/{device:id}/claims", openapi_extra=body("DeviceClaim"))
 async def claim_measurements(request: Request, device: DeviceName, context: InContext, devices: InDevices) -> dict[str, Any]:
-    """Work for the device's agent, each piece with its attempt and under a lease; after a while none where there is none."""
+    """Work for the device's agent, each piece with its attempt and under a lease; after a while none where there is none.
+
+    Of one device one claim waits: a newer one takes its place, and it is answered without work.
+    409 for an agent after whom another one registered under the name.
+    """
     tenant = context.principal.tenant
     await to_thread.run_sync(devices.device, tenant, device)
     wanted = await _read(request, context, DeviceClaim)
     give_up, feed = time.monotonic() + wanted.wait_seconds, request.app.state.feed
+    waiting: WaitingClaims = request.app.state.waiting_claims
     lease = context.settings.device_lease_seconds
 
     def claim() -> list[Measurement]:
-        return devices.claim(tenant, device, most=wanted.most, lease_seconds=lease)
+        return devices.claim(tenant, device, epoch=wanted.epoch, most=wanted.most, lease_seconds=lease)
 
-    found = await to_thread.run_sync(claim)
-    while not (found or feed.closed) and time.monotonic() < give_up and not await request.is_disconnected():
-        await asyncio.sleep(LOOK_SECONDS)
-        if await to_thread.run_sync(devices.has_work, tenant, device):
-            found = await to_thread.run_sync(claim)
+    with waiting.place(tenant, device) as is_newest:
+        found = await to_thread.run_sync(claim)
+        while not (found or feed.closed) and time.monotonic() < give_up and not await request.is_disconnected():
+            await asyncio.sleep(LOOK_SECONDS)
+            if not is_newest():
+                break
+            if await to_thread.run_sync(devices.has_work, tenant, device, limiter=waiting.threads) and is_newest():
+                found = await to_thread.run_sync(claim)
     return {"items": [work(one) for one in found], "lease_seconds": lease}
 
 
 @router.post("/{device:id}:renew", openapi_extra=body("DeviceRenewal"))
 async def renew_measurements(request: Request, device: DeviceName, context: InContext, devices: InDevices) -> dict[str, Any]:
-    """Extend the leases of what the agent is at; ``lost`` names what it need not go on with."""
+    """Extend the leases of what the agent is at; ``lost`` names what it need not go on with.
+
+    409 for an agent after whom another one registered under the name.
+    """
     tenant = context.principal.tenant
     await to_thread.run_sync(devices.device, tenant, device)
     order = await _read(request, context, DeviceRenewal)
     held = {one.id: one.attempt for one in order.measurements}
     lease = context.settings.device_lease_seconds
-    lost = await to_thread.run_sync(lambda: devices.renew(tenant, device, held, lease_seconds=lease))
+    lost = await to_thread.run_sync(lambda: devices.renew(tenant, device, held, epoch=order.epoch, lease_seconds=lease))
     return {"lost": lost, "lease_seconds": lease}
 
 
@@ -234,8 +264,9 @@ async def record_measurement(
 ) -> dict[str, Any]:
     """Bring what came of a measurement; the same once more is no error.
 
-    409 when it was handed out again since, was cancelled, or has another outcome; 422 for what is no measurement, or one
-    under other conditions than those that were ordered.
+    409 when it was handed out again since, was cancelled, or has another outcome (late_outcome), and for an agent after whom
+    another one registered under the name (another_agent); 422 for what is no measurement, or one under other conditions than
+    those that were ordered.
     """
     tenant = context.principal.tenant
     await to_thread.run_sync(devices.device, tenant, device)
@@ -245,7 +276,7 @@ async def record_measurement(
         timing = None if report.timing is None else Timing(**report.timing.model_dump())
         conditions = Conditions(**report.conditions.model_dump())
         about = (tenant, device, measurement_id, report.attempt)
-        return devices.record(*about, conditions=conditions, timing=timing, error=report.error)
+        return devices.record(*about, epoch=report.epoch, conditions=conditions, timing=timing, error=report.error)
 
     try:
         return work(await to_thread.run_sync(record))
@@ -261,39 +292,3 @@ async def _read(request: Request, context: Context, model: type[M]) -> M:
         return strict.read(model, data)
     except ValidationError as error:
         raise SpecError(field_errors(error)) from None
-
-
-def work(one: Measurement) -> dict[str, Any]:
-    """A measurement as its agent sees it."""
-    return {
-        "id": one.id,
-        "attempt": one.attempt,
-        "state": one.state,
-        "conditions": one.conditions.to_json(),
-        "work": one.work.to_json(),
-        "error": one.error,
-    }
-
-
-def shown(device: RegisteredDevice, settings: Settings) -> dict[str, Any]:
-    """A device as JSON."""
-    return {
-        "name": device.name,
-        "kind": "agent",
-        "alive": device.silent_seconds <= settings.device_silent_seconds,
-        "silent_seconds": round(device.silent_seconds, 1),
-        **device.description.to_json(),
-        "registered_at": device.registered_at.isoformat(),
-        "last_seen_at": device.last_seen_at.isoformat(),
-        "measured": device.measured,
-        "failed": device.failed,
-        "noise": device.noise,
-    }
-
-
-@cache
-def local() -> dict[str, Any]:
-    """The machine that drives searches, which is taken to be this one."""
-    kind: Literal["built-in"] = "built-in"
-    unknown = dict.fromkeys(("silent_seconds", "registered_at", "last_seen_at", "measured", "failed", "noise"))
-    return {"name": LOCAL, "kind": kind, "alive": True, **describe_this_machine().to_json(), **unknown}

@@ -1,14 +1,16 @@
 """Routes of searches: order and look."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Query, Response
 
-from automl_prune.errors import StateConflictError, UserError
-from automl_prune.loop.job import SearchState, Submission
+from automl_prune.costs import METRICS
+from automl_prune.errors import StateConflictError, UnknownNameError, UserError
+from automl_prune.loop.job import SearchJob, SearchState, Submission
 from automl_prune.loop.spec import SearchSpec
+from automl_prune.loop.standing import cost_name
 from services.api import idempotency, limits, views
 from services.api.context import NO_NUL, Context, InContext, Limit, PageToken, SearchId, Spec, Text
 from services.api.estimates import estimate
@@ -21,6 +23,11 @@ router = APIRouter(prefix="/v1", tags=["searches"])
 LabelText = Annotated[
     str | None,
     Query(min_length=1, max_length=200, pattern=NO_NUL, json_schema_extra={"pattern": r"^[^:\x00]+:[^\x00]*$"}),
+]
+
+Costs = Annotated[
+    list[Annotated[str, Query(min_length=1, max_length=200, pattern=NO_NUL)]] | None,
+    Query(max_length=8, description="Metrics to keep low, latency_ms@DEVICE for a device's; the first budget's by default."),
 ]
 
 
@@ -104,16 +111,26 @@ def get_best(search_id: SearchId, context: InContext) -> Mapping[str, Any]:
 
 
 @router.get("/searches/{search_id:id}/pareto")
-async def get_pareto(search_id: SearchId, context: InContext) -> dict[str, Any]:
-    """The trade-off between the objective and the first budget's metric, for the search and for its controls."""
-    return await to_thread.run_sync(_pareto, context, search_id, limiter=context.standings.threads)
+async def get_pareto(search_id: SearchId, context: InContext, cost: Costs = None) -> dict[str, Any]:
+    """The trade-off between the objective and costs, for the search and for its controls."""
+    return await to_thread.run_sync(_pareto, context, search_id, cost or (), limiter=context.standings.threads)
 
 
-def _pareto(context: Context, search_id: str) -> dict[str, Any]:
+def _pareto(context: Context, search_id: str, chosen: Sequence[str]) -> dict[str, Any]:
     job = context.store.get_search(search_id)
-    aim, cost = objective(job), str(job.spec["budgets"][0]["metric"])
-    fronts = context.standings.fronts(job, cost, context.store.progress(job.id))
-    return views.pareto(job, aim, cost, fronts)
+    aim, costs = objective(job), _costs(job, chosen)
+    fronts = context.standings.fronts(job, costs, context.store.progress(job.id))
+    return views.pareto(job, aim, costs, fronts)
+
+
+def _costs(job: SearchJob, chosen: Sequence[str]) -> tuple[str, ...]:
+    """The metrics of a front, each once; raises UnknownNameError for one that the search's trials do not report."""
+    ordered = [cost_name(budget) for budget in job.spec["budgets"]]
+    known = dict.fromkeys([*METRICS, *ordered])
+    for place, metric in enumerate(chosen):
+        if metric not in known:
+            raise UnknownNameError("cost metric of this search", metric, known, pointer=f"/query/cost/{place}")
+    return tuple(dict.fromkeys(chosen)) or (ordered[0],)
 
 
 def _label(text: str | None) -> tuple[str, str] | None:

@@ -65,18 +65,22 @@ class Standings:
                 self._trials.popitem(last=False)
         return found
 
-    def fronts(self, job: SearchJob, cost: str, progress: Mapping[str, Mapping[str, int]]) -> dict[str, list[StoredTrial]]:
-        """The trade-off between the objective and a cost by arm; ``progress`` counts trials by arm and state."""
+    def fronts(
+        self, job: SearchJob, costs: tuple[str, ...], progress: Mapping[str, Mapping[str, int]]
+    ) -> dict[str, list[StoredTrial]]:
+        """The trade-off between the objective and costs by arm; ``progress`` counts trials by arm and state."""
         aim = objective(job)
         found: dict[str, list[StoredTrial]] = {}
         for arm in ARMS:
             complete = progress.get(arm, {}).get(TrialState.COMPLETE, 0)
             with self._one_at_a_time:  # whoever asks for the same meanwhile finds it remembered
-                found[arm] = list(self._front(job.id, arm, complete, aim, cost)) if complete else []
+                found[arm] = list(self._front(job.id, arm, complete, aim, costs)) if complete else []
         return found
 
-    def _make_front(self, search_id: str, arm: str, complete: int, aim: Objective, cost: str) -> tuple[StoredTrial, ...]:
-        return tuple(front(scored(self._store, search_id, arm, [aim.metric, cost]), aim, cost))
+    def _make_front(
+        self, search_id: str, arm: str, complete: int, aim: Objective, costs: tuple[str, ...]
+    ) -> tuple[StoredTrial, ...]:
+        return tuple(front(scored(self._store, search_id, arm, [aim.metric, *costs]), aim, costs))
 
 
 def objective(job: SearchJob) -> Objective:
@@ -90,13 +94,14 @@ def scored(store: Store, search_id: str, arm: str, metrics: Iterable[str]) -> li
     return [t for t in found if all(m in t.trial.metrics for m in metrics)]
 
 
-def front(trials: Sequence[StoredTrial], aim: Objective, cost: str) -> list[StoredTrial]:
-    """The trials that no other beats in both the objective and the cost, cheapest first."""
+def front(trials: Sequence[StoredTrial], aim: Objective, costs: Sequence[str]) -> list[StoredTrial]:
+    """The trials that no other beats in the objective and all costs, cheapest first."""
     if not trials:
         return []
-    keep = non_dominated([[_loss(t, aim), t.trial.metrics[cost]] for t in trials])
-    kept = [t for t, stays in zip(trials, keep, strict=True) if stays]
-    return sorted(kept, key=lambda t: (t.trial.metrics[cost], t.trial.number))
+    paid = [[t.trial.metrics[cost] for cost in costs] for t in trials]
+    keep = non_dominated([[_loss(t, aim), *paid[i]] for i, t in enumerate(trials)])
+    kept = [(paid[i], t.trial.number, t) for i, t in enumerate(trials) if keep[i]]
+    return [t for *_, t in sorted(kept, key=lambda row: row[:2])]
 
 
 def _loss(stored: StoredTrial, aim: Objective) -> float:

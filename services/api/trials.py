@@ -2,9 +2,9 @@
 
 import base64
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse
 
 from automl_prune.errors import NotFoundError
@@ -23,13 +23,17 @@ def list_trials(
     context: InContext,
     state: TrialState | None = None,
     arm: Text = None,
+    winner: Annotated[
+        bool, Query(description="true: only the winners that others were built on, as info.family has them.")
+    ] = False,
     limit: Limit = 50,
     page_token: PageToken = None,
 ) -> dict[str, Any]:
     """A search's trials in order of number."""
     job = context.store.get_search(search_id)
+    numbers = views.family(job) if winner else None
     after = read_trial_token(page_token)
-    found = context.store.trials(search_id, arm=arm, state=state, limit=limit + 1, after=after)
+    found = context.store.trials(search_id, arm=arm, state=state, numbers=numbers, limit=limit + 1, after=after)
     return page(found, limit, lambda t: views.trial(t, job), lambda t: t.trial.number)
 
 

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from automl_prune.loop.arms import CONTROLS
 from automl_prune.loop.audit import AuditEntry
+from automl_prune.loop.family import weights_file
 from automl_prune.loop.job import Artifact, SearchAttempt, SearchJob, StoredTrial
 from automl_prune.problem import Objective
 from automl_prune.trial import TrialState
@@ -41,6 +42,11 @@ def search(job: SearchJob, progress: Progress, best: Mapping[str, StoredTrial], 
     }
 
 
+def family(job: SearchJob) -> list[int]:
+    """Numbers of the trials that a search's strategy built on, so far; most strategies have none."""
+    return list(job.info.get("family", ()))
+
+
 def trial(stored: StoredTrial, job: SearchJob) -> dict[str, Any]:
     """A trial of ``job``, its widths by group name."""
     one = stored.trial
@@ -58,7 +64,8 @@ def trial(stored: StoredTrial, job: SearchJob) -> dict[str, Any]:
         "reason": one.outcome.reason if one.outcome else None,
         "origin": one.origin,
         "parent": one.parent,
-        "winner": one.number in job.info.get("family", ()),
+        "winner": (winner := one.number in family(job)),
+        "weights": weights_file(one) if winner else None,
         "repaired": one.repaired,
         "asked_at": _time(stored.asked_at),
         "started_at": _time(stored.started_at),
@@ -66,12 +73,15 @@ def trial(stored: StoredTrial, job: SearchJob) -> dict[str, Any]:
     }
 
 
-def pareto(job: SearchJob, aim: Objective, cost: str, fronts: Mapping[str, Sequence[StoredTrial]]) -> dict[str, Any]:
-    """The fronts over the objective and one cost, by arm; ``items`` is the search's own."""
+def pareto(
+    job: SearchJob, aim: Objective, costs: Sequence[str], fronts: Mapping[str, Sequence[StoredTrial]]
+) -> dict[str, Any]:
+    """The fronts over the objective and costs, by arm; ``items`` is the search's own, ``cost`` the first of ``costs``."""
     shown = {arm: [trial(t, job) for t in found] for arm, found in fronts.items()}
     return {
         "objective": {"metric": aim.metric, "maximize": aim.maximize},
-        "cost": {"metric": cost},
+        "cost": {"metric": costs[0]},
+        "costs": [{"metric": cost} for cost in costs],
         "items": shown.pop("search"),
         "controls": shown,
     }

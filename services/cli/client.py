@@ -26,15 +26,19 @@ _TIMEOUT = httpx.Timeout(600, connect=5)  # a network that nobody ordered before
 
 
 class RefusedError(Exception):
-    """The server refused a request; ``errors`` names the fields that are at fault, where some are."""
+    """The server refused a request, for ``code``; ``errors`` names the fields that are at fault, where some are."""
 
-    def __init__(self, status: int, detail: str, errors: tuple[FieldError, ...] = ()) -> None:
+    def __init__(self, status: int, detail: str, errors: tuple[FieldError, ...] = (), code: str = "") -> None:
         super().__init__(detail)
-        self.status, self.errors = status, errors
+        self.status, self.errors, self.code = status, errors, code
 
 
 class UnreachableError(Exception):
     """Nobody answers at the server's address, or not as this service does."""
+
+
+class FaultError(UnreachableError):
+    """The server was reached, and failed at what it was asked."""
 
 
 class LostError(UnreachableError):
@@ -225,9 +229,9 @@ def _checked(response: httpx.Response, server: str) -> Json:
     if foreign or not isinstance(data, dict) or (response.is_error and "code" not in data) or response.is_redirect:
         raise UnreachableError(f"{server} answers (status {response.status_code}), but not as automl-prune does.")
     if response.status_code >= 500:
-        cls = LostError if response.status_code in (502, 503, 504) else UnreachableError
+        cls = LostError if response.status_code in (502, 503, 504) else FaultError
         raise cls(f"{server}: {data['detail']} (request {data.get('request_id')})")
     if response.is_error:
         errors = tuple(FieldError(e["pointer"], e["detail"], e["code"]) for e in data.get("errors", ()))
-        raise RefusedError(response.status_code, data["detail"], errors)
+        raise RefusedError(response.status_code, data["detail"], errors, data["code"])
     return data

@@ -26,6 +26,7 @@ def agent(name: Name, server: Server = SERVER, key: Key = None, key_file: KeyFil
     from services import logs
     from services.agent.agent import Agent
     from services.agent.link import Link
+    from services.agent.measuring import Measuring
     from services.settings import load_settings
 
     settings = load_settings()
@@ -34,8 +35,8 @@ def agent(name: Name, server: Server = SERVER, key: Key = None, key_file: KeyFil
     if key_file is not None:
         key = key_file.expanduser().read_text().strip()
     try:
-        with stoppable(), Link(server, key) as link:
-            Agent(link, name).run()
+        with stoppable(), Link(server, key) as link, Measuring(settings) as measuring:
+            Agent(link, name, measuring.time).run()
     except KeyboardInterrupt:
         typer.echo(f"{name} stopped.", err=True)
     except RefusedError as error:

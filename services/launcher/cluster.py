@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 
 from services import ray_auth
 from services.settings import Settings
@@ -40,6 +41,7 @@ class Cluster:
         self._node: subprocess.Popen[bytes] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._reachable, self._looked = True, 0.0
+        self._away_since = datetime.now(UTC)
 
     def reachable(self) -> bool:
         """Whether its head accepts connections, as of the last two seconds; searches wait in the queue while it does not."""
@@ -48,8 +50,14 @@ class Cluster:
         before, self._reachable = self._reachable, accepts(self._address)
         self._looked = time.monotonic()
         if before != self._reachable:
+            self._away_since = datetime.now(UTC)
             log.warning("Ray at %s %s", self._address, "is back" if self._reachable else "cannot be reached; waiting for it")
         return self._reachable
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong, for those who wait."""
+        return None if self._reachable else f"Ray cannot be reached since {self._away_since:%Y-%m-%d %H:%M:%S} UTC"
 
     def join(self) -> None:
         """Have a node on this machine, if one was ordered; does not wait for it, as drivers do."""

@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from automl_prune.loop.job import SearchJob
 
@@ -17,6 +17,7 @@ class Running:
     """A search and the process that drives it.
 
     Attributes:
+        trials_before: How many of its trials had their outcome when it was started.
         on_local_ray: Whether it is lost with this machine's Ray.
         fate: Why it was killed, if it was.
         asked_to_stop: When the search was first seen to be cancelled (monotonic).
@@ -24,9 +25,16 @@ class Running:
 
     job: SearchJob
     process: subprocess.Popen[bytes]
+    trials_before: int = 0
     on_local_ray: bool = False
     fate: str | None = None
     asked_to_stop: float | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self.started
 
     @property
     def ended(self) -> bool:

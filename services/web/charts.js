@@ -2,7 +2,7 @@
 
 import { h, s } from "./dom.js";
 import * as format from "./format.js";
-import { keyOf } from "./latency.js";
+import { keyOf, source } from "./latency.js";
 import { extent, frame, legend, mark } from "./plot.js";
 
 const LONGEST_NAME = 18;
@@ -24,7 +24,9 @@ export function facts(search, trials) {
     base: search.base,
     budgets,
     best: search.best,
+    from: source(search.info.latency ?? {}, axis),
     scored,
+    slow: trials.filter((trial) => ARMS.includes(trial.arm) && trial.state === "infeasible"),
     failed: trials.filter((trial) => trial.state === "failed").length,
   };
 }
@@ -33,7 +35,7 @@ const within = (trial, budgets) => budgets.every(({ metric, min, max }) =>
   !(metric in trial.metrics) || (trial.metrics[metric] >= (min ?? 0) && trial.metrics[metric] <= (max ?? Infinity)));
 
 export function scatter(data, width) {
-  const { metric, axis, base, budgets, best } = data;
+  const { metric, axis, base, budgets, best, from } = data;
   const points = data.scored.filter((trial) => axis in trial.metrics);
   const limits = budgets.filter((budget) => budget.metric === axis);
   const bounds = limits.flatMap(({ min, max }) => [min, max]).filter((value) => value > 0);
@@ -44,7 +46,7 @@ export function scatter(data, width) {
   if (!x.length || !y.length) return h("p", { class: "muted" }, "The first trial has not been scored yet.");
   const area = frame({
     width, height: 360, x: extent(x, 0.08), y: extent(y, 0.1), xText: format.tick,
-    yText: (value) => format.score(metric, value, 1), xLabel: `${format.metricName(axis)} →`, yLabel: `↑ ${format.metricName(metric)}`,
+    yText: (value) => format.score(metric, value, 1), xLabel: `${format.metricName(axis)}${from && `, ${from}`} →`, yLabel: `↑ ${format.metricName(metric)}`,
     label: describe(data, points),
   });
   area.plot.append(

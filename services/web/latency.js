@@ -5,6 +5,7 @@ import * as format from "./format.js";
 import { extent, frame, legend, mark } from "./plot.js";
 
 const METRIC = "latency_ms";
+const NAMES = { search: "search", slow: "too slow, so not scored" };
 
 // The name under which trials report what a budget bounds.
 export const keyOf = ({ metric, device }) => (metric === METRIC ? `${METRIC}@${device ?? "local"}` : metric);
@@ -18,17 +19,25 @@ export function flat(metrics) {
 export function latencyCharts(devices, data, width) {
   return Object.entries(devices).map(([name, about]) => h("div", { class: "device" },
     h("h3", null, `${name}: ${conditions(about)}`), h("p", { class: "muted small" }, verdict(about)),
-    h("div", { class: "pair" }, checkPlot(name, about, width), againstMacs(name, data, width))));
+    h("div", { class: "pair" }, checkPlot(name, about, width), againstMacs(name, data, about, width))));
+}
+
+// How trials know what a metric says of them, where it is a device's latency.
+export function source(devices, metric) {
+  const about = devices[metric.split("@")[1]];
+  return about ? (about.trusted ? "predicted" : "measured") : "";
 }
 
 const conditions = ({ conditions: { runtime, threads, batch, dtype }, version, full_ms: full }) =>
   `${runtime} ${version}, batch ${batch}, ${threads} thread${threads > 1 ? "s" : ""}, ${dtype}; full network ${format.count(full)} ms`;
 
-function verdict({ check, trusted, tolerance, timed, noise }) {
+function verdict({ check, trusted, tolerance, timed, noise, unsettled = 0 }) {
   const found = `Predictions miss measurements of ${check.measured.length} other networks by ${format.percent(check.mape, 1)} on average, ` +
     `${format.percent(check.worst, 1)} at most (R² ${check.r2.toFixed(3)}, rank correlation ${check.rank_correlation.toFixed(3)}); ` +
-    `${timed} measurements, each to ${format.percent(noise, 1)}.`;
-  return trusted ? found : `${found} That is more than ${format.percent(tolerance, 1)}, so every candidate is measured.`;
+    `${timed} measurements, half of them to ${format.percent(noise, 1)} or better; ${unsettled} did not settle.`;
+  if (trusted) return found;
+  const why = check.mape > tolerance ? `Predictions miss by more than ${format.percent(tolerance, 1)}` : "These are too few networks to trust predictions";
+  return `${found} ${why}, so every candidate is measured.`;
 }
 
 function checkPlot(name, { check: { predicted, measured } }, width) {
@@ -43,20 +52,22 @@ function checkPlot(name, { check: { predicted, measured } }, width) {
   return h("div", null, area.plot, legend([["search", "a network that nothing was fitted to"], ["line-base", "equal"]]));
 }
 
-function againstMacs(name, { scored, base }, width) {
+function againstMacs(name, { scored, slow, base }, about, width) {
   const key = `${METRIC}@${name}`;
-  const points = scored.filter(({ metrics }) => key in metrics && "macs" in metrics);
+  const how = source({ [name]: about }, key);
+  const known = (trials) => trials.filter(({ metrics }) => key in metrics && "macs" in metrics);
+  const points = [...known(scored), ...known(slow).map((trial) => ({ ...trial, arm: "slow" }))];
   if (!points.length) return h("p", { class: "muted" }, "The first trial has not been scored yet.");
   const all = key in base ? [...points.map(({ metrics }) => metrics), base] : points.map(({ metrics }) => metrics);
   const area = frame({
     width, height: 300, x: extent(all.map(({ macs }) => macs), 0.08), y: extent(all.map((metrics) => metrics[key]), 0.08),
-    xText: format.tick, yText: format.tick, xLabel: "MACs →", yLabel: "↑ latency, ms",
-    label: `Scatter plot of latency on ${name} against MACs of ${points.length} trials.`,
+    xText: format.tick, yText: format.tick, xLabel: "MACs →", yLabel: `↑ latency, ms, ${how}`,
+    label: `Scatter plot of latency on ${name} against MACs of ${points.length} trials; ${how}.`,
   });
   area.plot.append(
     ...points.map(({ arm, name: trial, metrics }) => mark(arm, area.px(metrics.macs), area.py(metrics[key]),
       `${trial}: ${format.count(metrics.macs)} MACs, ${format.count(metrics[key])} ms`)),
     ...(key in base ? [mark("base", area.px(base.macs), area.py(base[key]), "full network")] : []));
-  const arms = ["search", "random", "uniform", "global"].filter((arm) => points.some((point) => point.arm === arm));
-  return h("div", null, area.plot, legend([...arms.map((arm) => [arm, arm === "search" ? arm : `${arm} control`]), ["base", "full network"]]));
+  const arms = ["search", "random", "uniform", "global", "slow"].filter((arm) => points.some((point) => point.arm === arm));
+  return h("div", null, area.plot, legend([...arms.map((arm) => [arm, NAMES[arm] ?? `${arm} control`]), ["base", "full network"]]));
 }

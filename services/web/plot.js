@@ -52,6 +52,7 @@ const SHAPES = {
   global: () => s("polygon", { points: "0,6 5.6,-4.5 -5.6,-4.5" }),
   base: () => s("polygon", { points: "0,-6.500 6.500,0 0,6.500 -6.500,0" }),
   best: () => s("polygon", { points: star }),
+  slow: () => s("path", { d: "M-4 -4L4 4M-4 4L4 -4" }),
 };
 
 // A mark whose shape, not only its colour, says what it stands for.

@@ -80,7 +80,7 @@ function head(search, cancel) {
   const { spec } = search;
   const links = [
     [search.links.ray_dashboard, "Ray dashboard"], [`/v1/searches/${search.id}`, "Search as JSON"],
-    [search.result_ready ? `/v1/searches/${search.id}/best` : null, "Best architecture as JSON"], [`/v1/searches/${search.id}/pareto`, "Pareto front as JSON"],
+    [search.result_ready ? `/v1/searches/${search.id}/best` : null, "Best architecture as JSON"], [front(search), "Pareto front as JSON"],
   ];
   return [
     h("div", { class: "heading" }, h("h1", null, search.name ?? search.id), h("span", { "aria-live": "polite" }, pill(search.state)), cancelButton(search, cancel)),
@@ -90,6 +90,12 @@ function head(search, cancel) {
     search.state_reason ? h("p", { class: `reason ${search.state}` }, search.state_reason) : null,
     h("p", { class: "links" }, links.filter(([href]) => safeLink(href)).map(([href, text]) => h("a", { href: safeLink(href) }, text))),
   ];
+}
+
+// The front over the costs that nsga2 was told to keep low; else over the first budget's metric.
+function front({ id, spec: { strategy } }) {
+  const costs = ((strategy.name === "nsga2" && strategy.options?.costs) || []).map((metric) => `cost=${encodeURIComponent(metric)}`);
+  return `/v1/searches/${id}/pareto${costs.length ? `?${costs.join("&")}` : ""}`;
 }
 
 function cancelButton(search, cancel) {
@@ -136,7 +142,7 @@ function tile(name, value, note, sign) {
 
 function drawCharts(view, search, trials) {
   const data = facts(search, trials);
-  const shown = [data.scored.length, data.failed, data.best?.number, data.base, data.budgets];
+  const shown = [data.scored.length, data.slow.length, data.failed, data.best?.number, data.base, data.budgets];
   const wide = (element) => Math.max(260, Math.floor(element.clientWidth));
   update(view.scatter, [shown, wide(view.scatter)], () => scatter(data, wide(view.scatter)));
   update(view.history, [shown, wide(view.history)], () => history(data, wide(view.history)));

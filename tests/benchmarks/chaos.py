@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def run(home: Path, given: argparse.Namespace) -> None:
-    settings = load_settings(home=home, workers=1, max_attempts=1_000_000)
+    settings = load_settings(home=home, workers=1)  # each recovery is waited for: no search loses three drivers in a row
     store, service, recoveries = open_store(settings), Service(settings), dict[str, list[float]]()
     try:
         expected, small = (undisturbed(service, store, order) for order in (ORDER, SMALL))

@@ -12,8 +12,9 @@ name a strategy has the recipe it was published with (``metapruning@own``); what
 too, is in the columns of its cost.
 
 Each run is a process of its own with one thread, and does not import Ray. Finished runs are lines of ``runs.jsonl`` and are
-not run again, so that the script can be stopped and started; failed ones are tried again. In the end ``table.md`` and
-``plot.svg`` are made of all lines that differ from the options given in nothing but network, budget, seed and strategy
+not run again, so that the script can be stopped and started; failed ones are tried again. In the end ``table.md`` and the
+plots are made of all lines that there are, whatever options they were run with: runs that differ in nothing but network,
+budget, seed and strategy are a *setting*, which has a table and a plot of its own, ``plot-NETWORKS.svg``
 (``strategies_table.py``).
 """
 
@@ -32,7 +33,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from automl_prune.trial import Trial
-from tests.benchmarks.strategies_table import ALIKE, plot, table
+from tests.benchmarks.strategies_table import OWN, plots, table
 
 Json = dict[str, Any]
 
@@ -41,7 +42,6 @@ RECIPE = {"inherit": "l1", "scope": "all", "reduction": "mean", "reconstruct": "
 STRATEGIES = ("sensitivity", "evolution", "abc", "optuna", "nsga2", "amc", "netadapt", "auto")
 REFERENCE = "random"
 """Always run, first, with the other controls."""
-OWN = "@own"
 PREPARATION, CONFIRM = "preparation", "confirm"
 FOREVER = 1e9
 
@@ -81,14 +81,13 @@ def main() -> None:
         return
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "runs.jsonl"
-    wanted = orders(options)
-    run_missing(wanted, file, options)
-    shared = {key: wanted[0].get(key) for key in ALIKE}
-    lines = [line for line in finished(file) if all(line["order"].get(key) == value for key, value in shared.items())]
+    run_missing(orders(options), file, options)
+    lines = finished(file)
     if not lines:
         sys.exit("No run was finished.")
     (options.out / "table.md").write_text(table(lines))
-    (options.out / "plot.svg").write_text(plot(lines))
+    for name, drawn in plots(lines).items():
+        (options.out / name).write_text(drawn)
     print(table(lines))
 
 
@@ -233,11 +232,11 @@ def line_of(order: Json, result: Mapping[str, Any], trials: Sequence[Trial]) -> 
 
 
 def spent(trials: Sequence[Trial], *arms: str) -> dict[str, float]:
-    """What arms took, and confirming their leaders."""
+    """What arms took, confirming their leaders too, which is no evaluation of its own."""
     own = [t for t in trials if (t.origin["arm"] if t.arm.startswith(CONFIRM) else t.arm) in arms]
     costs = [t.outcome.cost for t in own if t.outcome]
     sums = {key: sum(cost.get(key, 0.0) for cost in costs) for key in ("images", "cpu_seconds")}
-    return sums | {"evaluations": float(len(own))}
+    return sums | {"evaluations": float(sum(t.arm in arms for t in own))}
 
 
 def row_of(scores: Mapping[str, Any], spent: Mapping[str, float]) -> Json:

@@ -1,7 +1,8 @@
-"""The table and the plot of ``strategies.py``, from its lines; needs nothing but the standard library."""
+"""The tables and the plots of ``strategies.py``, from its lines; needs nothing but the standard library."""
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -12,15 +13,35 @@ ALIKE = (
     *("top_k", "recovery_epochs", "device"),
 )
 """Fields of an order that must be equal for runs to be compared."""
+OWN = "@own"
+"""Behind the name of a strategy that has the recipe it was published with."""
 FIRST = ("uniform", "random", "global")
 PAIRED = ("random", "uniform")
+OWN_RECIPE = (
+    "An own recipe is the one that a strategy was published with, not that of others; what it takes, preparation too, "
+    "is in its cost."
+)
 COLUMNS = ("select", "report_before", "report")
-PANEL, ROW, LEFT, TOP = 330, 20, 120, 56
+PANEL, ROW, LEFT, TOP = 330, 20, 170, 76
 INK, FAINT, BEFORE, AFTER = "#222", "#ddd", "#b8860b", "#1f5fa8"
 
 
 Runs = dict[int, Json]
 """Scores and costs by seed."""
+
+
+def settings(lines: Sequence[Json]) -> list[list[Json]]:
+    """Lines that may be compared with each other, setting by setting, in the order in which they were first run."""
+    found: dict[tuple[Any, ...], list[Json]] = {}
+    for line in lines:
+        found.setdefault(tuple(line["order"].get(key) for key in ALIKE), []).append(line)
+    return list(found.values())
+
+
+def label(name: str) -> str:
+    """How a method is called where it stands beside others: a recipe that is not the common one is said."""
+    named, own, _ = name.partition(OWN)
+    return f"{named}, own recipe" if own else name
 
 
 def rows(lines: Sequence[Json]) -> dict[tuple[str, float], dict[str, Runs]]:
@@ -63,7 +84,12 @@ def shown(values: Sequence[float]) -> str:
 
 
 def table(lines: Sequence[Json]) -> str:
-    """Markdown: one row per network, budget and method."""
+    """Markdown: a table for each setting."""
+    return "\n".join(table_of(alike) for alike in settings(lines))
+
+
+def table_of(lines: Sequence[Json]) -> str:
+    """One row per network, budget and method of a setting."""
     order = lines[0]["order"]
     base = {line["order"]["network"]: 100 * line["base"]["report"] for line in lines}
     head = ["network", "MACs", "method", "seeds", "select", "report, before", "report, recovered"]
@@ -74,7 +100,7 @@ def table(lines: Sequence[Json]) -> str:
             spent = [f"{statistics.fmean(values(runs, key)):,.0f}" for key in ("evaluations", "images", "cpu_seconds")]
             scores = [shown(values(runs, column)) for column in COLUMNS]
             above = [paired(runs, methods.get(control, {})) for control in PAIRED]
-            body.append([network, f"{budget:.0%}", name, str(len(runs)), *scores, *above, *spent])
+            body.append([network, f"{budget:.0%}", label(name), str(len(runs)), *scores, *above, *spent])
     error = 100 * math.sqrt(0.09 / order["report_size"])
     said = (
         f"Top-1 in per cent, mean ± standard error over seeds; {order['evaluations']} evaluations on "
@@ -86,23 +112,40 @@ def table(lines: Sequence[Json]) -> str:
         f"confirmation. Full: "
         + ", ".join(f"{network} {score:.2f}" for network, score in sorted(base.items()))
         + ". Select images were seen when the weights were trained."
+        + (f" {OWN_RECIPE}" if any(OWN in line["order"]["strategy"] for line in lines) else "")
     )
     return said + "\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in body) + "\n"
 
 
+def plots(lines: Sequence[Json]) -> dict[str, str]:
+    """A plot for each setting, by the name of its file: that of its networks, numbered where settings share them."""
+    found: dict[str, str] = {}
+    used: Counter[str] = Counter()
+    for alike in settings(lines):
+        networks = "-".join(sorted({line["order"]["network"] for line in alike}))
+        used[networks] += 1
+        found[f"plot-{networks}{f'-{used[networks]}' if used[networks] > 1 else ''}.svg"] = plot(alike)
+    return found
+
+
 def plot(lines: Sequence[Json]) -> str:
     """SVG: report top-1 before (hollow) and after recovery (filled) with standard errors, a panel per network and budget."""
+    order = lines[0]["order"]
+    setting = (
+        f"{order['evaluations']} evaluations on {order['select_images']:,} select images, leaders on "
+        f"{order['select_size']:,}; recovery of {order['recovery_epochs']:g} epochs; {order['precision']}"
+    )
     panels = rows(lines)
-    high = max(len(methods) for methods in panels.values())
-    width, height = max(LEFT + PANEL * len(panels), 700), TOP + ROW * high + 40
+    names = list(dict.fromkeys(name for methods in panels.values() for name in methods))
+    width, height = max(LEFT + PANEL * len(panels), 700), TOP + ROW * len(names) + 40
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'font-family="sans-serif" font-size="12" fill="{INK}">',
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
         text(12, 18, "report top-1, %: hollow before recovery, filled after; bars are standard errors over seeds"),
+        text(12, 36, setting),
     ]
-    names = list(dict.fromkeys(name for methods in panels.values() for name in methods))
-    parts += [text(LEFT - 8, TOP + ROW * i + 16, name, anchor="end") for i, name in enumerate(names)]
+    parts += [text(LEFT - 8, TOP + ROW * i + 16, label(name), anchor="end") for i, name in enumerate(names)]
     for i, ((network, budget), methods) in enumerate(panels.items()):
         parts += panel(LEFT + PANEL * i, f"{network}, {budget:.0%} of MACs", methods, names)
     return "\n".join([*parts, "</svg>"]) + "\n"

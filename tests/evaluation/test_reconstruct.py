@@ -154,6 +154,7 @@ def test_what_cannot_be_fitted_stays_and_says_why() -> None:
     cut, untouched = (materialise(model, architecture, kept) for _ in range(2))
     assert list(made.apply(cut, kept)) == ["2"]
     assert torch.equal(part(cut, "1").weight, part(untouched, "1").weight)
+    assert made.left_out(kept) == []
 
 
 def test_layers_beyond_the_memory_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +163,8 @@ def test_layers_beyond_the_memory_are_left_out(monkeypatch: pytest.MonkeyPatch) 
     made = Reconstruction(model, trace(model, torch.zeros(1, 6)), noise(10, 6), images=30, points=1, seed=0)
     assert "more than is left" in made.skipped["2"]
     assert "4" not in made.skipped
+    assert made.left_out({"0": [0, 1]}) == ["2"]
+    assert made.left_out({"2": [0, 1]}) == []
 
 
 def test_inputs_that_are_sums_of_others_do_not_matter() -> None:

@@ -1,4 +1,7 @@
 import os
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,9 +11,10 @@ from typing import Any
 
 import pytest
 import ray
+import ray.util
 from ray.util.state import list_actors, list_tasks
 
-from automl_prune.errors import EvaluationError, UserError
+from automl_prune.errors import EvaluationError, NotReadyError, UserError, WorkersLostError
 from automl_prune.execution import ActorsExecutor, Connection
 from automl_prune.testing.executor import Die, ExecutorContract, ScriptedSource, build, score
 from automl_prune.trial import Evaluator, Outcome, Trial, TrialState
@@ -55,6 +59,48 @@ def test_a_worker_without_a_gpu_sees_none(local_ray: Connection) -> None:
 def test_more_than_any_machine_has_is_refused_at_once(local_ray: Connection) -> None:
     with pytest.raises(EvaluationError, match=r"needs 64 CPU and 0 GPU .* have 2 CPU and 1 GPU"):
         ActorsExecutor(SEARCH, cpu=64).run(ScriptedSource(1), partial(build, score))
+
+
+def test_a_machine_that_is_large_enough_is_waited_for_a_while(local_ray: Connection) -> None:
+    source = ScriptedSource(1)
+    with pytest.raises(NotReadyError, match=r"needs 64 CPU and 0 GPU .* for 1\.5 seconds .* had 2 CPU and 1 GPU") as caught:
+        ActorsExecutor(SEARCH, cpu=64, patience=1.5).run(source, partial(build, score))
+    assert caught.value.aside, "others find room here"
+    (said,) = source.standstills
+    assert (said or "").startswith("waiting for a machine: a worker needs 64 CPU")
+    assert source.handed_out == 0
+    demands = [group["state"] for group in ray.util.placement_group_table().values()]
+    assert set(demands) <= {"REMOVED"}, "nothing is left of the demand"
+
+
+def test_a_search_may_be_stopped_while_it_waits_for_a_machine(local_ray: Connection) -> None:
+    late = time.monotonic() + 1
+    source = ScriptedSource(1, stop=lambda: time.monotonic() > late)
+    ActorsExecutor(SEARCH, cpu=64, patience=600).run(source, partial(build, score))
+    assert source.completed == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_machine_that_joins_is_used(local_ray: Connection, ray_folder: Path) -> None:
+    joined: list[subprocess.Popen[bytes]] = []
+
+    def join() -> None:
+        where = ["--address", local_ray.address, "--num-cpus", "4", "--temp-dir", f"{ray_folder}-2"]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *where]
+        joined.append(subprocess.Popen(command))
+
+    source = Relieved(join)
+    try:
+        ActorsExecutor(SEARCH, workers=1, cpu=4, patience=120).run(source, partial(build, score))
+    finally:
+        for node in joined:
+            node.terminate()
+            node.wait(60)
+        shutil.rmtree(f"{ray_folder}-2", ignore_errors=True)
+    assert len(source.completed) == source.count
+    assert source.standstills[0] is not None
+    assert source.standstills[-1] is None
 
 
 @pytest.mark.timeout(60)
@@ -107,8 +153,8 @@ def test_a_trial_that_workers_cannot_read_fails_and_the_next_one_does_not(local_
     assert read.state is TrialState.COMPLETE
 
 
-def test_workers_that_die_while_building_end_the_run(local_ray: Connection) -> None:
-    with pytest.raises(EvaluationError, match="2 workers in a row died while building the evaluator"):
+def test_workers_that_die_while_building_end_the_attempt_and_not_the_search(local_ray: Connection) -> None:
+    with pytest.raises(WorkersLostError, match="2 workers in a row died while building the evaluator"):
         ActorsExecutor(SEARCH, workers=1, max_attempts=2).run(ScriptedSource(5), partial(os._exit, 1))
 
 

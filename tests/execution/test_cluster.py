@@ -4,13 +4,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import ObjectLostError
 from ray.util.state import list_jobs
 
+from automl_prune.errors import WorkersLostError
 from automl_prune.execution import Connection, connect
-from automl_prune.execution.cluster import cause_of_death, environment, short_id
+from automl_prune.execution.cluster import cause_of_death, environment, receive_evaluator, short_id
 from tests.execution.conftest import ABOUT
 
 ALONE = """
@@ -87,3 +90,15 @@ def test_the_cause_of_a_death_is_told_without_ids_and_advice() -> None:
 def test_a_death_without_an_exit_code_may_have_been_for_want_of_memory() -> None:
     report = "Worker exit detail: Worker unexpectedly exits with a connection error code 2. End of file. Some common causes"
     assert cause_of_death(report).startswith("it was killed (exit 137, out of memory?)")
+
+
+def test_what_was_lost_with_a_machine_is_no_fault_of_the_evaluator(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "1")
+
+    def get(reference: object) -> None:  # takes the death of another machine
+        raise ObjectLostError("00" * 28, None, "")
+
+    monkeypatch.setattr(ray, "get", get)
+    with pytest.raises(WorkersLostError, match="what was sent to a worker was lost"):
+        receive_evaluator(Any, 1, 0)  # type: ignore[arg-type]

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from ray.util.state import list_actors
 
+from automl_prune.errors import EvaluationError, WorkersLostError
 from automl_prune.execution import Connection, TuneExecutor
+from automl_prune.execution.tune import _Talk
 from automl_prune.testing.executor import ExecutorContract, ScriptedSource, build
 from automl_prune.trial import Outcome, Trial, TrialState
 
@@ -17,6 +19,17 @@ class TestTuneExecutor(ExecutorContract):
     @pytest.fixture
     def executor(self, local_ray: Connection) -> TuneExecutor:
         return TuneExecutor(SEARCH, workers=2)
+
+
+@pytest.mark.parametrize(("lost", "error", "cancelled"), [(True, WorkersLostError, 0), (False, EvaluationError, 1)])
+def test_what_was_lost_with_a_machine_leaves_its_trial_open(lost: bool, error: type[Exception], cancelled: int) -> None:
+    source = ScriptedSource(1)
+    talk = _Talk(source, 3, {})
+    talk.ask("first")
+    talk.tell("first", {"worker": "w", "broken": "no evaluator", "lost": lost})
+    with pytest.raises(error, match="no evaluator"):
+        talk.end()
+    assert len(source.completed) == cancelled
 
 
 def test_workers_have_their_names_and_resources_and_leave_nothing(local_ray: Connection, ray_folder: Path) -> None:

@@ -54,6 +54,19 @@ def test_a_network_that_is_the_sum_of_its_blocks_is_predicted_exactly(
     assert found.fastest_ms < found.full_ms
 
 
+@pytest.mark.parametrize(("choices", "trusted"), [((24, 40, 64), False), ((8, 16, 24, 40, 48, 64), True)])
+def test_predictions_are_trusted_that_were_checked_on_ten_networks(
+    choices: tuple[int, ...], trusted: bool, network: TracedNetwork, tmp_path: Path
+) -> None:
+    whole = ChannelSpace.of(network.architecture)
+    space = ChannelSpace(whole.names, tuple(choices if width == 64 else (width,) for width in whole.full.widths))
+    assert len(choices) ** 2 == np.prod([len(own) for own in space.choices])
+    found = build(gauge_of(Clockwork("clock", network), space, tmp_path), network.architecture)
+    assert found.check.mape < 0.05
+    assert (len(found.check.measured) >= 10) is trusted
+    assert found.trusted is trusted
+
+
 @pytest.mark.parametrize("measured", [[1.0, 1.0, 1.0, 1.0], [1.0, 2.0]])
 def test_a_check_of_networks_that_do_not_differ_says_nothing_of_their_order(measured: list[float]) -> None:
     check = Check.of(np.array(measured) * 1.5, np.array(measured))

@@ -60,6 +60,15 @@ def test_weights_are_those_of_all_layers(model: LatencyModel) -> None:
     assert features(model, 10, 7)["weights"] == pytest.approx((9 * 3 * 10 + 9 * 10 * 7 + 7 * 32 + 32 * SIZE * 10) / whole)
 
 
+def test_no_network_takes_less_than_nothing(model: LatencyModel) -> None:
+    """What is taken off where layers compute in blocks may come to more than all that is added."""
+    widths = np.array([[first, second] for first in range(32, 65, 4) for second in (24, 28, 32)])
+    model.fit(widths, np.linspace(2.0, 3.0, len(widths)))
+    model.factors = np.array([0.1, 0.1, 0.1, 0.0, 0.0, 5.0, 0.0, 0.0])
+    assert (model.features(np.array([[64, 32]])) @ model.factors)[0] < 0
+    assert model(np.array([[64, 32]]))[0] == pytest.approx(2.0 / 4)
+
+
 def test_factors_are_found_again(model: LatencyModel) -> None:
     rng = np.random.default_rng(0)
     widths = np.stack([rng.integers(1, 65, 40), rng.integers(1, 33, 40)], axis=1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from automl_prune.errors import DeviceError, MeasurementError
+from automl_prune.errors import DeviceAwayError, DeviceError, MeasurementError
 from automl_prune.latency.blocks import REFERENCE
 from automl_prune.latency.building import full_network
 from automl_prune.latency.conditions import Conditions, DeviceDescription
@@ -21,7 +21,7 @@ from automl_prune.latency.timing import Timing
 from automl_prune.latency.work import Work
 from automl_prune.space import ChannelSpace
 from automl_prune.storage.memory.devices import MemoryDevices
-from automl_prune.testing.store_devices import GOOD, HOW, PI
+from automl_prune.testing.store_devices import GOOD, HOW, PI, bring, claimed
 
 WORKS: list[Work] = [REFERENCE.signature.at(8, width) for width in range(1, 131)]
 Found = dict[Work, Timing]
@@ -48,8 +48,8 @@ def agent(store: MemoryDevices) -> Iterator[Callable[..., None]]:
     def start(outcome: Callable[[Work], dict[str, Any]] = lambda work: {"timing": GOOD}) -> None:
         def work() -> None:
             while not over.wait(0.002):
-                for one in store.claim("t", "pi", most=8, lease_seconds=60):
-                    store.record("t", "pi", one.id, one.attempt, conditions=one.conditions, **outcome(one.work))
+                for one in claimed(store, most=8):
+                    bring(store, one, conditions=one.conditions, **{"timing": None, **outcome(one.work)})
 
         threads.append(threading.Thread(target=work))
         threads[-1].start()
@@ -114,7 +114,7 @@ def test_work_of_an_agent_that_vanished_is_done_once_it_is_back(store: MemoryDev
 
     def vanish() -> None:
         while not taken:
-            taken.extend(one.id for one in store.claim("t", "pi", most=2, lease_seconds=600))
+            taken.extend(one.id for one in claimed(store, most=2, lease=600))
         taken.pop()
 
     thread = threading.Thread(target=vanish)
@@ -127,11 +127,12 @@ def test_work_of_an_agent_that_vanished_is_done_once_it_is_back(store: MemoryDev
 
 def test_patience_ends(store: MemoryDevices) -> None:
     began = time.monotonic()
-    with pytest.raises(DeviceError, match="last heard of"):
+    with pytest.raises(DeviceAwayError, match="last heard of") as away:
         device(store, silent_seconds=0.05, patience_seconds=0.2).time(WORKS[:2], HOW, lambda work, timing: None)
     assert 0.2 < time.monotonic() - began < 5
+    assert (away.value.device, away.value.since) == ("pi", store.device("t", "pi").last_seen_at)
     store.register("t", "pi", PI)
-    assert store.claim("t", "pi", most=9, lease_seconds=1) == [], "nobody waits for it any more"
+    assert claimed(store) == [], "nobody waits for it any more"
 
 
 def test_what_cannot_be_timed_says_why(store: MemoryDevices, agent: Callable[..., None]) -> None:
@@ -140,7 +141,7 @@ def test_what_cannot_be_timed_says_why(store: MemoryDevices, agent: Callable[...
     found: Found = {}
     with pytest.raises(MeasurementError, match=said):
         device(store).time(WORKS[:20], HOW, found.__setitem__)
-    assert store.claim("t", "pi", most=9, lease_seconds=1) == []
+    assert claimed(store) == []
     assert store.device("t", "pi").failed == 3
     assert len(found) == 19, "the others were timed, and are kept"
 
@@ -201,7 +202,7 @@ def test_a_wait_ends_when_the_search_is_to_stop(store: MemoryDevices) -> None:
 
     with pytest.raises(StopError):
         device(store, check=check).time(WORKS, HOW, lambda work, timing: None)
-    assert store.claim("t", "pi", most=9, lease_seconds=1) == []
+    assert claimed(store) == []
 
 
 def test_a_device_without_the_runtime_is_refused() -> None:

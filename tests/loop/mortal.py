@@ -15,6 +15,7 @@ import torch
 from automl_prune.execution.inline import InlineExecutor
 from automl_prune.loop import controller
 from automl_prune.loop.job import Artifact, SearchState
+from automl_prune.loop.latencies import DeviceLookup, only_local
 from automl_prune.loop.plan import Roots, make_plan
 from automl_prune.loop.run import run_search
 from automl_prune.loop.spec import SearchSpec
@@ -87,7 +88,7 @@ class MortalStore(SqlStore):
             super().add_artifact(search_id, attempt, artifact)
 
 
-def drive(folder: Path, roots: Roots, death: int | None) -> None:
+def drive(folder: Path, roots: Roots, death: int | None, devices: DeviceLookup = only_local) -> None:
     """Claim the only search of the database in ``folder`` and run it: a driver's life."""
     warnings.simplefilter("error")
     torch.set_num_threads(1)
@@ -95,13 +96,13 @@ def drive(folder: Path, roots: Roots, death: int | None) -> None:
     store = MortalStore(url(folder), folder / "diary", death)
     job = store.claim(lease_seconds=600)
     assert job is not None
-    plan = make_plan(SearchSpec.parse(job.spec), roots)
+    plan = make_plan(SearchSpec.parse(job.spec), roots, devices=devices)
     run_search(plan, job, store, InlineExecutor(), folder / "artifacts")
 
 
-def live(folder: Path, roots: Roots, death: int | None) -> bool:
+def live(folder: Path, roots: Roots, death: int | None, devices: DeviceLookup = only_local) -> bool:
     """Let a driver of its own process drive; whether it was killed. It fails like an assertion if it ends otherwise."""
-    driver = _processes().Process(target=drive, args=(folder, roots, death))
+    driver = _processes().Process(target=drive, args=(folder, roots, death, devices))
     driver.start()
     driver.join(120)
     assert driver.exitcode in (0, -signal.SIGKILL), f"the driver ended with {driver.exitcode}"

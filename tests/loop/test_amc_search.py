@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from automl_prune.errors import BudgetError
+from automl_prune.errors import BudgetError, SpecError
 from automl_prune.evaluation.evaluator import CandidateEvaluator
 from automl_prune.execution.inline import InlineExecutor
 from automl_prune.loop.job import SearchState
@@ -52,6 +52,57 @@ def test_episodes_are_evaluated_with_reconstructed_weights(tmp_path: Path) -> No
     fitted, plain = (CandidateEvaluator(s)(trial) for s in (setup, plainly))
     assert fitted.metrics["loss"] < plain.metrics["loss"]
     assert fitted.cost["images"] == plain.cost["images"] + 8 * 64
+
+
+GUARANTEED: dict[str, Any] = ORDER | {
+    "seed": 2,
+    "strategy": {"name": "amc", "options": {"reward": "accuracy_macs", "hidden": 32}},
+    "budgets": [{"metric": "macs", "max_ratio": 1}],
+    "recipe": {**ORDER["recipe"], "recalibrate_batches": 4},
+    "base_training": {"epochs": 12},
+    "trials": {"max": 20},
+    "controls": [],
+    "finish": {"recovery": "none", "top_k": 2},
+}
+
+
+def test_an_accuracy_guaranteed_search_ends_with_a_smaller_network_that_is_hardly_worse(tmp_path: Path) -> None:
+    store, plan = MemoryStore(), planned(tmp_path, **GUARANTEED)
+    store.add_search(ORDER | GUARANTEED, name=None, labels={})
+    job = store.claim(lease_seconds=600)
+    assert job is not None
+    result = run_search(plan, job, store, InlineExecutor(), tmp_path / "artifacts").result
+    assert result is not None
+    assert result["provenance"]["options"]["fill"] is False
+    assert result["metrics"]["macs"] < 0.85 * result["base_metrics"]["macs"]
+    assert result["metrics"]["top1"] > result["base_metrics"]["top1"] - 0.02
+    searched = [t.trial for t in store.trials(job.id) if t.trial.arm == "search"]
+    loss = plan.make_strategy().ranking_loss
+    assert result["trial"] == min(searched, key=lambda t: loss(t.candidate, t.metrics)).number
+
+
+def test_a_reward_for_small_networks_and_filling_exclude_each_other(tmp_path: Path) -> None:
+    wanted = {"name": "amc", "options": {"reward": "accuracy_macs", "fill": True}}
+    with pytest.raises(SpecError, match="Leave fill out") as caught:
+        planned(tmp_path, strategy=wanted)
+    assert [error.pointer for error in caught.value.errors] == ["/strategy/options/fill"]
+
+
+def test_a_result_names_the_layers_that_could_not_be_reconstructed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here memory for the features of one layer, which comes first."""
+    monkeypatch.setattr("automl_prune.evaluation.reconstruct.MEMORY", 8 * 144 * (144 + 16))
+    order = ORDER | {"base_training": {"epochs": 1}, "controls": [], "trials": {"max": 5}}
+    store, plan = MemoryStore(), planned(tmp_path, **order)
+    store.add_search(order, name=None, labels={})
+    job = store.claim(lease_seconds=600)
+    assert job is not None
+    result = run_search(plan, job, store, InlineExecutor(), tmp_path / "artifacts").result
+    assert result is not None
+    left = result["provenance"]["not_reconstructed"]
+    assert "layer2.0.conv1" in left
+    searched = next(t.trial for t in store.trials(job.id) if t.trial.number == result["trial"])
+    assert searched.outcome is not None
+    assert searched.outcome.details["not_reconstructed"] == left
 
 
 def test_a_budget_below_its_lower_bound_is_refused_when_it_is_ordered(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from automl_prune.evaluation.setup import SELECT_IMAGES
 from automl_prune.execution.inline import InlineExecutor
-from automl_prune.loop.arms import finalists, leaders
+from automl_prune.loop.arms import finalists, leaders, plan_arms, reported
 from automl_prune.loop.confirmation import rounds
+from automl_prune.loop.controller import Controller
 from automl_prune.loop.job import SearchJob, SearchState
 from automl_prune.loop.plan import Roots, make_plan
 from automl_prune.loop.run import run_search
@@ -17,6 +18,7 @@ from automl_prune.space import Candidate
 from automl_prune.storage.memory import MemoryStore
 from automl_prune.strategies.auto import Auto
 from automl_prune.strategies.base import STRATEGIES, Proposal
+from automl_prune.strategies.random import RandomOptions, RandomSearch
 from automl_prune.testing.strategy import toy_problem
 from automl_prune.trial import Outcome, Trial, TrialState
 from tests.loop.test_run import ORDER
@@ -62,6 +64,53 @@ def test_each_round_takes_the_best_of_the_round_before() -> None:
     last = rescored(30, "confirm-2", second, [0.40, 0.45, 0.2])
     final = finalists(one_group, [*searched, *control, *again, *last], 1, rounds=2)
     assert [(p.origin["of"], p.origin["arm"]) for p in final] == [(4, "search"), (10, "random")]
+
+
+def test_what_the_strategy_ranks_by_chooses_leaders_finalists_and_the_one_reported() -> None:
+    """Here the narrowest counts, whatever it scored; of the random control as well."""
+    one_group = toy_problem(groups=1, budget=None)
+
+    def narrowest(candidate: Candidate, metrics: Mapping[str, float]) -> float:
+        return candidate.widths[0]
+
+    searched = [scored(n, width, 0.1 * width) for n, width in enumerate([5, 2, 4, 3])]
+    control = [scored(10, 7, 0.7, "random"), scored(11, 6, 0.6, "random")]
+    first = leaders(one_group, 1, [*searched, *control], keep=2, images=20, loss=narrowest)
+    assert [p.origin["of"] for p in first] == [1, 3, 11, 10]
+    again = rescored(20, "confirm-1", first, [0.2, 0.3, 0.6, 0.7])
+    final = finalists(one_group, [*searched, *control, *again], 2, rounds=1, loss=narrowest)
+    assert [p.origin["of"] for p in final] == [1, 3, 11, 10]
+    recovered = rescored(30, "final", final, [0.8, 0.9, 0.8, 0.9])
+    chosen = reported(one_group, recovered, loss=narrowest)
+    assert [p.origin.get("of") for p in chosen] == [None, 1, 11]
+
+
+def test_a_search_is_ranked_by_its_strategy() -> None:
+    """All arms of a real loop, scored by a formula in which the widest score best."""
+
+    class Narrowest(RandomSearch):
+        def ranking_loss(self, candidate: Candidate, metrics: Mapping[str, float]) -> float:
+            return sum(candidate.widths)
+
+    problem, store = toy_problem(), MemoryStore()
+    job = store.add_search({}, name=None, labels={})
+    job = store.claim(lease_seconds=600) or job
+
+    def make() -> Narrowest:
+        return Narrowest(problem, RandomOptions(), seed=3)
+
+    arms = plan_arms(problem, make, max_trials=8, controls=[], top_k=3, train_base=False, seed=3, rounds=[20, 40])
+    controller = Controller(store, job.id, job.attempt, problem, arms)
+    InlineExecutor().run(controller, lambda: lambda trial, report=None: formula(trial))
+    of = {arm: [t for t in controller.history if t.arm == arm] for arm in ("search", "confirm-2", "final", "report")}
+    ranked = sorted({t.candidate for t in of["search"]}, key=lambda c: sum(c.widths))
+    for arm in ("confirm-2", "final"):
+        assert {t.candidate for t in of[arm]} == set(ranked[:3]), arm
+    assert of["report"][1].candidate == ranked[0]
+
+
+def formula(trial: Trial) -> Outcome:
+    return Outcome(TrialState.COMPLETE, {"top1": sum(trial.candidate.widths) / 200})
 
 
 def test_a_search_confirms_what_it_recovers(partly: tuple[SearchJob, list[Trial]]) -> None:

@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from automl_prune.errors import BudgetError, DeviceError, EvaluationError, MeasurementError, SpecError, UserError
+from automl_prune.errors import (
+    BudgetError,
+    DeviceError,
+    EvaluationError,
+    MeasurementError,
+    SpecError,
+    UnknownNameError,
+    UserError,
+)
 from automl_prune.evaluation.datasets.base import DATASETS
 from automl_prune.evaluation.setup import EvaluationSetup, Given
 from automl_prune.execution.inline import InlineExecutor
@@ -148,6 +156,11 @@ def test_where_predictions_are_not_trusted_every_candidate_is_measured(network: 
     assert slow, "the device was meant to surprise"
     assert all(t.state is TrialState.INFEASIBLE and t.outcome and "measured" in str(t.outcome.reason) for t in slow)
     assert not any(t.outcome.cost for t in slow if t.outcome), "nothing was trained of them"
+    costs = [plan.problem.costs(t.candidate) for t in slow]
+    assert [t.metrics for t in slow] == [
+        cost | {metric_on("clock"): plan.latencies.measure(t.candidate)["clock"]}
+        for t, cost in zip(slow, costs, strict=True)
+    ]
     assert all(t.state is TrialState.COMPLETE for t in scored if t not in slow)
     assert all(t.state is TrialState.COMPLETE for t in trials if t.arm in ("preparation", "base", "report"))
     assert job.result is not None
@@ -181,6 +194,44 @@ def test_nothing_is_timed_when_an_order_is_only_checked(network: TracedNetwork, 
     assert timed > 0
     assert not plan_of(ORDER, tmp_path, clock, now=False).awaits_latency  # what is known is used
     assert len(clock.asked) == timed
+
+
+ON_CLOCK = {"metric": "latency_ms", "device": "clock"}
+UNKNOWN_YET: dict[str, dict[str, Any]] = {
+    "a front over milliseconds": {"strategy": {"name": "nsga2", "options": {"costs": [metric_on("clock")]}}},
+    "a schedule of iterations": {
+        "strategy": {"name": "netadapt", "preset": "published"}, "budgets": [ON_CLOCK | {"max": 1.0}], "trials": {"max": 40},
+    },
+    "a schedule that ends early": {
+        "strategy": {"name": "netadapt", "options": {"initial_reduction": 0.025, "decay": 0.96}},
+        "budgets": [ON_CLOCK | {"max_ratio": 0.2}],
+    },
+    "many MACs in little time": {"budgets": [{"metric": "macs", "min_ratio": 0.6}, ON_CLOCK | {"max_ratio": 0.5}]},
+    "a long time at least": {"strategy": {"name": "amc"}, "budgets": [ON_CLOCK | {"min": 1.0}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNKNOWN_YET)
+def test_an_order_is_not_refused_for_what_no_device_has_told_yet(case: str, network: TracedNetwork, tmp_path: Path) -> None:
+    order = ORDER | UNKNOWN_YET[case]
+    plan = plan_of(order, tmp_path, Clockwork("clock", network), now=False)
+    told = plan.summary()
+    assert "latency_ms@clock" not in told["base"]
+    (clock,) = [b for b in told["budgets"] if b["metric"] == "latency_ms"]
+    (ordered,) = [b for b in order["budgets"] if b["metric"] == "latency_ms"]
+    assert clock == {**ON_CLOCK, "max": ordered.get("max"), "min": ordered.get("min")}
+
+
+def test_what_can_be_known_before_a_device_is_asked_is_refused(network: TracedNetwork, tmp_path: Path) -> None:
+    clock = Clockwork("clock", network)
+    amc = {"strategy": {"name": "amc", "preset": "published"}}
+    with pytest.raises(SpecError, match="would never act"):
+        plan_of(ORDER | amc, tmp_path, clock, now=False)
+    with pytest.raises(BudgetError, match="macs of at most"):
+        plan_of(ORDER | {"budgets": [{"metric": "macs", "max": 1}, ON_CLOCK | {"max": 1}]}, tmp_path, clock, now=False)
+    unknown = {"strategy": {"name": "nsga2", "options": {"costs": ["latency_ms@pi4"]}}}
+    with pytest.raises(UnknownNameError, match="latency_ms@clock"):
+        plan_of(ORDER | unknown, tmp_path, clock, now=False)
 
 
 def test_a_search_that_goes_on_times_nothing_again_but_what_it_hands_out(network: TracedNetwork, tmp_path: Path) -> None:
@@ -329,6 +380,7 @@ def test_a_search_says_that_it_waits_for_a_device(network: TracedNetwork, tmp_pa
     told = [e.data["reason"] for e in store.events(job.id, limit=1000) if e.kind is EventKind.STATE]
     assert "waiting for device 'clock' to time trial-0002" in told
     assert told[told.index("waiting for device 'clock' to time trial-0002") + 1] == "evaluating candidates"
+    assert told[told.index("timing the leaders on device 'clock'") + 1] == "recovering the best candidates"
 
 
 def test_amc_walks_the_same_layers_with_and_without_a_device(network: TracedNetwork, tmp_path: Path) -> None:

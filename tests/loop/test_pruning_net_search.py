@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file
 from scipy.stats import kendalltau
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
 
 from automl_prune.costs import CONVENTION
 from automl_prune.errors import EvaluationError, SpecError, WeightsError
 from automl_prune.evaluation import hypernetwork_training
+from automl_prune.evaluation.datasets.base import DATASETS
 from automl_prune.evaluation.evaluator import CandidateEvaluator
 from automl_prune.evaluation.hypernetwork import PruningNet
 from automl_prune.evaluation.hypernetwork_files import About, read_about
@@ -22,12 +24,13 @@ from automl_prune.evaluation.hypernetwork_training import rate
 from automl_prune.evaluation.recalibrate import recalibrate
 from automl_prune.evaluation.recipe import HypernetworkOrder
 from automl_prune.evaluation.scoring import score
-from automl_prune.evaluation.setup import HYPERNETWORK, PREPARES
+from automl_prune.evaluation.setup import HYPERNETWORK, PREPARES, Given
 from automl_prune.execution.inline import InlineExecutor
 from automl_prune.loop.job import SearchJob, SearchState
 from automl_prune.loop.plan import Plan, Roots, make_plan
 from automl_prune.loop.run import run_search
 from automl_prune.loop.spec import SearchSpec
+from automl_prune.networks import NetworkDefinition
 from automl_prune.storage.memory import MemoryStore
 from automl_prune.trial import Trial, TrialState
 
@@ -334,6 +337,33 @@ def test_a_pruning_net_that_learned_nothing_is_not_searched_with(home: Home) -> 
 
 def read_json(home: Home) -> str:
     return read_about(home.folder / "first" / "hypernetwork.safetensors").model_dump_json()
+
+
+class Patches(nn.Module):
+    """A small transformer of torchvision's, on the digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = VisionTransformer(8, 4, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.net(x.expand(-1, 3, -1, -1))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("ordered", "pointer"),
+    [
+        ({"strategy": {"name": "metapruning"}}, "/strategy"),
+        ({"strategy": {"name": "evolution"}, "recipe": {"inherit": "hypernetwork"}}, "/recipe/inherit"),
+    ],
+)
+def test_a_network_for_which_nothing_would_be_made_is_refused(home: Home, ordered: dict[str, Any], pointer: str) -> None:
+    definition = NetworkDefinition("patches", lambda classes: Patches(), (1, 8, 8), 10, mean=(0.5,), std=(0.3,))
+    order = ORDER | {"search_space": {"name": "patches"}, "recipe": {}} | ordered
+    with pytest.raises(SpecError, match="slices of the same shared weights") as caught:
+        make_plan(SearchSpec.parse(order), home.roots, given=Given(definition, DATASETS.get("digits")))
+    assert [error.pointer for error in caught.value.errors] == [pointer]
 
 
 def test_made_weights_need_statistics(home: Home) -> None:

@@ -47,6 +47,14 @@ def test_patience_counts_complete_feasible_trials_of_the_search_without_a_better
         assert patience.over is over, trial.number
 
 
+def test_patience_goes_by_what_ranks_the_trials() -> None:
+    patience = Patience(PROBLEM, 2, loss=lambda candidate, metrics: -sum(candidate.widths) - metrics["top1"])
+    narrow = Trial(2, PROBLEM.space.narrowest).with_outcome(Outcome(TrialState.COMPLETE, {"top1": 0.9}))
+    for trial, over in [(scored(0, 0.5), False), (scored(1, 0.6), False), (narrow, False), (narrow, True)]:
+        patience.tell(trial)
+        assert patience.over is over
+
+
 def test_without_a_number_patience_never_ends() -> None:
     patience = Patience(PROBLEM, None)
     for number in range(50):

@@ -38,17 +38,40 @@ def test_a_report_holds_what_the_result_says(told: Told, tmp_path: Path) -> None
     assert f"(median of {len(told.trials)}, inline executor)" in report
     assert f"takes {amount(result['metrics']['latency_ms']['pi4'])} ms on pi4 as measured; " in report
     assert all(f"]({name})" in report for name in DRAWN)
+    error = result["metrics"]["latency"]["pi4"]["error"]
+    assert f"The measurement has a standard error of {100 * error:.1f} % (timings: 3)." in report
 
 
 def test_drawings_say_what_they_show(told: Told, tmp_path: Path) -> None:
     write_report(tmp_path, told)
     (bound,) = told.bounds
-    assert {"ms on pi4", f"budget ≤ {amount(bound.most)}", "full network", "search"} <= texts(tmp_path / "trials.svg")
+    assert {"ms on pi4, predicted", f"budget ≤ {amount(bound.most)}", "full network", "search"} <= texts(
+        tmp_path / "trials.svg"
+    )
     assert f"search, {quality('top1', told.best_so_far('search')[-1][1])}" in texts(tmp_path / "progress.svg")
     assert {"predicted, ms", "measured, ms"} <= texts(tmp_path / "latency-pi4-check.svg")
     points = (tmp_path / "latency-pi4-check.svg").read_text().count("<use ")
     assert points >= len(told.devices["pi4"]["check"]["measured"]) == 12
-    assert {"MACs", "ms on pi4"} <= texts(tmp_path / "latency-pi4-macs.svg")
+    assert {"MACs", "ms on pi4, predicted"} <= texts(tmp_path / "latency-pi4-macs.svg")
+
+
+@pytest.mark.parametrize(("tolerance", "why"), [(0.0, "they miss by more than 0.0 %"), (0.9, "these are too few")])
+def test_what_was_measured_is_told_from_what_was_predicted(told: Told, tmp_path: Path, tolerance: float, why: str) -> None:
+    device = dict(told.devices["pi4"]) | {"trusted": False, "tolerance": tolerance, "unsettled": 7}
+    search = dict(told.search) | {"info": dict(told.search["info"]) | {"latency": {"pi4": device}}}
+    slow = [t["number"] for t in told.scored("search")[:3]]
+    trials = [dict(t) | {"state": "infeasible"} if t["number"] in slow else t for t in told.trials]
+    before = write_report(tmp_path, replace(told, search=search))
+    points = (tmp_path / "latency-pi4-macs.svg").read_text().count("<use ")
+    assert "too slow, so not scored" not in texts(tmp_path / "latency-pi4-macs.svg")
+    assert write_report(tmp_path, replace(told, search=search, trials=trials)) == before
+    assert {"too slow, so not scored", "ms on pi4, measured"} <= texts(tmp_path / "latency-pi4-macs.svg")
+    assert (tmp_path / "latency-pi4-macs.svg").read_text().count("<use ") == points + 1, "drawn, and once in the legend"
+    assert "ms on pi4, measured" in texts(tmp_path / "trials.svg")
+    report = (tmp_path / "report.md").read_text()
+    assert (
+        f"of which 7 did not settle; predictions checked on 12 networks. Every candidate was measured, as {why}." in report
+    )
 
 
 def test_importances_are_rank_correlations(told: Told) -> None:

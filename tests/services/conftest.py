@@ -3,9 +3,10 @@
 import hashlib
 import shutil
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,19 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from automl_prune.errors import UnknownNameError
+from automl_prune.latency.conditions import Conditions
+from automl_prune.latency.timing import Timing
+from automl_prune.latency.work import Work
 from automl_prune.loop.job import DEFAULT_TENANT, Artifact, SearchState
 from automl_prune.loop.ports import Store
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.problem import Budget, Problem
 from automl_prune.space import Candidate, ChannelSpace
 from automl_prune.storage.sql import SqlStore
+from automl_prune.storage.sql.devices import SqlDevices
 from automl_prune.trial import Outcome, Trial, TrialState
+from services.agent.agent import Agent
+from services.agent.link import Link
 from services.api.app import create_app
 from services.api.context import Review
 from services.api.server import Server
@@ -227,3 +234,33 @@ def serve() -> Iterator[Callable[[FastAPI], str]]:
     for server, thread in running:
         server.should_exit = True
         thread.join(10)
+
+
+@pytest.fixture
+def devices(store: SqlStore) -> SqlDevices:
+    return SqlDevices(store.database)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., None]]:
+    """Starts agents as threads, which end with the test."""
+    over, threads = threading.Event(), []
+
+    class Mortal(Link):
+        def claim(self, name: str, most: int, wait_seconds: float) -> list[Any]:
+            if over.is_set():
+                sys.exit()
+            return super().claim(name, most, min(wait_seconds, 0.5))
+
+    def run(address: str, time_it: Callable[[Conditions, Work], Timing] | None = None, name: str = "pi") -> None:
+        with suppress(SystemExit), Mortal(address) as link:
+            Agent(link, name, time_it).run()
+
+    def begin(*args: Any, **options: Any) -> None:
+        threads.append(threading.Thread(target=run, args=args, kwargs=options))
+        threads[-1].start()
+
+    yield begin
+    over.set()
+    for thread in threads:
+        thread.join(30)

@@ -20,7 +20,7 @@ from automl_prune.storage.keys import ApiKeys, KeyLimits, Scope
 from automl_prune.storage.sql import SqlStore
 from automl_prune.storage.sql.devices import SqlDevices
 from automl_prune.storage.webhooks import Webhook, Webhooks
-from automl_prune.testing.store_devices import GOOD, HOW, PI, put
+from automl_prune.testing.store_devices import GOOD, HOW, PI, epoch, put
 from services.api import tenancy
 from services.api.access import OPEN, PROBES, scope_of
 from services.api.app import create_app
@@ -73,11 +73,12 @@ class Belongings:
 
     def body(self, pattern: str) -> dict[str, Any]:
         """What its owner could send there."""
+        by = epoch(self.devices, "default")
         held = {"id": self.measurement.id, "attempt": self.measurement.attempt}
-        report = {"attempt": self.measurement.attempt, "conditions": HOW.to_json(), "timing": GOOD.to_json()}
+        report = {"epoch": by, "attempt": self.measurement.attempt, "conditions": HOW.to_json(), "timing": GOOD.to_json()}
         ends: dict[str, dict[str, Any]] = {
-            "/claims": {"most": 4},
-            ":renew": {"measurements": [held]},
+            "/claims": {"epoch": by, "most": 4},
+            ":renew": {"epoch": by, "measurements": [held]},
             "{measurement_id}": report,
         }
         return next((body for end, body in ends.items() if pattern.endswith(end)), {"priority": 0})
@@ -95,7 +96,7 @@ def belongings(store: SqlStore) -> Belongings:
     webhooks, devices = Webhooks(store), SqlDevices(store.database)
     webhook = webhooks.create("default", "https://example.org/hook", "a secret of sixteen", ["end"])
     put(devices, tenant="default", seconds=600)
-    (measurement,) = devices.claim("default", "pi", most=1, lease_seconds=600)
+    (measurement,) = devices.claim("default", "pi", epoch=epoch(devices, "default"), most=1, lease_seconds=600)
     return Belongings(webhooks, devices, webhook, measurement)
 
 
@@ -195,11 +196,12 @@ def test_a_device_of_the_same_name_opens_nothing_of_the_others(
 ) -> None:
     before, measurement = belongings.now(), belongings.measurement
     stranger, owner = make("strangers", Scope.DEVICES), make("default", Scope.DEVICES)
-    belongings.devices.register("strangers", "pi", PI)
+    theirs = belongings.devices.register("strangers", "pi", PI).epoch
     report = filled("/v1/devices/{device}/measurements/{measurement_id}", "", **belongings.ids)
 
     def post(path: str, pattern: str, who: dict[str, str]) -> Any:
-        return client.post(path, json=belongings.body(pattern), headers=who)
+        by = {"epoch": theirs} if who is stranger else {}
+        return client.post(path, json=belongings.body(pattern) | by, headers=who)
 
     refused = post(report, "{measurement_id}", stranger)
     assert (refused.status_code, refused.json()["code"]) == (404, "not_found")

@@ -8,9 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -18,9 +17,9 @@ from sqlalchemy import delete, func, select
 from typer.testing import CliRunner
 
 from automl_prune.errors import MeasurementError
-from automl_prune.latency.blocks import REFERENCE, Block
+from automl_prune.latency.blocks import Block
 from automl_prune.latency.conditions import Conditions
-from automl_prune.latency.registered import Measurement, MeasurementState
+from automl_prune.latency.registered import MeasurementState
 from automl_prune.latency.runtimes.base import describe_this_machine
 from automl_prune.latency.timing import Timing
 from automl_prune.latency.work import NetworkWork, Work
@@ -30,58 +29,12 @@ from automl_prune.storage.sql.devices import SqlDevices
 from automl_prune.storage.tables import DeviceRow, MeasurementRow
 from automl_prune.testing.store_devices import GOOD, HOW, PI
 from services.agent import agent as agents
-from services.agent.agent import Agent
-from services.agent.link import Link
 from services.api.app import create_app
 from services.api.server import Server
 from services.cli.app import app as commands
 from services.settings import Settings
+from tests.services.agents import BLOCKS, known, results
 from tests.services.waiting import until
-
-BLOCKS: list[Work] = [REFERENCE.signature.at(8, width) for width in range(4, 24)]
-
-
-@pytest.fixture
-def devices(store: SqlStore) -> SqlDevices:
-    return SqlDevices(store.database)
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., None]]:
-    """Starts agents as threads, which end with the test."""
-    over, threads = threading.Event(), []
-
-    class Mortal(Link):
-        def claim(self, name: str, most: int, wait_seconds: float) -> list[Any]:
-            if over.is_set():
-                sys.exit()
-            return super().claim(name, most, min(wait_seconds, 0.5))
-
-    def run(address: str, time_it: Callable[[Conditions, Work], Timing] | None = None, name: str = "pi") -> None:
-        with suppress(SystemExit), Mortal(address) as link:
-            Agent(link, name, time_it).run()
-
-    def begin(*args: Any, **options: Any) -> None:
-        threads.append(threading.Thread(target=run, args=args, kwargs=options))
-        threads[-1].start()
-
-    yield begin
-    over.set()
-    for thread in threads:
-        thread.join(30)
-
-
-def results(devices: SqlDevices, batch: list[Measurement], *, seconds: float = 60) -> list[Measurement]:
-    """All of a batch, once they have ended."""
-    deadline = time.monotonic() + seconds
-    while len(found := devices.results("default", batch[0].batch, wanted_seconds=60)) < len(batch):
-        assert time.monotonic() < deadline, f"{len(found)} of {len(batch)} were measured"
-        time.sleep(0.05)
-    return found
-
-
-def known(devices: SqlDevices, name: str = "pi") -> Callable[[], bool]:
-    return lambda: name in [device.name for device in devices.devices("default")]
 
 
 def test_an_agent_times_blocks_and_networks_and_says_what_it_cannot(

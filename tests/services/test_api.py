@@ -9,10 +9,13 @@ from fastapi.testclient import TestClient
 
 from automl_prune.loop.job import Artifact, SearchState
 from automl_prune.loop.ports import Store
+from automl_prune.loop.spec import SearchSpec
+from automl_prune.pareto import non_dominated
+from automl_prune.space import Candidate
 from automl_prune.storage.keys import ApiKeys
 from automl_prune.storage.sql import SqlStore
 from automl_prune.strategies.base import STRATEGIES
-from automl_prune.trial import Outcome, TrialState
+from automl_prune.trial import Outcome, Trial, TrialState
 from services.api.app import create_app
 from services.api.context import Review
 from services.settings import Settings, load_settings
@@ -34,7 +37,7 @@ def test_an_order_becomes_a_queued_search(client: TestClient, store: SqlStore, o
     assert body["progress"]["ended"] == 0
     assert body["spec"]["finish"]["recovery"] == "fine_tune"
     shown = client.get(response.headers["location"]).json()
-    assert shown == body | {"state_reason": "queued: next, waiting for a launcher with a free slot"}
+    assert shown == body | {"state_reason": "queued: next; no launcher has been seen"}
     assert store.get_search(body["id"]).spec == body["spec"]
 
 
@@ -178,6 +181,39 @@ def test_the_front_holds_what_no_other_trial_beats(client: TestClient, store: Sq
         assert any(m <= macs and t >= top1 for m, t in front)
     assert {len(body["controls"]["uniform"]), len(complete) >= len(front) > 0} == {1}
     assert {t["arm"] for t in body["controls"]["random"]} == {"random"}
+
+
+def test_a_front_may_be_over_several_costs(client: TestClient, store: SqlStore, fill: Fill) -> None:
+    path = f"/v1/searches/{fill(store)}"
+    body = client.get(f"{path}/pareto?cost=params&cost=macs&cost=params").json()
+    assert (body["cost"], body["costs"]) == ({"metric": "params"}, [{"metric": "params"}, {"metric": "macs"}])
+    complete = client.get(f"{path}/trials?arm=search&state=complete").json()["items"]
+    losses = [(-t["metrics"]["top1"], t["metrics"]["params"], t["metrics"]["macs"]) for t in complete]
+    stays = non_dominated(losses)
+    assert {t["number"] for t in body["items"]} == {t["number"] for t, kept in zip(complete, stays, strict=True) if kept}
+    asked = client.get(f"{path}/pareto?cost=macs&cost=latency_ms@pi4")
+    (fault,) = asked.json()["errors"]
+    assert (asked.status_code, fault["pointer"], fault["code"]) == (422, "/query/cost/1", "unknown_name")
+    assert "known: activation_mb, flops, macs, memory_mb, params" in fault["detail"]
+
+
+def test_a_front_under_a_latency_budget_is_over_the_latency_of_its_device(
+    client: TestClient, store: SqlStore, order: Order
+) -> None:
+    budgets = [{"metric": "latency_ms", "max": 3.5, "device": "pi4"}, {"metric": "latency_ms", "max": 9}]
+    spec = SearchSpec.parse(order(budgets=budgets)).model_dump(mode="json")
+    search = store.add_search(spec, name=None, labels={}).id
+    claimed = store.claim(lease_seconds=600)
+    assert claimed is not None
+    for number, (top1, pi4, local) in enumerate([(0.8, 2.0, 5.0), (0.7, 3.0, 4.0), (0.6, 3.5, 6.0)]):
+        store.record_ask(search, claimed.attempt, Trial(number, Candidate((4, 4))))
+        metrics = {"top1": top1, "macs": 9.0, "latency_ms@pi4": pi4, "latency_ms@local": local}
+        store.record_outcome(search, claimed.attempt, number, Outcome(TrialState.COMPLETE, metrics))
+    body = client.get(f"/v1/searches/{search}/pareto").json()
+    assert body["cost"] == {"metric": "latency_ms@pi4"}
+    assert [t["number"] for t in body["items"]] == [0]
+    body = client.get(f"/v1/searches/{search}/pareto?cost=latency_ms@local").json()
+    assert [t["number"] for t in body["items"]] == [1, 0]
 
 
 def test_a_front_of_nothing_is_empty(client: TestClient, order: Order) -> None:

@@ -1,5 +1,7 @@
 """What users may do to searches, what they are told while one waits, and how much they may order."""
 
+import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,6 +17,7 @@ from automl_prune.storage.keys import ApiKeys, KeyLimits
 from automl_prune.storage.sql import SqlStore
 from services.api.app import create_app
 from services.api.context import Review
+from services.launcher.liveness import Mark
 from services.launcher.running import said_of_exit
 from services.settings import Settings, load_settings
 
@@ -56,16 +59,49 @@ def test_what_has_ended_cannot_be_paused(client: TestClient, order: Order) -> No
         assert client.post(f"/v1/searches/srch_unknown:{verb}").status_code == 404
 
 
-def test_a_queued_search_says_what_it_waits_for(client: TestClient, store: SqlStore, order: Order) -> None:
+def test_a_queued_search_says_what_it_waits_for(
+    client: TestClient, store: SqlStore, order: Order, settings: Settings
+) -> None:
+    Mark(settings).renew(slots=2, taken=1)
     first, second, urgent = placed(client, order), placed(client, order), placed(client, order, priority=5)
-    assert reason(client, urgent) == "queued: next, waiting for a launcher with a free slot"
+    assert reason(client, urgent) == "queued: next, a launcher has a free slot"
     assert (reason(client, first), reason(client, second)) == ("queued: 1 ahead", "queued: 2 ahead")
     job = store.claim(lease_seconds=9)
     assert job is not None
     assert (job.id, job.priority) == (urgent, 5), "the higher priority goes first"
-    assert reason(client, first) == "queued: waiting for a free slot (limit of 1 running search)"
+    assert reason(client, urgent) == "starting a driver"
+    Mark(settings).renew(slots=2, taken=2)
+    assert reason(client, first) == "queued: waiting for a free slot (limit of 2 running searches)"
     store.release(job.id, job.attempt, reason="it was ended by SIGKILL", lost=True, most_losses=3)
     assert reason(client, urgent).endswith("(queued again: driver 1 of at most 3 was lost: it was ended by SIGKILL)")
+
+
+def test_a_queued_search_says_when_no_launcher_starts_anything(client: TestClient, order: Order, settings: Settings) -> None:
+    first, second = placed(client, order), placed(client, order)
+    assert reason(client, first) == "queued: next; no launcher has been seen"
+    assert reason(client, second) == "queued: 1 ahead; no launcher has been seen"
+    Mark(settings).renew(trouble="Ray cannot be reached since noon")
+    assert reason(client, first) == "queued: next; Ray cannot be reached since noon"
+    other = settings.home / "launchers" / "other-machine"
+    other.write_text('{"slots": 1, "taken": 0, "trouble": null}')
+    assert reason(client, first) == "queued: next, a launcher has a free slot"
+    assert {item["state_reason"] for item in client.get("/v1/searches").json()["items"]} == {
+        "queued: next, a launcher has a free slot",
+        "queued: 1 ahead",
+    }
+    for file in other.parent.iterdir():
+        os.utime(file, (1_800_000_000, 1_800_000_000 - 86_400 * 365))
+    assert reason(client, first) == "queued: next; no launcher has been seen since 2026-01-15 08:00:00 UTC"
+
+
+def test_a_search_whose_driver_and_launchers_are_gone_says_so(client: TestClient, store: SqlStore, order: Order) -> None:
+    search = placed(client, order)
+    store.claim(lease_seconds=9)
+    store.set_state(search, 1, SearchState.RUNNING, reason="evaluating candidates")
+    assert reason(client, search) == "evaluating candidates"
+    store.renew(search, 1, lease_seconds=-60)
+    since = r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+    assert re.fullmatch(rf"its driver has been silent since {since}; waiting for a launcher", reason(client, search))
 
 
 @pytest.mark.parametrize("priority", [101, -101, 1.5])
@@ -163,6 +199,7 @@ def test_a_key_may_have_less(store: SqlStore, settings: Settings, review: Review
         assert [e["pointer"] for e in response.json()["errors"]] == ["/trials/max", "/trials/parallel"]
         running = placed(client, order, trials={"max": 8, "parallel": 1})
         assert store.claim(lease_seconds=9, limits=keys.running_limits()) is not None
+        Mark(settings).renew()
         waiting = placed(client, order, trials={"max": 8, "parallel": 1})
         assert store.claim(lease_seconds=9, limits=keys.running_limits()) is None
         assert reason(client, waiting) == (

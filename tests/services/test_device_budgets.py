@@ -65,11 +65,6 @@ def settings(tmp_path: Path, cache: Path) -> Settings:
 
 
 @pytest.fixture
-def devices(store: SqlStore) -> SqlDevices:
-    return SqlDevices(store.database)
-
-
-@pytest.fixture
 def claimed(store: SqlStore) -> Callable[..., SearchJob]:
     """Orders a search and claims it."""
 
@@ -133,6 +128,10 @@ def test_a_search_is_budgeted_on_two_devices(
     counts = {device.name: device.measured for device in devices.devices("default")}
     assert counts["pi4"] > 36
     assert {device.failed for device in devices.devices("default")} == {0}
+    with TestClient(create_app(store, settings, lambda spec, tenant: {}), base_url="http://127.0.0.1") as client:
+        (timed,) = client.get("/v1/devices/pi4").json()["timed"]
+    assert timed["measured"] == counts["pi4"]
+    assert timed["networks"]["digits_resnet"] > 10
     told = [e.data["reason"] or "" for e in store.events(ended.id, limit=1000) if e.kind is EventKind.STATE]
     assert any(reason.startswith("timing blocks on 'pi4': ") for reason in told)
 
@@ -190,8 +189,7 @@ def test_a_search_that_waits_for_a_device_stops_when_asked(
     state: SearchState,
 ) -> None:
     devices.register("default", "pi4", HERE)
-    devices.register("default", "nano", HERE)
-    job, requests, ended = claimed(), Requests(), []
+    job, requests, ended = claimed(budgets=ORDER["budgets"][:1]), Requests(), []
     thread = threading.Thread(target=lambda: ended.append(drive(job, store, settings, requests=requests, devices=devices)))
     thread.start()
     deadline = time.monotonic() + 60
@@ -206,16 +204,55 @@ def test_a_search_that_waits_for_a_device_stops_when_asked(
     assert not devices.has_work("default", "pi4")
 
 
-def test_a_search_whose_device_stays_away_fails_and_says_so(
-    store: SqlStore, settings: Settings, devices: SqlDevices, claimed: Callable[..., SearchJob]
+SILENT = r"paused: device 'pi4' has been silent since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC; resume once its agent runs again"
+
+
+def resumed(store: SqlStore, search_id: str) -> SearchJob:
+    store.request_resume(search_id)
+    job = store.claim(lease_seconds=600)
+    assert job is not None
+    assert job.id == search_id
+    return job
+
+
+def test_a_search_whose_device_stays_away_is_paused_and_goes_on_once_it_is_back(
+    store: SqlStore, settings: Settings, devices: SqlDevices, claimed: Callable[..., SearchJob], start: Start
 ) -> None:
     devices.register("default", "pi4", HERE)
     time.sleep(0.1)
     hasty = settings.model_copy(update={"device_silent_seconds": 0.05, "device_patience_seconds": 0.2})
-    ended = drive(claimed(), store, hasty, devices=devices)
-    assert ended.state is SearchState.FAILED
-    assert "Device 'pi4' was last heard of" in str(ended.state_reason)
-    assert "start 'automl-prune agent --name pi4' there" in str(ended.state_reason)
+    paused = drive(claimed(budgets=ORDER["budgets"][:1]), store, hasty, devices=devices)
+    assert paused.state is SearchState.PAUSED
+    assert re.fullmatch(SILENT, str(paused.state_reason))
+    start("pi4", formula("pi4"))
+    until(lambda: devices.device("default", "pi4").description != HERE)
+    ended = drive(resumed(store, paused.id), store, settings, devices=devices)
+    assert ended.state is SearchState.SUCCEEDED, ended.state_reason
+
+
+def test_a_search_whose_device_vanishes_midway_is_paused_and_evaluates_nothing_twice(
+    store: SqlStore, settings: Settings, devices: SqlDevices, claimed: Callable[..., SearchJob], start: Start
+) -> None:
+    gone, by_formula = threading.Event(), formula("pi4")
+
+    def time_it(conditions: Conditions, work: Work) -> Timing:
+        if gone.is_set():
+            sys.exit()
+        return by_formula(conditions, work)
+
+    start("pi4", time_it)
+    hasty = settings.model_copy(update={"device_patience_seconds": 0.2})
+    job = claimed(budgets=ORDER["budgets"][:1])
+    paused = drive(job, store, hasty, devices=devices, on_trial=lambda trial: gone.set())
+    assert paused.state is SearchState.PAUSED, paused.state_reason
+    assert re.fullmatch(SILENT, str(paused.state_reason))
+    before = {stored.trial.number: stored.trial.outcome for stored in store.trials(job.id) if stored.trial.outcome}
+    assert before
+    start("pi4", by_formula)
+    ended = drive(resumed(store, job.id), store, settings, devices=devices)
+    assert ended.state is SearchState.SUCCEEDED, ended.state_reason
+    after = {stored.trial.number: stored.trial.outcome for stored in store.trials(job.id)}
+    assert {number: after[number] for number in before} == before
 
 
 def test_orders_on_devices_that_cannot_are_refused_by_their_field(

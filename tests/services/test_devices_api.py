@@ -2,7 +2,7 @@
 
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,10 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from automl_prune.latency.conditions import DeviceDescription
 from automl_prune.latency.registered import Measurement, MeasurementState
+from automl_prune.latency.runtimes.base import describe_this_machine
+from automl_prune.latency.times import Times
 from automl_prune.storage.keys import ApiKeys, Scope
 from automl_prune.storage.sql import SqlStore
 from automl_prune.storage.sql.devices import SqlDevices
@@ -22,25 +25,27 @@ ABOUT = {"name": "pi", "description": PI.to_json()}
 
 
 @pytest.fixture
-def devices(store: SqlStore) -> SqlDevices:
-    return SqlDevices(store.database)
-
-
-@pytest.fixture
 def batch(devices: SqlDevices) -> list[Measurement]:
     """Work for ``pi``, of the tenant that asks without a key."""
     return put(devices, tenant="default")
 
 
+def epoch(client: TestClient) -> str:
+    """Of the agent of ``pi`` that registered last."""
+    devices: SqlDevices = client.app.state.devices  # type: ignore[attr-defined]
+    return devices.device("default", "pi").epoch or ""
+
+
 def claim(client: TestClient, **options: Any) -> list[dict[str, Any]]:
-    answer = client.post("/v1/devices/pi/claims", json=options)
+    answer = client.post("/v1/devices/pi/claims", json={"epoch": epoch(client), **options})
     assert answer.status_code == 200, answer.text
     items: list[dict[str, Any]] = answer.json()["items"]
     return items
 
 
 def report(client: TestClient, item: dict[str, Any], device: str = "pi", **changes: Any) -> Any:
-    body = {"attempt": item["attempt"], "conditions": item["conditions"], "timing": GOOD.to_json()} | changes
+    body = {"epoch": epoch(client), "attempt": item["attempt"], "conditions": item["conditions"], "timing": GOOD.to_json()}
+    body |= changes
     raw = json.dumps({name: value for name, value in body.items() if value is not ...})
     path = f"/v1/devices/{device}/measurements/{item['id']}"
     return client.post(path, content=raw, headers={"Content-Type": "application/json"})
@@ -59,6 +64,24 @@ def test_a_device_is_listed_beside_the_built_in_one(client: TestClient) -> None:
     assert {"fingerprint": pi["fingerprint"], "runtimes": pi["runtimes"]} == PI.to_json()
     assert client.get("/v1/devices/local").json() == local
     assert client.get("/v1/devices/pi5").status_code == 404
+
+
+def test_devices_say_what_was_timed_there(client: TestClient, settings: Settings, devices: SqlDevices) -> None:
+    devices.register("default", "pi", PI)
+    folder, here = settings.cache_dir / "latency", describe_this_machine()
+    ours = DeviceDescription({**PI.fingerprint, "agent": "default/pi"}, PI.runtimes)
+    before = client.get("/v1/devices/local").json()
+    assert (before["measured"], before["noise"], before["timed"]) == (0, None, [])
+    for description in (here, ours):
+        times = Times.of(folder, description, HOW)
+        for one in WORKS:
+            times.add(one, GOOD)
+    local, pi = client.get("/v1/devices").json()["items"]
+    assert (local["measured"], local["noise"]) == (len(WORKS), pytest.approx(GOOD.error))
+    for device, version in ((local, here.runtimes["torch"]), (pi, "2.6")):
+        (timed,) = device["timed"]
+        assert (timed["runtime"], timed["threads"], timed["version"]) == ("torch", 2, version)
+        assert (timed["blocks"], timed["networks"]) == (3, {"n": 1})
 
 
 def test_a_device_that_is_not_heard_of_is_not_alive(store: SqlStore, settings: Settings, devices: SqlDevices) -> None:
@@ -106,9 +129,8 @@ def test_work_is_claimed_and_measurements_are_kept(
     assert report(client, items[1], timing=None, error="It is too large.").json()["state"] == "failed"
     ended = devices.results("default", batch[0].batch, wanted_seconds=60)
     assert [(one.timing, one.error) for one in ended] == [(GOOD, None), (None, "It is too large.")]
-    renewed = client.post(
-        "/v1/devices/pi:renew", json={"measurements": [{"id": i["id"], "attempt": 1} for i in items]}
-    ).json()
+    held = [{"id": item["id"], "attempt": 1} for item in items]
+    renewed = client.post("/v1/devices/pi:renew", json={"epoch": epoch(client), "measurements": held}).json()
     assert renewed["lost"] == sorted(item["id"] for item in items[:2])
     pi = client.get("/v1/devices/pi").json()
     assert (pi["measured"], pi["failed"], pi["noise"]) == (1, 1, pytest.approx(GOOD.error))
@@ -124,6 +146,19 @@ def test_a_claim_waits_for_work(client: TestClient, devices: SqlDevices) -> None
         time.sleep(0.3)
         put(devices, tenant="default")
         assert len(waiting.result(20)) == 4
+
+
+def test_of_one_device_one_claim_waits_and_gets_the_work(client: TestClient, devices: SqlDevices) -> None:
+    devices.register("default", "pi", PI)
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(claim, client, wait_seconds=8) for _ in range(7)]
+        time.sleep(1)
+        waiting.append(pool.submit(claim, client, wait_seconds=8))
+        ousted, _ = wait(waiting[:7], timeout=4)
+        assert [answer.result() for answer in ousted] == [[]] * 7
+        assert not waiting[7].done()
+        put(devices, tenant="default")
+        assert len(waiting[7].result(20)) == 4
 
 
 BAD_TIMINGS: dict[str, dict[str, Any]] = {
@@ -156,7 +191,7 @@ def test_what_is_no_measurement_never_reaches_the_table(
 def test_reports_that_are_not_of_what_is_under_way_are_refused(
     client: TestClient, devices: SqlDevices, batch: list[Measurement]
 ) -> None:
-    devices.register("default", "nano", PI)
+    nano = devices.register("default", "nano", PI)
     item, other, *_ = claim(client, most=2)
     wrong = [
         (422, report(client, item, conditions=replace(HOW, threads=1).to_json())),
@@ -164,13 +199,18 @@ def test_reports_that_are_not_of_what_is_under_way_are_refused(
         (422, report(client, item, timing=None)),
         (422, report(client, item, attempt=0)),
         (409, report(client, item, attempt=2)),
-        (404, report(client, item, device="nano")),
+        (404, report(client, item, device="nano", epoch=nano.epoch)),
+        (409, report(client, item, device="nano")),
         (404, report(client, item, device="pi5")),
         (404, report(client, item | {"id": "msrm_unknown"})),
         (409, report(client, {"id": batch[3].id, "attempt": 1, "conditions": HOW.to_json()})),
     ]
     assert [answer.status_code for _, answer in wrong] == [status for status, _ in wrong]
-    assert {answer.json()["code"] for status, answer in wrong if status == 409} == {"late_outcome"}
+    assert [answer.json()["code"] for status, answer in wrong if status == 409] == [
+        "late_outcome",
+        "another_agent",
+        "late_outcome",
+    ]
     assert "ordered under" in wrong[0][1].json()["detail"]
     devices.register("default", "pi", PI)  # its agent starts again, and gets both anew
     assert report(client, item).status_code == 409
@@ -179,6 +219,26 @@ def test_reports_that_are_not_of_what_is_under_way_are_refused(
     assert {one.state for one in devices.results("default", batch[0].batch, wanted_seconds=1)} == {
         MeasurementState.CANCELLED
     }
+
+
+def test_an_agent_after_whom_another_registered_is_refused(
+    client: TestClient, devices: SqlDevices, batch: list[Measurement]
+) -> None:
+    first = client.post("/v1/devices", json=ABOUT).json()["epoch"]
+    item = claim(client)[0]
+    second = client.post("/v1/devices", json=ABOUT).json()["epoch"]
+    held = [{"id": item["id"], "attempt": 1}]
+    for refused in (
+        client.post("/v1/devices/pi/claims", json={"epoch": first}),
+        client.post("/v1/devices/pi:renew", json={"epoch": first, "measurements": held}),
+        report(client, item, epoch=first),
+    ):
+        assert (refused.status_code, refused.json()["code"]) == (409, "another_agent")
+        assert "Another agent speaks for 'pi' now" in refused.json()["detail"]
+    assert devices.results("default", batch[0].batch, wanted_seconds=60) == []
+    assert len(claim(client, epoch=second)) == len(batch)
+    missing = client.post("/v1/devices/pi/claims", json={})
+    assert (missing.status_code, missing.json()["errors"][0]["pointer"]) == (422, "/epoch")
 
 
 @pytest.mark.parametrize(
@@ -208,7 +268,8 @@ def test_keys_need_the_scope_and_see_their_own_devices(app: FastAPI, store: SqlS
         strangers, writer = headers("u", Scope.DEVICES, Scope.READ), headers("t", Scope.WRITE, Scope.READ)
         refused = client.post("/v1/devices", json=ABOUT, headers=writer)
         assert (refused.status_code, refused.json()["code"]) == (403, "scope_missing")
-        assert client.post("/v1/devices", json=ABOUT, headers=agent).status_code == 200
+        registered = client.post("/v1/devices", json=ABOUT, headers=agent)
+        assert registered.status_code == 200
         batch = put(devices)
         names = [[d["name"] for d in client.get("/v1/devices", headers=h).json()["items"]] for h in (reader, strangers)]
         assert names == [["local", "pi"], ["local"]]
@@ -217,4 +278,5 @@ def test_keys_need_the_scope_and_see_their_own_devices(app: FastAPI, store: SqlS
             assert client.post(f"/v1/devices/pi/{path}", json={}, headers=strangers).status_code == 404
         assert client.post("/v1/devices/pi:renew", json={}, headers=strangers).status_code == 404
         assert client.post("/v1/devices/pi/claims", json={}, headers=writer).status_code == 403
-        assert len(client.post("/v1/devices/pi/claims", json={}, headers=agent).json()["items"]) == 4
+        by = {"epoch": registered.json()["epoch"]}
+        assert len(client.post("/v1/devices/pi/claims", json=by, headers=agent).json()["items"]) == 4

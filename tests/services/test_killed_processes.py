@@ -204,7 +204,7 @@ def test_ray_may_die(
     until(reached(store, job, 4))
     before = completed(store, job)
     next(p for p in psutil.Process(launcher.pid).children(recursive=True) if p.name() == part).kill()
-    until(lambda: store.get_search(job.id).losses == 1)
+    until(lambda: store.attempts(job.id)[0].lost)
     assert "the local Ray died" in (store.attempts(job.id)[0].reason or "")
     until(reached(store, job, len(before) + 3))
     until(lambda: len(asked(store, job, FIRST)) == FIRST)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from typer.testing import CliRunner, Result
 from services.cli.app import app
 from services.launcher import cluster
 from services.launcher.cluster import Cluster
-from services.launcher.liveness import Mark
+from services.launcher.liveness import Mark, launchers
 from services.settings import load_settings
 
 
@@ -32,6 +33,17 @@ def test_a_launcher_is_well_while_it_leaves_marks(tmp_path: Path) -> None:
     assert "90 seconds ago" in stuck.output
     mark.remove()
     assert check(tmp_path).exit_code == 1
+
+
+def test_a_mark_says_how_its_launcher_is(tmp_path: Path) -> None:
+    settings = load_settings(home=tmp_path)
+    assert launchers(settings) == []
+    Mark(settings).renew(slots=3, taken=1, trouble="no local Ray started")
+    (tmp_path / "launchers" / "without-words").touch()
+    (tmp_path / "launchers" / "of-tomorrow").write_text('{"slots": 9, "mood": "good"}')
+    other, _, mine = sorted(launchers(settings), key=lambda seen: seen.slots)
+    assert (mine.works, mine.slots, mine.taken, mine.trouble) == (True, 3, 1, "no local Ray started")
+    assert (other.works, other.slots, other.trouble) == (True, 1, None)
 
 
 def test_launchers_that_were_killed_long_ago_are_forgotten(tmp_path: Path) -> None:
@@ -59,8 +71,10 @@ def test_searches_wait_while_the_cluster_cannot_be_reached(
     assert [record.getMessage() for record in caplog.records] == [
         f"Ray at 127.0.0.1:{port} cannot be reached; waiting for it"
     ]
+    assert re.fullmatch(r"Ray cannot be reached since [-\d]+ [:\d]+ UTC", found.trouble or "")
     with socket.create_server(("127.0.0.1", port)):
         assert found.reachable()
+    assert found.trouble is None
 
 
 @pytest.mark.parametrize("address", [None, "auto", "local"])

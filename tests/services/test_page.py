@@ -261,8 +261,12 @@ def test_a_trial_appears_without_asking_again_and_again(
         assert asked["events"] == 2
 
 
-def test_a_latency_budget_is_drawn_with_what_was_measured(browse: Browse, store: SqlStore, tmp_path: Path) -> None:
-    clock = Clockwork("pi4", TracedNetwork.registered("digits_resnet", 10))
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_latency_budget_is_drawn_with_what_was_measured(
+    browse: Browse, store: SqlStore, tmp_path: Path, trusted: bool
+) -> None:
+    fault, how = ((1.0,), "predicted") if trusted else ((1.0, 1.6, 0.6), "measured")
+    clock = Clockwork("pi4", TracedNetwork.registered("digits_resnet", 10), fault=fault)
     budgets = [{"metric": "latency_ms", "max_ratio": 0.6, "device": "pi4"}]
     plan = plan_of(UNDER_LATENCY | {"budgets": budgets}, tmp_path / "search", clock)
     store.add_search(plan.spec.model_dump(mode="json"), name=None, labels={})
@@ -270,9 +274,18 @@ def test_a_latency_budget_is_drawn_with_what_was_measured(browse: Browse, store:
     assert job is not None
     run_search(plan, job, store, InlineExecutor(), tmp_path / "artifacts")
     document = browse(f"/searches/{job.id}").replace("\N{NO-BREAK SPACE}", " ").replace("&nbsp;", " ")
-    for shown in ("latency on pi4 (ms)", "pi4: torch 1, batch 1, 1 thread, float32", "of 12 other networks", "R² "):
+    for shown in (
+        f"latency on pi4 (ms), {how} →",
+        "; 0 did not settle.",
+        "pi4: torch 1, batch 1, 1 thread, float32",
+        "of 12 other networks",
+        "R² ",
+    ):
         assert shown in document
     labels = re.findall('role="img" aria-label="([^"]+)"', document)
     assert "Scatter plot of measured against predicted latency of 12 networks on pi4." in labels
     assert any(label.startswith("Scatter plot of latency on pi4 against MACs of ") for label in labels)
+    assert f"↑ latency, ms, {how}" in document
+    assert ("too slow, so not scored" in document) is not trusted
+    assert ("Predictions miss by more than 10.0 %, so every candidate is measured." in document) is not trusted
     assert "budget ≤ " in document

@@ -66,6 +66,15 @@ def test_a_local_ray_gets_no_more_workers_than_it_has_room_for(home: Path) -> No
     assert make_executor(plan, "srch_x", load_settings(home=home, workers=3)).describe()["workers"] == 3
 
 
+@pytest.mark.parametrize("changes", [{}, {"recipe": {"fine_tune": {"steps": 5}}}])
+def test_machines_are_waited_for_only_where_some_may_come(home: Path, changes: dict[str, Any]) -> None:
+    plan = planned(home, **changes)
+    settings = load_settings(home=home)
+    waits = [settings, load_settings(home=home, ray_address="head:6379"), load_settings(home=home, ray_address="local")]
+    executors = [make_executor(plan, "srch_x", each) for each in waits]
+    assert [executor.patience for executor in executors] == [0, settings.ray_patience_seconds, 0]  # type: ignore[attr-defined]
+
+
 def test_parts_of_more_than_one_gpu_are_refused() -> None:
     with pytest.raises(SpecError, match=r"/resources/gpu: .*1\.5"):
         SearchSpec.parse(ORDER | {"resources": {"gpu": 1.5}})

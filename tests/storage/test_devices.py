@@ -7,14 +7,15 @@ from contextlib import closing
 import pytest
 from sqlalchemy import func, select, update
 
+from automl_prune.errors import AnotherAgentError
 from automl_prune.latency.blocks import REFERENCE
 from automl_prune.latency.registered import DeviceStore
 from automl_prune.latency.work import Work
 from automl_prune.storage.database import Database
 from automl_prune.storage.memory.devices import MemoryDevices
 from automl_prune.storage.sql.devices import SqlDevices
-from automl_prune.storage.tables import BatchRow, MeasurementRow
-from automl_prune.testing.store_devices import PI, DeviceContract, put
+from automl_prune.storage.tables import BatchRow, DeviceRow, MeasurementRow
+from automl_prune.testing.store_devices import PI, DeviceContract, claimed, put
 
 
 class TestMemoryDevices(DeviceContract):
@@ -46,7 +47,7 @@ def test_agents_at_the_same_moment_get_each_measurement_once(url: str) -> None:
 
         def claim_all(_: int) -> list[str]:
             mine: list[str] = []
-            while found := devices.claim("t", "pi", most=4, lease_seconds=60):
+            while found := claimed(devices, most=4):
                 mine += [one.id for one in found]
             return mine
 
@@ -65,3 +66,16 @@ def test_what_nobody_wanted_for_a_week_is_forgotten(url: str) -> None:
         with database.read() as session:
             assert old[0].batch not in session.scalars(select(BatchRow.id)).all()
             assert session.scalar(select(func.count()).select_from(MeasurementRow)) == 2 * len(kept)
+
+
+def test_a_device_of_before_there_were_epochs_waits_for_its_agent(url: str) -> None:
+    with closing(Database(url)) as database:
+        devices = SqlDevices(database)
+        batch = put(devices)
+        with database.write() as session:
+            session.execute(update(DeviceRow).values(epoch=None))
+        assert devices.device("t", "pi").epoch is None
+        with pytest.raises(AnotherAgentError):
+            claimed(devices)
+        devices.register("t", "pi", PI)
+        assert len(claimed(devices)) == len(batch)

@@ -1,8 +1,9 @@
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 
 import pytest
 from sqlalchemy import update
+from sqlalchemy.orm import Session
 
 from automl_prune.storage.retention import Retention
 from automl_prune.storage.sql import SqlStore
@@ -54,6 +55,26 @@ def test_old_events_go_and_the_last_ones_stay(store: SqlStore) -> None:
     assert (watcher.pruned(search), watcher.pruned(other)) == (before[-16], 0)
     assert numbers(store, other) == untouched
     assert retention.prune() == 0
+
+
+def test_nobody_waits_for_a_look_at_what_need_not_go(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched(store, 3)
+    age(store, 8)
+    begun: list[bool] = []
+    write = store.database.write
+
+    def noted(*, through: bool = False) -> AbstractContextManager[Session]:
+        begun.append(through)
+        return write(through=through)
+
+    monkeypatch.setattr(store.database, "write", noted)
+    retention = Retention(store.database, days=7, least=1)
+    assert Retention(store.database, days=7, least=1000).prune() == 0
+    assert begun == []
+    assert retention.prune() > 0
+    assert len(begun) == 1
+    assert retention.prune() == 0
+    assert len(begun) == 1
 
 
 def test_young_events_stay_however_many_there_are(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:

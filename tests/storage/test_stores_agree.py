@@ -155,6 +155,10 @@ class Stores(RuleBasedStateMachine):
         limits = None if limit is None else {"a": limit}
         self.both(lambda store, _: store.claim(lease_seconds=lease, worker=worker, limits=limits, most_losses=most))
 
+    @rule(most=st.sampled_from([None, 2]))
+    def settle(self, most: int | None) -> None:
+        self.both(lambda store, _: store.settle_lapsed(most_losses=most))
+
     @rule(which=WHICH, numbers=st.sets(NUMBERS, min_size=1), lease=LEASES)
     def work(self, which: int, numbers: set[int], lease: float) -> None:
         """What drivers mostly do: without this, few examples would get to a running trial."""

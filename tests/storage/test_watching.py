@@ -2,7 +2,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 from typing import Any
 
 import psycopg
@@ -13,6 +13,7 @@ from automl_prune.errors import LeaseLostError
 from automl_prune.loop.job import EventKind, SearchState
 from automl_prune.space import Candidate
 from automl_prune.storage.database import Database
+from automl_prune.storage.engine import PATIENCE
 from automl_prune.storage.sql import SqlStore
 from automl_prune.storage.statistics import Statistics
 from automl_prune.storage.watching import Watcher
@@ -102,6 +103,31 @@ def test_a_listener_that_leaves_while_it_begins_to_listen_keeps_no_connection(
     store.close()
 
 
+def test_a_listener_notices_a_server_that_says_nothing_like_everybody_else(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    connect = psycopg.AsyncConnection.connect
+
+    async def noted(**arguments: Any) -> psycopg.AsyncConnection[Any]:
+        told.append(arguments)
+        return await connect(**arguments)
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "connect", noted)
+
+    async def listen(url: str) -> None:
+        with closing(SqlStore(url)) as store:
+            async with aclosing(Watcher(store.database).changes()) as changes:
+                await anext(changes)
+
+    joint = "&" if "?" in postgres_url else "?"
+    for url in (postgres_url, f"{postgres_url}{joint}keepalives_idle=77"):
+        asyncio.run(listen(url))
+    plain, chosen = told
+    assert {name: plain[name] for name in PATIENCE} == PATIENCE
+    assert (int(chosen["keepalives_idle"]), chosen["tcp_user_timeout"]) == (77, PATIENCE["tcp_user_timeout"])
+
+
 def test_what_becomes_of_a_search_is_logged_once_it_is_certain(store: SqlStore, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "automl_prune.searches")
     search_id = ordered(store)
@@ -112,7 +138,7 @@ def test_what_becomes_of_a_search_is_logged_once_it_is_certain(store: SqlStore, 
     said = [(r.getMessage(), vars(r)["search_id"], vars(r)["attempt"]) for r in caplog.records]
     assert said == [
         (f"search {search_id} is queued", search_id, 0),
-        (f"search {search_id} is preparing", search_id, 1),
+        (f"search {search_id} is preparing: starting a driver", search_id, 1),
         (f"search {search_id} is failed: broken", search_id, 1),
     ]
 

@@ -328,6 +328,23 @@ def test_accuracy_guaranteed_rewards(resource: str) -> None:
     assert agent.agent.memory[0, -2] == pytest.approx(expected, rel=1e-6)
 
 
+def test_what_the_agent_is_taught_is_what_ranks() -> None:
+    problem = v1_problem(None)
+    small, large = Candidate(HALF_MACS), problem.space.full
+    scores = {small: {"top1": 0.700}, large: {"top1": 0.702}}
+    plain, guaranteed = amc(problem).ranking_loss, amc(problem, reward="accuracy_macs").ranking_loss
+    assert plain(large, scores[large]) < plain(small, scores[small])
+    assert guaranteed(small, scores[small]) < guaranteed(large, scores[large])
+
+
+def test_a_reward_for_small_networks_turns_filling_off_where_nobody_ordered_it() -> None:
+    problem = v1_problem(0.5)
+    assert amc(problem, preset="modern").options.fill
+    assert not amc(problem, preset="modern", reward="accuracy_macs").options.fill
+    with pytest.raises(SpecError, match="fill widens every candidate"):
+        amc(problem, preset="modern", reward="accuracy_params", fill=True)
+
+
 def test_a_reward_needs_its_resource() -> None:
     with pytest.raises(SpecError, match="'params', not counted"):
         amc(toy_problem(), reward="accuracy_params")
@@ -427,6 +444,18 @@ def test_same_seed_and_same_rewards_make_the_same_policy_to_the_bit() -> None:
         states.append(json.dumps(agent.state_dict()))
     assert states[0] == states[1]
     assert agent.agent.updates == 10 * 8
+
+
+def test_a_round_that_straddles_the_warm_up_updates_after_its_later_episodes_alone() -> None:
+    """Of two rounds of four, six episodes warm up; then after each of eight steps there is an update."""
+    agent = amc(toy_problem(), warmup=6, hidden=8, parallel=4)
+    for first in (0, 4):
+        asked = [agent.ask() for _ in range(4)]
+        assert agent.ask() is None
+        for number, proposal in enumerate(asked, first):
+            assert proposal is not None
+            agent.tell(told(proposal, number, Outcome(TrialState.COMPLETE, {"top1": 0.5})))
+        assert agent.agent.updates == (0 if first == 0 else 2 * 8)
 
 
 def test_saving_keeps_every_bit_of_the_agent() -> None:

@@ -25,6 +25,7 @@ class _Device:
     measured: int = 0
     failed: int = 0
     noises: list[float] = field(default_factory=list)
+    epoch: str = ""
 
     def shown(self) -> RegisteredDevice:
         kept = {name: value for name, value in vars(self).items() if name != "noises"}
@@ -84,7 +85,7 @@ class MemoryDevices:
                 device_rules.check_number(len(self.devices(tenant)))
                 known = self._devices[tenant, name] = _Device(tenant, name, description, now(), now())
             self._put_back(tenant, name, changed=known.description != description)
-            known.description, known.last_seen_at = description, now()
+            known.description, known.last_seen_at, known.epoch = description, now(), new_id("epch_")
             return known.shown()
 
     def _put_back(self, tenant: str, name: str, *, changed: bool) -> None:
@@ -160,14 +161,14 @@ class MemoryDevices:
         tenant: str,
         device: str,
         *,
+        epoch: str,
         most: int,
         lease_seconds: float,
         most_attempts: int = device_rules.MOST_ATTEMPTS,
     ) -> list[Measurement]:
         """Take measurements that nobody is at; the device is heard of."""
         with self._lock:
-            known = self._device(tenant, device)
-            known.last_seen_at = now()
+            known = self._heard(tenant, device, epoch)
             taken = []
             for entry in self._claimable(tenant, device)[:most]:
                 attempt = entry.measurement.attempt
@@ -179,10 +180,16 @@ class MemoryDevices:
                     entry.leased_until = now() + timedelta(seconds=lease_seconds)
             return taken
 
-    def renew(self, tenant: str, device: str, held: Mapping[str, int], *, lease_seconds: float) -> list[str]:
+    def _heard(self, tenant: str, device: str, epoch: str) -> _Device:
+        known = self._device(tenant, device)
+        device_rules.check_epoch(device, known.epoch, epoch)
+        known.last_seen_at = now()
+        return known
+
+    def renew(self, tenant: str, device: str, held: Mapping[str, int], *, epoch: str, lease_seconds: float) -> list[str]:
         """Extend leases; returns ids not held any more."""
         with self._lock:
-            self._device(tenant, device).last_seen_at = now()
+            self._heard(tenant, device, epoch)
             gone = set(held)
             for entry in self._open(tenant, device):
                 one = entry.measurement
@@ -198,13 +205,16 @@ class MemoryDevices:
         measurement_id: str,
         attempt: int,
         *,
+        epoch: str,
         conditions: Conditions,
         timing: Timing | None = None,
         error: str | None = None,
     ) -> Measurement:
         """Store what came of a measurement."""
         with self._lock:
-            known, entry = self._device(tenant, device), self._entry(tenant, device, measurement_id)
+            known = self._device(tenant, device)
+            device_rules.check_epoch(device, known.epoch, epoch)
+            entry = self._entry(tenant, device, measurement_id)
             one, reason = entry.measurement, None if error is None else device_rules.short(rules.text(error))
             if one.state.ended and (one.attempt, one.timing, one.error) == (attempt, timing, reason):
                 return one

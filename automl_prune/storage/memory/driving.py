@@ -52,16 +52,26 @@ class Driving(Steps):
         elif job.pause_requested:
             self._pause(entry)
         else:
-            entry.touch(state_reason=rules.taken_over(job.attempt))
             return False
         return True
 
+    def settle_lapsed(self, *, most_losses: int | None = None) -> int:
+        """Put searches right whose lease ran out, whether or not there is room for them; returns how many."""
+        with self._lock:
+            lapsed = [entry for entry in self._entries.values() if _is_lapsed(entry.job)]
+            for entry in lapsed:
+                if not self._settled(entry, most_losses):
+                    self._queue(entry, f"queued again: {rules.lost(entry.job.losses, most_losses, rules.LAPSED)}")
+            return len(lapsed)
+
     def _take(self, entry: Entry, lease_seconds: float, worker: Worker | None) -> SearchJob:
         moment, number = now(), entry.job.attempt + 1
+        fresh = entry.job.lease_expires_at is None
         entry.put_back_running_trials()
         entry.attempts.append(SearchAttempt(number, moment, worker=worker))
         entry.change(
             state=SearchState.PREPARING,
+            state_reason=rules.STARTING if fresh else rules.taken_over(entry.job.attempt),
             attempt=number,
             lease_expires_at=after(lease_seconds),
             started_at=entry.job.started_at or moment,
@@ -146,8 +156,11 @@ class Driving(Steps):
 
 
 def _is_claimable(job: SearchJob) -> bool:
-    lapsed = job.lease_expires_at is not None and job.lease_expires_at <= now()
-    return job.state is SearchState.QUEUED or lapsed
+    return job.state is SearchState.QUEUED or _is_lapsed(job)
+
+
+def _is_lapsed(job: SearchJob) -> bool:
+    return job.lease_expires_at is not None and job.lease_expires_at <= now()
 
 
 def _holder(worker: Worker | None) -> dict[str, str | None]:

@@ -64,6 +64,7 @@ class Queries(Steps):
         *,
         arm: str | None = None,
         state: str | None = None,
+        numbers: Collection[int] | None = None,
         limit: int | None = None,
         after: int = -1,
         tenant: str | None = None,
@@ -74,7 +75,10 @@ class Queries(Steps):
         found = [
             stored
             for number, stored in entries
-            if number > after and (arm is None or stored.trial.arm == arm) and (state is None or stored.trial.state == state)
+            if number > after
+            and (arm is None or stored.trial.arm == arm)
+            and (state is None or stored.trial.state == state)
+            and (numbers is None or number in numbers)
         ]
         return found[:limit]
 

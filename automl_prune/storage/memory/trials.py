@@ -58,7 +58,7 @@ class Trials(Steps):
                 raise rules.late(search_id, number, trial_attempt, trial.attempt)
             seq = entry.next_place()
             entry.trials[number] = replace(stored, trial=trial, told_seq=seq, ended_at=now())
-            entry.touch()
+            entry.touch(losses=0)
             self._emit(entry, EventKind.COMPLETED, rules.trial_news(number, trial.arm, trial.attempt, body))
             self._compare(entry, trial, kept)
             return seq

@@ -55,7 +55,7 @@ class SqlDevices:
                 changed = row.description != told
                 self._put_back(session, row, changed=changed)
                 became = "described anew" if changed else "started again"
-            row.description, row.last_seen_at = told, now
+            row.description, row.last_seen_at, row.epoch = told, now, new_id("epch_")
             self._trail.note(session, Action.REGISTER_DEVICE, tenant, name, became, origin)
             return self._written(session, row)
 
@@ -136,6 +136,7 @@ class SqlDevices:
         tenant: str,
         device: str,
         *,
+        epoch: str,
         most: int,
         lease_seconds: float,
         most_attempts: int = device_rules.MOST_ATTEMPTS,
@@ -144,7 +145,7 @@ class SqlDevices:
         query = _all().where(self._claimable(tenant, device)).order_by(MeasurementRow.id).limit(most)
         taken = []
         with self._database.write() as session:
-            known = self._heard(session, tenant, device)
+            known = self._heard(session, tenant, device, epoch)
             for row, batch in session.execute(query.with_for_update(of=MeasurementRow, skip_locked=True)).all():
                 if row.attempt >= most_attempts:
                     row.state, row.error = MeasurementState.FAILED.value, device_rules.lost(row.attempt)
@@ -157,14 +158,14 @@ class SqlDevices:
             session.flush()
             return [_measurement(row, batch) for row, batch in taken]
 
-    def renew(self, tenant: str, device: str, held: Mapping[str, int], *, lease_seconds: float) -> list[str]:
+    def renew(self, tenant: str, device: str, held: Mapping[str, int], *, epoch: str, lease_seconds: float) -> list[str]:
         """Extend leases; returns ids not held any more."""
         ids = [rules.text(measurement_id) for measurement_id in held]
         mine = (BatchRow.tenant == tenant, BatchRow.device == device, MeasurementRow.id.in_(ids))
         query = _all().where(*mine, MeasurementRow.state == MeasurementState.RUNNING.value)
         gone = set(held)
         with self._database.write() as session:
-            self._heard(session, tenant, device)
+            self._heard(session, tenant, device, epoch)
             for row, _ in session.execute(query.with_for_update(of=MeasurementRow)).all():
                 if held[row.id] == row.attempt:
                     row.lease_expires_at = self._database.now(lease_seconds)
@@ -178,6 +179,7 @@ class SqlDevices:
         measurement_id: str,
         attempt: int,
         *,
+        epoch: str,
         conditions: Conditions,
         timing: Timing | None = None,
         error: str | None = None,
@@ -186,7 +188,7 @@ class SqlDevices:
         which = (BatchRow.tenant == tenant, BatchRow.device == device, MeasurementRow.id == rules.text(measurement_id))
         reason = None if error is None else device_rules.short(rules.text(error))
         with self._database.write() as session:
-            known = self._heard(session, tenant, device)
+            known = self._heard(session, tenant, device, epoch)
             found = session.execute(_all().where(*which).with_for_update(of=MeasurementRow)).one_or_none()
             if found is None:
                 raise device_rules.no_measurement(measurement_id)
@@ -221,8 +223,9 @@ class SqlDevices:
             change = {"state": MeasurementState.CANCELLED.value, "error": device_rules.CANCELLED, "lease_expires_at": None}
             session.execute(rest.values(**change).execution_options(synchronize_session=False))
 
-    def _heard(self, session: Session, tenant: str, device: str) -> DeviceRow:
+    def _heard(self, session: Session, tenant: str, device: str, epoch: str) -> DeviceRow:
         row = _device(session, tenant, device, lock=True)
+        device_rules.check_epoch(row.name, row.epoch, epoch)
         row.last_seen_at = self._database.now()
         return row
 
@@ -244,6 +247,7 @@ class SqlDevices:
             measured=row.measured,
             failed=row.failed,
             noise=device_rules.noise_of(row.noises),
+            epoch=row.epoch,
         )
 
 

@@ -73,14 +73,31 @@ class Driving(Steps):
         elif row.pause_requested:
             self._pause(session, row)
         else:
-            row.state_reason = rules.taken_over(row.attempt)
             return False
         session.flush()
         return True
 
+    def settle_lapsed(self, *, most_losses: int | None = None) -> int:
+        """Put searches right whose lease ran out, whether or not there is room for them; returns how many."""
+        lapsed = (SearchRow.finished_at.is_(None), SearchRow.lease_expires_at <= self.database.now())
+        with self.database.read() as session:  # mostly there are none, and nobody needs to wait for that
+            found = session.scalars(select(SearchRow.id).where(*lapsed).order_by(SearchRow.id)).all()
+        return sum(self._settle(search_id, most_losses) for search_id in found)
+
+    def _settle(self, search_id: str, most_losses: int | None) -> bool:
+        still = (SearchRow.id == search_id, SearchRow.lease_expires_at <= self.database.now())
+        with self.database.write() as session:
+            row = session.scalar(select(SearchRow).where(*still).with_for_update(skip_locked=True))
+            if row is None:
+                return False
+            if not self._settled(session, row, most_losses):
+                self._queue(session, row, f"queued again: {rules.lost(row.losses, most_losses, rules.LAPSED)}")
+            return True
+
     def _take(self, session: Session, row: SearchRow, lease_seconds: float, worker: Worker | None) -> SearchJob:
         now = self.database.now()
         row.started_at = row.started_at or now
+        row.state_reason = rules.STARTING if row.lease_expires_at is None else rules.taken_over(row.attempt)
         row.state = SearchState.PREPARING.value
         row.attempt += 1
         row.lease_expires_at = self.database.now(lease_seconds)

@@ -82,6 +82,7 @@ class Queries(Steps):
         *,
         arm: str | None = None,
         state: str | None = None,
+        numbers: Collection[int] | None = None,
         limit: int | None = None,
         after: int = -1,
         tenant: str | None = None,
@@ -92,6 +93,8 @@ class Queries(Steps):
             query = query.where(TrialRow.arm == arm)
         if state is not None:
             query = query.where(TrialRow.state == state)
+        if numbers is not None:
+            query = query.where(TrialRow.number.in_(list(numbers)))
         with self.database.read() as session:
             known(session, search_id, tenant)
             return [rows.trial(row) for row in session.scalars(query.order_by(TrialRow.number).limit(limit))]

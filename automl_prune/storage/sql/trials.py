@@ -65,7 +65,7 @@ class Trials(Steps):
         body = rules.outcome_to_json(outcome)
         with self.database.write() as session:
             standing = (SEARCHES.c.spec, SEARCHES.c.info, SEARCHES.c.best) if outcome.state is TrialState.COMPLETE else ()
-            search = self._own(session, search_id, attempt, *standing, events=SEARCHES.c.events + 1)
+            search = self._own(session, search_id, attempt, *standing, events=SEARCHES.c.events + 1, losses=0)
             values = {"state": body["state"], "outcome": body, "told_seq": search.events}
             ended = self._change_open(session, search_id, number, ended_at=self.database.now(), **values)
             if trial_attempt is not None and trial_attempt < ended.attempt:
