@@ -13,7 +13,7 @@ from automl_prune.errors import AutomlPruneError, DeviceError, MeasurementError
 from automl_prune.latency.blocks import REFERENCE, Block
 from automl_prune.latency.conditions import Conditions
 from automl_prune.latency.runtimes.base import RUNTIMES
-from automl_prune.latency.timing import Run, Timing, compare
+from automl_prune.latency.timing import Best, Run, Timing, compare
 from automl_prune.latency.work import NetworkWork, Work, digest
 from automl_prune.messages import said
 from automl_prune.networks import NETWORKS
@@ -76,7 +76,7 @@ class Stopwatch:
             raise DeviceError(f"This machine has no runtime {conditions.runtime!r}.", pointer="/latency/runtime")
         self._given = dict(networks or {})
         self._registered = lru_cache(KEPT)(TracedNetwork.registered)
-        self._reference = lru_cache(KEPT)(self._run)
+        self._reference = lru_cache(KEPT)(lambda work: (self._run(work), Best()))
 
     def time(self, work: Work) -> Timing:
         """One measurement.
@@ -87,9 +87,9 @@ class Stopwatch:
         precision, most = BLOCK_LIMITS if isinstance(work, Block) else NETWORK_LIMITS
         with self.runtime.settled(self.conditions), torch.random.fork_rng(devices=[]):
             try:
-                reference = self._reference(REFERENCE if isinstance(work, Block) else work.full)
+                reference, best = self._reference(REFERENCE if isinstance(work, Block) else work.full)
                 run = self._run(work)
-                return compare(run, reference, clock=self.runtime.clock, precision=precision, most=most)
+                return compare(run, reference, best=best, clock=self.runtime.clock, precision=precision, most=most)
             except AutomlPruneError:
                 raise
             except Exception as error:  # whatever a runtime raises: this work cannot be timed, others can

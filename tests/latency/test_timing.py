@@ -8,7 +8,7 @@ import pytest
 
 from automl_prune.errors import MeasurementError
 from automl_prune.latency import timing
-from automl_prune.latency.timing import Timing, compare, on_the_wall
+from automl_prune.latency.timing import Best, Timing, compare, on_the_wall
 
 GOOD = Timing(ms=2.0, iqr_ms=0.1, ratio=0.5, ratio_iqr=0.02, reference_ms=4.0, samples=15, settled=True)
 
@@ -37,6 +37,36 @@ def test_drift_of_the_machine_cancels_in_the_ratio() -> None:
     assert found.ratio == pytest.approx(2, rel=0.015)
     assert found.iqr_ms / found.ms > 0.1  # the milliseconds themselves are worth little
     assert found.settled
+
+
+class SharedClock:
+    """A machine that others use in turns of forty readings: then the run takes 60 % longer, and the reference a fifth."""
+
+    def __init__(self) -> None:
+        self.readings = itertools.count(80)
+
+    def __call__(self, run: object, calls: int) -> float:
+        disturbed = next(self.readings) // 40 % 3 != 2
+        return (2e-3 * (1.6 if disturbed else 1) if run is slow else 1e-3 * (1.2 if disturbed else 1)) * calls
+
+
+def test_rounds_in_which_others_slow_the_reference_do_not_count() -> None:
+    clock, best = SharedClock(), Best()
+    compare(slow, reference, clock=clock, best=best)
+    found = compare(slow, reference, clock=clock, best=best)
+    assert (found.ratio, found.ms, found.reference_ms) == pytest.approx((2, 2, 1))
+    assert found.settled
+
+
+def test_what_the_reference_takes_at_its_best_is_remembered_and_forgotten() -> None:
+    best = Best(timings=5)
+    assert compare(slow, reference, clock=DriftingClock(1), best=best).settled
+    busy = compare(slow, reference, clock=lambda run, calls: (3.2e-3 if run is slow else 1.2e-3) * calls, best=best)
+    assert not busy.settled
+    for _ in range(5):
+        slower = compare(slow, reference, clock=lambda run, calls: (2.4e-3 if run is slow else 1.2e-3) * calls, best=best)
+    assert slower.settled
+    assert slower.ratio == pytest.approx(2)
 
 
 def test_it_goes_on_until_the_precision_is_reached() -> None:

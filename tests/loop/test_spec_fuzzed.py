@@ -109,6 +109,7 @@ SPECS = record(
     labels=st.dictionaries(NAME, TEXT, max_size=3),
     seed=st.integers(0, 2**63 - 1),
     weights=maybe(NAME),
+    weights_sha256=maybe(st.text("0123456789abcdef", min_size=64, max_size=64)),
     base_training=record({}, epochs=st.integers(1, 1000), lr=RATE),
     objective=st.sampled_from(["top1", "top5", "loss"]),
     latency=record(
