@@ -1,6 +1,7 @@
 """Measures candidates of one network on one device, and keeps what was measured."""
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,8 @@ OnProgress = Callable[[int, int], None]
 
 AT_ONCE = 100
 """Measurements after which is looked again for what others have measured meanwhile."""
+AGAIN_SECONDS = 5.0
+"""Until the second try at a timing that did not settle, twice as long until the third: what disturbs a machine may pass."""
 
 
 class Gauge:
@@ -76,6 +79,7 @@ class Gauge:
             found.append(timing)
 
         while len(found) < MOST_TRIES and not any(timing.settled for timing in found):
+            time.sleep(AGAIN_SECONDS * len(found))
             self.device.time([self.work(candidate)], self.conditions, done)
         return found[-1] if found[-1].settled else min(found, key=lambda timing: timing.error)
 

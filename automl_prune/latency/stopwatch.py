@@ -19,7 +19,7 @@ from automl_prune.messages import said
 from automl_prune.networks import NETWORKS
 from automl_prune.surgery.slicing import materialise
 
-BLOCK_LIMITS, NETWORK_LIMITS = (0.02, 60), (0.005, 150)
+BLOCK_LIMITS, NETWORK_LIMITS = (0.02, 60), (0.01, 150)
 """Relative standard error at which timing stops, and the most rounds: a table's blocks are many, and their errors cancel."""
 KEPT = 8
 """Networks, references and sets of conditions that stay at hand, the last used of each: agents live long."""

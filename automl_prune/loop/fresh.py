@@ -56,7 +56,7 @@ class Fresh:
 
 
 def time_afresh(gauge: Gauge, candidate: Candidate, budget: Budget, full_ms: float) -> Fresh:
-    """New timings of a candidate, as many as it takes to tell on which side of a budget it is.
+    """New timings of a candidate, as many as it takes to tell on which side of a budget it is; if any settle, those count.
 
     Raises:
         MeasurementError, DeviceError: As the device says.
@@ -64,6 +64,7 @@ def time_afresh(gauge: Gauge, candidate: Candidate, budget: Budget, full_ms: flo
     found = [gauge.afresh(candidate)]
     if not is_clear(found[0].ratio * full_ms, found[0].error, budget):
         found += [gauge.afresh(candidate) for _ in range(TIMINGS - 1)]
+    found = [timing for timing in found if timing.settled] or found
     middle = sorted(found, key=lambda timing: timing.ratio)[len(found) // 2]
     if len(found) == 1:
         return Fresh(middle, middle.error, 1, full_ms)

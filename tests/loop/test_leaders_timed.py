@@ -103,7 +103,11 @@ def test_what_is_far_from_the_budget_is_timed_once_more(latencies: Latencies, cl
     assert latencies.row(fast)["latency"]["clock"]["timings"] == 1
 
 
-def test_a_new_timing_that_does_not_settle_is_repeated(latencies: Latencies, clock: Wavering) -> None:
+def test_a_new_timing_that_does_not_settle_is_repeated_after_a_while(
+    latencies: Latencies, clock: Wavering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("automl_prune.latency.gauge.time.sleep", waited.append)
     gauge, candidate = latencies.gauges["clock"], at(latencies, 0.8)
     gauge.afresh(candidate)
     before, clock.unsettled = len(clock.asked), 1
@@ -112,6 +116,7 @@ def test_a_new_timing_that_does_not_settle_is_repeated(latencies: Latencies, clo
     clock.unsettled = 10
     assert not gauge.afresh(candidate).settled
     assert len(clock.asked) == before + 5
+    assert [seconds for seconds in waited if seconds] == [5, 5, 10]
 
 
 def test_milliseconds_of_the_full_network_are_not_the_least_of_several(
