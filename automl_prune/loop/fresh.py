@@ -62,7 +62,7 @@ def time_afresh(gauge: Gauge, candidate: Candidate, budget: Budget, full_ms: flo
         MeasurementError, DeviceError: As the device says.
     """
     found = [gauge.afresh(candidate)]
-    if not is_clear(found[0].ratio * full_ms, found[0].error, budget):
+    if not (found[0].settled and is_clear(found[0].ratio * full_ms, found[0].error, budget)):
         found += [gauge.afresh(candidate) for _ in range(TIMINGS - 1)]
     found = [timing for timing in found if timing.settled] or found
     middle = sorted(found, key=lambda timing: timing.ratio)[len(found) // 2]

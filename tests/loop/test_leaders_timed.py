@@ -103,6 +103,16 @@ def test_what_is_far_from_the_budget_is_timed_once_more(latencies: Latencies, cl
     assert latencies.row(fast)["latency"]["clock"]["timings"] == 1
 
 
+def test_timings_that_do_not_settle_decide_nothing_beside_one_that_does(
+    latencies: Latencies, clock: Wavering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("automl_prune.latency.gauge.AGAIN_SECONDS", 0)
+    fast = at(latencies, 0.9)
+    assert latencies.within(fast)
+    clock.unsettled, clock.swing = 6, [1.3] * 6 + [1.0]
+    assert latencies.confirm(fast)
+
+
 def test_a_new_timing_that_does_not_settle_is_repeated_after_a_while(
     latencies: Latencies, clock: Wavering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
