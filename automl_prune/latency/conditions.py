@@ -15,7 +15,7 @@ import psutil
 from automl_prune.errors import MeasurementError
 
 CPUINFO = Path("/proc/cpuinfo")
-TIMED_AS = 3
+TIMED_AS = 4
 """How blocks and networks are made and timed; to be raised when that changes, as times of before are of no use then."""
 MOST_FACTS, LONGEST_FACT = 32, 300
 """Of a description that a stranger sends."""
@@ -28,7 +28,7 @@ class Conditions:
     Attributes:
         runtime: What runs them, by its registered name.
         batch: Samples in one call; a latency is that of the whole call.
-        threads: Threads of the runtime's own pool.
+        threads: Threads of the runtime's own pool, each kept on a core where the system can do that.
         dtype: Type of weights and activations.
     """
 

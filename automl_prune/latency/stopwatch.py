@@ -12,6 +12,7 @@ from automl_prune.architecture.tracing import trace
 from automl_prune.errors import AutomlPruneError, DeviceError, MeasurementError
 from automl_prune.latency.blocks import REFERENCE, Block
 from automl_prune.latency.conditions import Conditions
+from automl_prune.latency.cores import Cores
 from automl_prune.latency.runtimes.base import RUNTIMES
 from automl_prune.latency.timing import Best, Run, Timing, compare
 from automl_prune.latency.work import NetworkWork, Work, digest
@@ -74,6 +75,7 @@ class Stopwatch:
         self.runtime = RUNTIMES.get(conditions.runtime)
         if self.runtime.version() is None:
             raise DeviceError(f"This machine has no runtime {conditions.runtime!r}.", pointer="/latency/runtime")
+        self._cores = Cores(conditions.threads)
         self._given = dict(networks or {})
         self._registered = lru_cache(KEPT)(TracedNetwork.registered)
         self._reference = lru_cache(KEPT)(lambda work: (self._run(work), Best()))
@@ -85,7 +87,7 @@ class Stopwatch:
             MeasurementError: The runtime cannot take what is to be timed, or it fails.
         """
         precision, most = BLOCK_LIMITS if isinstance(work, Block) else NETWORK_LIMITS
-        with self.runtime.settled(self.conditions), torch.random.fork_rng(devices=[]):
+        with self._cores.held(), self.runtime.settled(self.conditions), torch.random.fork_rng(devices=[]):
             try:
                 reference, best = self._reference(REFERENCE if isinstance(work, Block) else work.full)
                 run = self._run(work)

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from automl_prune.architecture import Architecture
-from automl_prune.errors import BudgetError, DeviceError, FieldError, SpecError
+from automl_prune.errors import BudgetError, DeviceError, FieldError, SpecError, UserError
 from automl_prune.latency.building import DeviceLatency, build, full_network, known
 from automl_prune.latency.conditions import Conditions
 from automl_prune.latency.cost import LATENCY, metric_on
@@ -14,7 +14,7 @@ from automl_prune.latency.devices import LOCAL, Device, LocalDevice
 from automl_prune.latency.gauge import Gauge
 from automl_prune.latency.stopwatch import TracedNetwork
 from automl_prune.loop.measured import Latencies
-from automl_prune.loop.spec import BudgetSpec, SearchSpec
+from automl_prune.loop.spec import BudgetSpec, LatencySpec, SearchSpec, escaped
 from automl_prune.networks import NetworkDefinition
 from automl_prune.problem import Budget
 from automl_prune.space import ChannelSpace
@@ -51,13 +51,21 @@ class Timed:
 
 
 def latency_budgets(spec: SearchSpec) -> dict[int, BudgetSpec]:
-    """The latency budgets of an order, by their place; raises SpecError for two of the same device."""
+    """The latency budgets of an order, by their place.
+
+    Raises:
+        SpecError: Two are of the same device, or there are conditions on a device that none is of.
+    """
     found = {i: b for i, b in enumerate(spec.budgets) if b.metric == LATENCY}
     devices = [b.device or LOCAL for b in found.values()]
     for place, (i, budget) in enumerate(found.items()):
         if (budget.device or LOCAL) in devices[:place]:
             said = f"There is a latency budget on {budget.device or LOCAL!r} already; put both bounds into one."
             raise SpecError([FieldError(f"/budgets/{i}/device", said)])
+    for name in spec.latency.devices:
+        if name not in devices:
+            said = f"No latency budget is of {name!r}, so that nothing is timed there. Give one, or leave this out."
+            raise SpecError([FieldError(f"/latency/devices/{escaped(name)}", said)])
     return found
 
 
@@ -79,16 +87,16 @@ def find_latencies(
         MeasurementError: A device cannot time the network.
     """
     ordered = latency_budgets(spec)
-    conditions = Conditions(**spec.latency.model_dump())
     gauges: dict[str, Gauge] = {}
     for i, budget in ordered.items():
         name = budget.device or LOCAL
         try:
             device = timed.here() if name == LOCAL else devices(name)
             whole = full_network(timed.network.name, timed.num_classes, timed.architecture)
+            conditions = Conditions(**spec.latency.on(name).model_dump())
             gauges[name] = Gauge(device, conditions, whole, timed.space, timed.folder)
-        except DeviceError as error:
-            error.pointer = error.pointer or f"/budgets/{i}/device"
+        except UserError as error:
+            error.pointer = _where_ordered(spec.latency, name, error.pointer) or f"/budgets/{i}/device"
             raise
     found: dict[str, DeviceLatency] = {}
     for name, gauge in gauges.items():
@@ -101,6 +109,12 @@ def find_latencies(
     budgets = {b.device or LOCAL: _absolute(b, found[b.device or LOCAL], i) for i, b in ordered.items()}
     in_ms = frozenset(b.device or LOCAL for b in ordered.values() if b.max is not None or b.min is not None)
     return Latencies(budgets, gauges, found, in_ms)
+
+
+def _where_ordered(ordered: LatencySpec, device: str, pointer: str) -> str:
+    """The pointer of a device's own condition, where it is that which an error is about."""
+    head, _, field = pointer.rpartition("/")
+    return ordered.pointer(device, field) if head == "/latency" else pointer
 
 
 def tightened(latencies: Latencies, places: Iterable[int]) -> dict[int, Budget]:

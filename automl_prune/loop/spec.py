@@ -97,15 +97,47 @@ class BudgetSpec(Strict):
         return least, most
 
 
-class LatencySpec(Strict):
-    """How networks are run where their latency is measured; one set of conditions for all devices of a search."""
+Batch = Annotated[int, Field(ge=1, le=4096)]
+Threads = Annotated[int, Field(ge=1, le=256)]
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+class ConditionsSpec(Strict):
+    """How networks are run where their latency is measured."""
 
     runtime: Name = Field("torch", description="What runs them: torch, torch-compile, torch-cuda or onnxruntime.")
-    batch: Annotated[int, Field(ge=1, le=4096)] = Field(
-        1, description="Samples in one call; the latency is that of the call."
+    batch: Batch = Field(1, description="Samples in one call; the latency is that of the call.")
+    threads: Threads = 1
+    dtype: DType = "float32"
+
+
+class DeviceConditionsSpec(Strict):
+    """What differs on one device; null is as on all."""
+
+    runtime: Name | None = None
+    batch: Batch | None = None
+    threads: Threads | None = None
+    dtype: DType | None = None
+
+
+class LatencySpec(ConditionsSpec):
+    """The conditions on all devices, but for what single ones have of their own."""
+
+    devices: Annotated[dict[Name, DeviceConditionsSpec], Field(max_length=16)] = Field(
+        default_factory=dict,
+        description="What differs on a device, by name: {server: {runtime: torch-cuda, batch: 64}}.",
     )
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    def on(self, device: str) -> ConditionsSpec:
+        """The conditions on one device."""
+        own = self.devices.get(device, DeviceConditionsSpec()).model_dump(exclude_none=True)
+        return ConditionsSpec(**{**self.model_dump(exclude={"devices"}), **own})
+
+    def pointer(self, device: str, field: str) -> str:
+        """JSON pointer to where a device's condition was ordered."""
+        own = self.devices.get(device)
+        inside = f"/devices/{escaped(device)}" if own and getattr(own, field) is not None else ""
+        return f"/latency{inside}/{field}"
 
 
 class BaseTraining(Strict):
@@ -240,11 +272,16 @@ def _with_finish(data: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**data, "finish": {**own, **finish}} if own else data
 
 
+def escaped(key: str) -> str:
+    """A key as part of a JSON pointer (RFC 6901, section 3)."""
+    return key.replace("~", "~0").replace("/", "~1")
+
+
 def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
     """Pydantic's findings as JSON pointers, in its words."""
     found = []
     for item in error.errors(include_url=False):
-        pointer = prefix + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in item["loc"])
+        pointer = prefix + "".join(f"/{escaped(str(part))}" for part in item["loc"])
         found.append(FieldError(pointer[:300], said(item), item["type"]))
     return found
 
@@ -252,7 +289,9 @@ def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
 __all__ = [
     "BaseTraining",
     "BudgetSpec",
+    "ConditionsSpec",
     "DatasetSpec",
+    "DeviceConditionsSpec",
     "FineTune",
     "FinishSpec",
     "LatencySpec",

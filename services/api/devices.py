@@ -18,7 +18,7 @@ from automl_prune.latency.registered import Measurement
 from automl_prune.latency.timing import Timing
 from automl_prune.loop.job import SearchState
 from automl_prune.loop.ports import Store
-from automl_prune.loop.spec import LatencySpec, field_errors
+from automl_prune.loop.spec import ConditionsSpec, field_errors
 from automl_prune.storage.device_rules import NAME
 from automl_prune.storage.sql.devices import SqlDevices
 from services.api.bodies import read_json
@@ -125,7 +125,7 @@ class DeviceReport(_Strict):
 
     epoch: Epoch
     attempt: Attempt
-    conditions: LatencySpec
+    conditions: ConditionsSpec
     timing: DeviceTiming | None = None
     error: Annotated[str, StringConstraints(min_length=1, max_length=2000)] | None = None
 

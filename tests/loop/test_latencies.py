@@ -429,6 +429,44 @@ def test_a_device_that_lacks_the_runtime_is_named(network: TracedNetwork, tmp_pa
     assert caught.value.pointer == "/latency/runtime"
 
 
+def test_devices_have_conditions_of_their_own(network: TracedNetwork, tmp_path: Path) -> None:
+    budgets = [{"metric": "latency_ms", "max_ratio": 0.9, "device": name} for name in ("pi4", "server")]
+    own = {"batch": 2, "devices": {"server": {"threads": 4, "dtype": "bfloat16"}}}
+    devices = [Clockwork(name, network) for name in ("pi4", "server")]
+    plan = plan_of(ORDER | {"budgets": budgets, "latency": own}, tmp_path, *devices)
+    again = SearchSpec.parse(plan.spec.model_dump(mode="json"))
+    for made in (plan, plan_of(again.model_dump(mode="json"), tmp_path, *devices)):
+        assert made.latencies is not None
+        assert {name: gauge.conditions for name, gauge in made.latencies.gauges.items()} == {
+            "pi4": Conditions("torch", 2, 1, "float32"),
+            "server": Conditions("torch", 2, 4, "bfloat16"),
+        }
+    told = plan.summary()["latency"]
+    assert [told[name]["conditions"]["threads"] for name in ("pi4", "server")] == [1, 4]
+
+
+OF_DEVICES = {
+    "runtime": ({"clock": {"runtime": "onnxruntime"}}, "/latency/devices/clock/runtime", "has no runtime"),
+    "unknown runtime": ({"clock": {"runtime": "onnx"}}, "/latency/devices/clock/runtime", "onnxruntime"),
+    "no budget": ({"a/b~c": {"batch": 2}}, "/latency/devices/a~1b~0c", "No latency budget is of 'a/b~c'"),
+}
+
+
+@pytest.mark.parametrize("fault", OF_DEVICES)
+def test_faulty_conditions_of_a_device_are_named(fault: str, network: TracedNetwork, tmp_path: Path) -> None:
+    devices, pointer, said = OF_DEVICES[fault]
+    with pytest.raises(UserError, match=said) as caught:
+        plan_of(ORDER | {"latency": {"devices": devices}}, tmp_path, Clockwork("clock", network))
+    found = caught.value.errors[0].pointer if isinstance(caught.value, SpecError) else caught.value.pointer
+    assert found == pointer
+
+
+def test_conditions_on_a_device_without_any_latency_budget_are_refused(network: TracedNetwork, tmp_path: Path) -> None:
+    order = ORDER | {"budgets": [{"metric": "macs", "max_ratio": 0.9}], "latency": {"devices": {"clock": {"batch": 2}}}}
+    with pytest.raises(SpecError, match="No latency budget is of 'clock'"):
+        plan_of(order, tmp_path, Clockwork("clock", network))
+
+
 def test_outcomes_that_are_not_complete_are_left_alone(network: TracedNetwork, tmp_path: Path) -> None:
     plan = plan_of(ORDER, tmp_path, Clockwork("clock", network))
     assert plan.latencies is not None

@@ -98,6 +98,13 @@ FINISH = record(
     lr=RATE,
     distill=st.just(False),
 )
+CONDITIONS = {
+    "runtime": NAME,
+    "batch": st.integers(1, 4096),
+    "threads": st.integers(1, 256),
+    "dtype": st.sampled_from(["float32", "bfloat16"]),
+}
+OF_A_DEVICE = record({}, **{name: maybe(value) for name, value in CONDITIONS.items()})
 SPECS = record(
     {
         "search_space": SEARCH_SPACE,
@@ -112,13 +119,7 @@ SPECS = record(
     weights_sha256=maybe(st.text("0123456789abcdef", min_size=64, max_size=64)),
     base_training=record({}, epochs=st.integers(1, 1000), lr=RATE),
     objective=st.sampled_from(["top1", "top5", "loss"]),
-    latency=record(
-        {},
-        runtime=NAME,
-        batch=st.integers(1, 4096),
-        threads=st.integers(1, 256),
-        dtype=st.sampled_from(["float32", "bfloat16"]),
-    ),
+    latency=record({}, **CONDITIONS, devices=st.dictionaries(NAME, OF_A_DEVICE, max_size=2)),
     recipe=st.dictionaries(NAME, ANYTHING, max_size=3),
     controls=st.lists(st.sampled_from(["uniform", "random", "global"]), max_size=5),
     finish=FINISH,
@@ -187,7 +188,7 @@ def refusal(data: Any) -> list[str]:
     return [error.pointer for error in caught.value.errors]
 
 
-@settings(max_examples=60)
+@settings(max_examples=120)
 @given(SPECS)
 def test_what_is_read_is_written_and_read_again_the_same(data: JSON) -> None:
     spec = SearchSpec.parse(data)
@@ -202,7 +203,7 @@ def test_every_field_is_generated() -> None:
     schema = SearchSpec.model_json_schema()
     known, seen = fields(schema, schema), set[str]()
 
-    @settings(max_examples=60)
+    @settings(max_examples=120)
     @given(SPECS)
     def look(data: JSON) -> None:
         seen.update(given_in(data))
