@@ -11,7 +11,8 @@ AutomlPruneError
 │   ├── DatasetError          a dataset that is missing, corrupt or cannot be split as asked
 │   │   └── MissingDataError  … whose files are not there, and could be fetched
 │   └── DeviceError           a device that is unknown, silent, or cannot run what it should time
-│       └── DeviceAwayError   … one that has been silent for longer than it is waited for
+│       ├── DeviceAwayError   … one that has been silent for longer than it is waited for
+│       └── DeviceChangedError … one that is not any more what a search was planned with
 ├── NotFoundError             no such search, trial or artifact
 ├── StateConflictError        the search's state does not allow the action
 │   ├── PreconditionError     it was changed since the caller looked
@@ -131,6 +132,10 @@ class DeviceAwayError(DeviceError):
     def __init__(self, device: str, since: datetime, message: str) -> None:
         super().__init__(message)
         self.device, self.since = device, since
+
+
+class DeviceChangedError(DeviceError):
+    """A device that is not what a search was planned with: times of both are not comparable. Once it is, all goes on."""
 
 
 class NotFoundError(AutomlPruneError):

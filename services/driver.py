@@ -20,7 +20,14 @@ from typing import cast
 import torch
 
 from automl_prune import plugins
-from automl_prune.errors import AutomlPruneError, DeviceAwayError, LeaseLostError, NotReadyError, WorkersLostError
+from automl_prune.errors import (
+    AutomlPruneError,
+    DeviceAwayError,
+    DeviceChangedError,
+    LeaseLostError,
+    NotReadyError,
+    WorkersLostError,
+)
 from automl_prune.latency.registered import DeviceStore
 from automl_prune.loop.job import SearchJob, SearchState, Worker
 from automl_prune.loop.latencies import only_local
@@ -124,7 +131,8 @@ def drive(
         store.set_state(job.id, job.attempt, SearchState.PREPARING, reason="preparing the network and its data")
         spec = SearchSpec.parse(job.spec)
         torch.set_num_threads(max(1, int(spec.resources.cpu)))  # more would fight with the workers, and with themselves
-        plan = make_plan(spec, roots(settings), admit=Admissions(settings), devices=found, progress=preparing.progress)
+        admit, progress = Admissions(settings), preparing.progress
+        plan = make_plan(spec, roots(settings), admit=admit, devices=found, progress=progress, before=job.info)
         preparing.over = True
         executor = make_executor(plan, job.id, settings, seen=_seen(plan, store, job))
         artifacts = settings.artifacts_root / job.id
@@ -140,6 +148,8 @@ def drive(
         since = f"{error.since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
         reason = f"paused: device {error.device!r} has been silent since {since}; resume once its agent runs again"
         return store.release(job.id, job.attempt, reason=reason, hold=True)
+    except DeviceChangedError as error:
+        return store.release(job.id, job.attempt, reason=f"paused: {without_places(str(error), settings)}", hold=True)
     except AutomlPruneError as error:
         log.exception("the search failed")
         reason = without_places(str(error), settings)

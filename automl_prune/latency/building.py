@@ -18,6 +18,7 @@ from automl_prune.latency.runtimes.base import RUNTIMES
 from automl_prune.latency.sampling import CHECKED, FITTED, LEAST_CHECKED, fastest_candidates, held_out, network_sample
 from automl_prune.latency.signatures import LayersAlike, layers_alike
 from automl_prune.latency.table import LatencyTable
+from automl_prune.latency.times import Mark
 from automl_prune.latency.work import NetworkWork, Work, digest
 from automl_prune.space import Candidate
 
@@ -38,6 +39,7 @@ class DeviceLatency:
         fastest: The network of the space that took the least time of all that were timed.
         fastest_ms: What it took.
         least_predicted_ms: The least that is predicted of any network that was timed.
+        mark: Up to which place in the file of times all this comes from.
         about: The device and its measurements, as JSON data.
     """
 
@@ -49,6 +51,7 @@ class DeviceLatency:
     fastest: Candidate
     fastest_ms: float
     least_predicted_ms: float
+    mark: Mark
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -61,14 +64,16 @@ class DeviceLatency:
         factors = dict(zip([*self.model.kinds, *REST], self.model.factors.tolist(), strict=True))
         return {
             "device": self.device, "conditions": self.conditions.to_json(), "full_ms": self.full_ms,
-            "check": self.check.to_json(), "tolerance": TOLERANCE, "trusted": self.trusted, "factors": factors, **self.about,
+            "check": self.check.to_json(), "tolerance": TOLERANCE, "trusted": self.trusted, "factors": factors,
+            "times": self.mark.to_json(), **self.about,
         }  # fmt: skip
 
 
 def build(gauge: Gauge, architecture: Architecture, *, progress: OnProgress = lambda done, of: None) -> DeviceLatency:
     """The model of a device; what was timed before, by any search, is used again.
 
-    Where predictions miss by more than ``TOLERANCE``, more networks are timed and fitted to, once.
+    Where predictions miss by more than ``TOLERANCE``, more networks are timed and fitted to, once. All of it comes from
+    times up to one mark, so that it can be had again whatever others add to them.
 
     Args:
         gauge: The device, with network and space.
@@ -78,6 +83,26 @@ def build(gauge: Gauge, architecture: Architecture, *, progress: OnProgress = la
     Raises:
         DeviceError, MeasurementError: As the device says.
     """
+    while (found := known(gauge, architecture)) is None:
+        _built(gauge, architecture, progress)
+    return found
+
+
+def known(gauge: Gauge, architecture: Architecture, mark: Mark | None = None) -> DeviceLatency | None:
+    """What :func:`build` gives where all that it needs was timed before; None where it would ask the device.
+
+    With a ``mark``, where all of it was timed before that; what came later does not count.
+    """
+    offline = copy(gauge)
+    offline.device, offline.times = _Nobody(gauge.device), gauge.times.until(mark or gauge.times.mark)
+    try:
+        return _built(offline, architecture)
+    except _NotTimedError:
+        return None
+
+
+def _built(gauge: Gauge, architecture: Architecture, progress: OnProgress = lambda done, of: None) -> DeviceLatency:
+    """The model from all that is timed while it is made; what is missing is asked for."""
     space = gauge.space
     alike = layers_alike(architecture, space)
     works, drawn = _everything(gauge, alike)
@@ -101,17 +126,7 @@ def build(gauge: Gauge, architecture: Architecture, *, progress: OnProgress = la
     ms = gauge.measure(fast)
     fastest, predicted = int(np.argmin(ms)), float(model(space.array(fast)).min())
     least = (fast[fastest], float(ms[fastest]), predicted)
-    return DeviceLatency(gauge.device.name, gauge.conditions, model, check, gauge.full_ms, *least, about)
-
-
-def known(gauge: Gauge, architecture: Architecture) -> DeviceLatency | None:
-    """What :func:`build` gives where all that it needs was timed before; None where it would ask the device."""
-    offline = copy(gauge)
-    offline.device = _Nobody(gauge.device)
-    try:
-        return build(offline, architecture)
-    except _NotTimedError:
-        return None
+    return DeviceLatency(gauge.device.name, gauge.conditions, model, check, gauge.full_ms, *least, gauge.times.mark, about)
 
 
 class _NotTimedError(Exception):

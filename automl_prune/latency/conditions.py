@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from automl_prune.errors import MeasurementError
+from automl_prune.errors import DeviceChangedError, MeasurementError
 
 CPUINFO = Path("/proc/cpuinfo")
 TIMED_AS = 4
@@ -96,6 +96,23 @@ class DeviceDescription:
                 if max(len(name), len(str(value)) if not isinstance(value, int) else value.bit_length()) > LONGEST_FACT:
                     raise MeasurementError(f"Texts in {part} of a device have at most {LONGEST_FACT} characters.")
         return cls(dict(data["fingerprint"]), dict(data["runtimes"]))
+
+
+def check_unchanged(name: str, conditions: Conditions, before: DeviceDescription, now: DeviceDescription) -> None:
+    """Raise DeviceChangedError unless times that a device takes now are comparable with those that it took before."""
+    if before.key(conditions) == now.key(conditions):
+        return
+    runtime = conditions.runtime
+    versions = [f"{runtime} {about.runtimes.get(runtime, 'absent')}" for about in (before, now)]
+    was, is_ = dict(before.fingerprint), dict(now.fingerprint)
+    differ = sorted(fact for fact in was | is_ if was.get(fact) != is_.get(fact))
+    facts = f", and another {', '.join(differ)}" if differ else ""
+    remedy = "Make it what it was" if differ else f"Install {versions[0]} there again"
+    raise DeviceChangedError(
+        f"Device {name!r} has changed: it had {versions[0]} when this search looked at it, and has {versions[1]} now"
+        f"{facts}. What is timed from now on cannot be compared with what was. {remedy} and resume the search, or order it "
+        f"anew."
+    )
 
 
 @cache

@@ -3,7 +3,6 @@
 import random
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +92,7 @@ class Gauge:
         if works:
             self.device.time(works, self.conditions, done)
 
-    @cached_property
+    @property
     def full_ms(self) -> float:
         """Milliseconds of the full network: the median of what it took while each network of the sample was timed."""
         sample = [self.network, *map(self.work, network_sample(self.space))]

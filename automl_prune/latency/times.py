@@ -1,9 +1,11 @@
 """What has been timed, kept on disk by device and conditions: shared by searches, and there again after any crash."""
 
+import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,25 @@ MOST_TRIES = 3
 """How often something is timed whose timings do not settle; the steadiest of them counts then."""
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A place in a file of times: what comes later does not count for whom it is set.
+
+    Attributes:
+        key: Which file.
+        size: Bytes before it.
+        sha256: Of these.
+    """
+
+    key: str
+    size: int
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data."""
+        return asdict(self)
+
+
 class Times:
     """Measurements of one device under one set of conditions.
 
@@ -26,19 +47,30 @@ class Times:
         folder: Of all devices.
         key: Of the device under the conditions: another version of the runtime is another key.
         about: What the key stands for, kept beside the times for those who list them.
+        size: Bytes of the file that are read at most; None: all, and what is added meanwhile.
     """
 
-    def __init__(self, folder: Path, key: str, about: Mapping[str, Any] | None = None) -> None:
-        self.file, self._about = folder / f"{key}.jsonl", about
+    def __init__(self, folder: Path, key: str, about: Mapping[str, Any] | None = None, *, size: int | None = None) -> None:
+        self.key, self.file, self._about, self._size = key, folder / f"{key}.jsonl", about, size
         self._known: dict[str, Timing] = {}
         self._tries: Counter[str] = Counter()
-        self._read = 0
+        self._read, self._sha256 = 0, hashlib.sha256()
 
     @classmethod
     def of(cls, folder: Path, device: DeviceDescription, conditions: Conditions) -> "Times":
         """Those of a device under conditions."""
         about = {"device": device.to_json(), "conditions": conditions.to_json()}
         return cls(folder, device.key(conditions), about)
+
+    @property
+    def mark(self) -> Mark:
+        """How far the file goes now."""
+        self._catch_up()
+        return Mark(self.key, self._read, self._sha256.hexdigest())
+
+    def until(self, mark: Mark) -> "Times":
+        """Those before a place in the file, which is only ever added to."""
+        return Times(self.file.parent, self.key, size=mark.size)
 
     @property
     def known(self) -> Mapping[str, Timing]:
@@ -90,13 +122,14 @@ class Times:
 
     def _catch_up(self) -> None:
         """Read what was added to the file since, by whichever process."""
-        if not self.file.exists() or self.file.stat().st_size <= self._read:
+        if self._read == self._size or not self.file.exists() or self.file.stat().st_size <= self._read:
             return
         with self.file.open("rb") as stream:
             stream.seek(self._read)
-            added = stream.read()
+            added = stream.read(-1 if self._size is None else self._size - self._read)
         whole = added[: added.rfind(b"\n") + 1]  # the last line may still be written
         self._read += len(whole)
+        self._sha256.update(whole)
         for text in whole.splitlines():
             try:
                 line = json.loads(text)

@@ -1,18 +1,20 @@
 """Latency budgets as they are ordered: the devices are looked up and asked, and what cannot be reached is refused."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from automl_prune.architecture import Architecture
-from automl_prune.errors import BudgetError, DeviceError, FieldError, SpecError, UserError
+from automl_prune.errors import BudgetError, DeviceChangedError, DeviceError, FieldError, SpecError, UserError
 from automl_prune.latency.building import DeviceLatency, build, full_network, known
-from automl_prune.latency.conditions import Conditions
+from automl_prune.latency.conditions import Conditions, DeviceDescription, check_unchanged
 from automl_prune.latency.cost import LATENCY, metric_on
 from automl_prune.latency.devices import LOCAL, Device, LocalDevice
 from automl_prune.latency.gauge import Gauge
 from automl_prune.latency.stopwatch import TracedNetwork
+from automl_prune.latency.times import Mark
 from automl_prune.loop.measured import Latencies
 from automl_prune.loop.spec import BudgetSpec, LatencySpec, SearchSpec, escaped
 from automl_prune.networks import NetworkDefinition
@@ -36,13 +38,17 @@ def quietly(device: str, done: int, of: int) -> None:
 
 @dataclass(frozen=True)
 class Timed:
-    """What is timed: a network and its space, and where what was timed is kept."""
+    """What is timed: a network and its space, and where what was timed is kept.
+
+    ``before`` is what an earlier driver of the same search told of its devices, by name (``DeviceLatency.to_json()``).
+    """
 
     network: NetworkDefinition
     num_classes: int
     architecture: Architecture
     space: ChannelSpace
     folder: Path
+    before: Mapping[str, Any] = field(default_factory=dict)
 
     def here(self) -> LocalDevice:
         """This machine, with the network at hand."""
@@ -72,7 +78,7 @@ def latency_budgets(spec: SearchSpec) -> dict[int, BudgetSpec]:
 def find_latencies(
     spec: SearchSpec, timed: Timed, devices: DeviceLookup, *, now: bool, progress: Progress = quietly
 ) -> Latencies | None:
-    """The latencies that an order's budgets need.
+    """The latencies that an order's budgets need; a search that goes on gets those that it was planned with.
 
     Args:
         spec: The order.
@@ -83,6 +89,7 @@ def find_latencies(
 
     Raises:
         DeviceError: A device is unknown, silent, or lacks the runtime.
+        DeviceChangedError: It is not what the search was planned with, or what it had timed then is not there any more.
         BudgetError: No candidate is fast enough.
         MeasurementError: A device cannot time the network.
     """
@@ -94,15 +101,21 @@ def find_latencies(
             device = timed.here() if name == LOCAL else devices(name)
             whole = full_network(timed.network.name, timed.num_classes, timed.architecture)
             conditions = Conditions(**spec.latency.on(name).model_dump())
+            if name in timed.before:
+                _check_as_before(name, conditions, device.describe(), timed.before[name])
             gauges[name] = Gauge(device, conditions, whole, timed.space, timed.folder)
         except UserError as error:
             error.pointer = _where_ordered(spec.latency, name, error.pointer) or f"/budgets/{i}/device"
             raise
     found: dict[str, DeviceLatency] = {}
     for name, gauge in gauges.items():
-        built = (
-            build(gauge, timed.architecture, progress=partial(progress, name)) if now else known(gauge, timed.architecture)
-        )
+        built: DeviceLatency | None
+        if name in timed.before:
+            built = _as_before(gauge, timed.architecture, Mark(**timed.before[name]["times"]))
+        elif now:
+            built = build(gauge, timed.architecture, progress=partial(progress, name))
+        else:
+            built = known(gauge, timed.architecture)
         if built is None:
             return None
         found[name] = built
@@ -115,6 +128,28 @@ def _where_ordered(ordered: LatencySpec, device: str, pointer: str) -> str:
     """The pointer of a device's own condition, where it is that which an error is about."""
     head, _, field = pointer.rpartition("/")
     return ordered.pointer(device, field) if head == "/latency" else pointer
+
+
+def _check_as_before(name: str, conditions: Conditions, now: DeviceDescription, before: Mapping[str, Any]) -> None:
+    """Raise DeviceChangedError unless a device, and how it times, are what the search was planned with."""
+    was = DeviceDescription(before["fingerprint"], {conditions.runtime: before["version"]})
+    check_unchanged(name, conditions, was, now)
+    if now.key(conditions) != before["times"]["key"]:
+        raise DeviceChangedError(
+            f"Device {name!r} has timed networks for this search in another way than this version of the package does. "
+            f"Go back to the version that the search was planned with and resume it, or order it anew."
+        )
+
+
+def _as_before(gauge: Gauge, architecture: Architecture, mark: Mark) -> DeviceLatency:
+    """The model that the search was planned with, from the same times; raises DeviceChangedError where they are gone."""
+    built = known(gauge, architecture, mark)
+    if built is None or built.mark != mark:
+        raise DeviceChangedError(
+            f"What device {gauge.device.name!r} had timed for this search is not in the cache folder any more, and other "
+            f"times would make other predictions. Put that folder back and resume the search, or order it anew."
+        )
+    return built
 
 
 def tightened(latencies: Latencies, places: Iterable[int]) -> dict[int, Budget]:

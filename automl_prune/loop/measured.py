@@ -168,11 +168,18 @@ class Latencies:
             self._fresh[candidate] = {name: replace(fresh, full_ms=self._full_ms(name)) for name, fresh in found.items()}
 
     def _time_full(self, name: str) -> float:
-        """Milliseconds of the full network now; the median of a few timings where they seem to have changed."""
+        """Milliseconds of the full network now; the median of a few timings where they seem to have changed.
+
+        Where it cannot be timed any more, what it took before: by now every trial of the search is paid for.
+        """
         gauge, before = self.gauges[name], self.devices[name].full_ms
         found: list[float] = []
         for _ in range(LOOKS):
-            now = gauge.afresh(gauge.space.full)
+            try:
+                now = gauge.afresh(gauge.space.full)
+            except MeasurementError as error:
+                log.warning("the full network is taken to need %.4g ms on %r, as before: %s", before, name, error)
+                return before
             found.append((now.ms + now.reference_ms) / 2)
             if len(found) == 1 and abs(found[0] / before - 1) <= APART:
                 break

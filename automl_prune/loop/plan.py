@@ -186,6 +186,7 @@ def make_plan(
     fetch: bool = True,
     devices: DeviceLookup = only_local,
     progress: Progress = quietly,
+    before: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Check an order completely.
 
@@ -198,6 +199,7 @@ def make_plan(
             both are left for the search to do.
         devices: Where devices other than this machine are looked up.
         progress: Called while devices are timing.
+        before: What earlier drivers of the same search told of it (its ``info``): it keeps its budgets and predictions.
 
     Raises:
         UserError: Any of its kinds, with the JSON pointer of the field.
@@ -224,7 +226,8 @@ def make_plan(
     if recipe.inherit == "hypernetwork":
         pointer = "/recipe/inherit" if "inherit" in spec.recipe else "/strategy"
         check_made(architecture, space.names, name=network.name, pointer=pointer)
-    timed = Timed(network, num_classes, architecture, space, roots.cache / "latency")
+    planned = {name: about for name, about in (before or {}).get("latency", {}).items() if "times" in about}
+    timed = Timed(network, num_classes, architecture, space, roots.cache / "latency", planned)
     budgeted = priced(spec, timed, devices, now=fetch, progress=progress)
     problem = Problem(
         space=space,

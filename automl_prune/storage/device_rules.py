@@ -6,14 +6,13 @@ from statistics import median
 
 from automl_prune.errors import (
     AnotherAgentError,
-    DeviceError,
     LateOutcomeError,
     MeasurementError,
     NotFoundError,
     StateConflictError,
     UserError,
 )
-from automl_prune.latency.conditions import Conditions, DeviceDescription
+from automl_prune.latency.conditions import Conditions, DeviceDescription, check_unchanged
 from automl_prune.latency.devices import LOCAL
 from automl_prune.latency.registered import MeasurementState
 from automl_prune.latency.timing import Timing
@@ -57,18 +56,9 @@ def check_number(known: int) -> None:
 
 
 def check_description(name: str, conditions: Conditions, expected: DeviceDescription | None, now: DeviceDescription) -> None:
-    """Raise DeviceError unless a device still is what its measurements are to be kept for."""
-    if expected is None or expected.key(conditions) == now.key(conditions):
-        return
-    runtime = conditions.runtime
-    versions = [f"{runtime} {about.runtimes.get(runtime, 'absent')}" for about in (expected, now)]
-    before, after = dict(expected.fingerprint), dict(now.fingerprint)
-    differ = sorted(fact for fact in before | after if before.get(fact) != after.get(fact))
-    facts = f", and another {', '.join(differ)}" if differ else ""
-    raise DeviceError(
-        f"Device {name!r} has been registered anew: it had {versions[0]} when this search looked at it, and has "
-        f"{versions[1]} now{facts}. What is timed from now on cannot be compared with what was; order the search again."
-    )
+    """Raise DeviceChangedError unless a device still is what its measurements are to be kept for."""
+    if expected is not None:
+        check_unchanged(name, conditions, expected, now)
 
 
 def check_outcome(ordered: Conditions, conditions: Conditions, timing: Timing | None, error: str | None) -> None:

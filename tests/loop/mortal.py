@@ -96,7 +96,7 @@ def drive(folder: Path, roots: Roots, death: int | None, devices: DeviceLookup =
     store = MortalStore(url(folder), folder / "diary", death)
     job = store.claim(lease_seconds=600)
     assert job is not None
-    plan = make_plan(SearchSpec.parse(job.spec), roots, devices=devices)
+    plan = make_plan(SearchSpec.parse(job.spec), roots, devices=devices, before=job.info)
     run_search(plan, job, store, InlineExecutor(), folder / "artifacts")
 
 

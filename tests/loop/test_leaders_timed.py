@@ -14,7 +14,7 @@ from automl_prune.latency.devices import OnTiming
 from automl_prune.latency.sampling import random_candidates
 from automl_prune.latency.stopwatch import TracedNetwork
 from automl_prune.latency.timing import Timing
-from automl_prune.latency.work import Work
+from automl_prune.latency.work import NetworkWork, Work
 from automl_prune.loop.arms import TIMED, finalists, reported
 from automl_prune.loop.fresh import Fresh, is_clear
 from automl_prune.loop.job import SearchState
@@ -26,7 +26,7 @@ from automl_prune.storage.sql import SqlStore
 from automl_prune.trial import Outcome, Trial, TrialState
 from tests.latency.clockwork import Clockwork
 from tests.loop import mortal
-from tests.loop.test_latencies import ORDER, plan_of
+from tests.loop.test_latencies import ORDER, Balking, plan_of
 
 SLOWER = 1.05
 
@@ -169,6 +169,22 @@ def test_nothing_is_reported_that_was_measured_to_be_too_slow(latencies: Latenci
     assert not latencies.confirm(slow)
     told = reported(roomy, [slow_one, fast_one], latencies=latencies)
     assert [p.origin.get("of") for p in told] == [None, 1]
+
+
+def test_a_full_network_that_cannot_be_timed_again_is_taken_to_need_what_it_did(
+    network: TracedNetwork, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Balking("clock", network)
+    budgets = [{"metric": "latency_ms", "max": 1000, "device": "clock"}]
+    latencies = plan_of(ORDER | {"budgets": budgets}, tmp_path, clock).latencies
+    assert latencies is not None
+    clock.balks = lambda work: isinstance(work, NetworkWork) and not work.widths
+    candidate = latencies.gauges["clock"].space.narrowest
+    assert latencies.confirm(candidate)
+    assert "as before: Device 'clock' could not time it: no memory." in caplog.text
+    assert latencies.measure(candidate)["clock"] == pytest.approx(
+        clock.network_ms(latencies.gauges["clock"].work(candidate))
+    )
 
 
 def test_where_all_leaders_are_too_slow_the_fastest_are_tried(latencies: Latencies, clock: Wavering) -> None:
