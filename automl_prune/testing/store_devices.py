@@ -7,7 +7,7 @@ import pytest
 
 from automl_prune.errors import (
     AnotherAgentError,
-    DeviceError,
+    DeviceChangedError,
     LateOutcomeError,
     MeasurementError,
     NotFoundError,
@@ -251,10 +251,10 @@ class DeviceContract:
         about: dict[str, Any] = {"wanted_seconds": 60, "expected": PI}
         assert len(devices.add("t", "pi", HOW, WORKS, **about)) == len(WORKS)
         devices.register("t", "pi", replace(PI, runtimes={"torch": "2.7", "onnxruntime": "1.20"}))
-        with pytest.raises(DeviceError, match=r"'pi' .* had torch 2\.6 when .*, and has torch 2\.7 now\."):
+        with pytest.raises(DeviceChangedError, match=r"'pi' .* had torch 2\.6 when .*, and has torch 2\.7 now\."):
             devices.add("t", "pi", HOW, WORKS, **about)
         devices.register("t", "pi", replace(PI, fingerprint={"processor": "Cortex-A76", "cores": 4}))
-        with pytest.raises(DeviceError, match=r"has torch 2\.6 now, and another processor\."):
+        with pytest.raises(DeviceChangedError, match=r"has torch 2\.6 now, and another processor\."):
             devices.add("t", "pi", HOW, WORKS, **about)
         assert claimed(devices) == []
         devices.register("t", "pi", replace(PI, runtimes={"torch": "2.6"}))

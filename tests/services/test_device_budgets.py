@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from automl_prune.errors import MeasurementError
+from automl_prune.errors import AnotherAgentError, MeasurementError
 from automl_prune.latency.conditions import Conditions, DeviceDescription
 from automl_prune.latency.timing import Timing
 from automl_prune.latency.work import NetworkWork, Work
@@ -23,9 +24,11 @@ from automl_prune.loop.job import EventKind, SearchJob, SearchState
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.storage.sql import SqlStore
 from automl_prune.storage.sql.devices import SqlDevices
+from automl_prune.trial import Trial
 from services.agent.agent import Agent
 from services.agent.link import Link
 from services.api.app import create_app
+from services.cli.client import RefusedError
 from services.driver import Requests, drive
 from services.settings import Settings, load_settings
 from services.wiring import reviewer
@@ -94,7 +97,11 @@ def start(store: SqlStore, settings: Settings, serve: Callable[[FastAPI], str]) 
 
     def run(name: str, time_it: Callable[[Conditions, Work], Timing]) -> None:
         with suppress(SystemExit), Mortal(address) as link:
-            Agent(link, name, time_it).run()
+            try:
+                Agent(link, name, time_it).run()
+            except RefusedError as error:
+                if error.code != AnotherAgentError.code:
+                    raise
 
     def begin(name: str, time_it: Callable[[Conditions, Work], Timing]) -> None:
         threads.append(threading.Thread(target=run, args=(name, time_it)))
@@ -253,6 +260,37 @@ def test_a_search_whose_device_vanishes_midway_is_paused_and_evaluates_nothing_t
     assert ended.state is SearchState.SUCCEEDED, ended.state_reason
     after = {stored.trial.number: stored.trial.outcome for stored in store.trials(job.id)}
     assert {number: after[number] for number in before} == before
+
+
+def test_a_search_whose_device_has_another_version_is_paused_until_it_has_the_old_one_again(
+    store: SqlStore, settings: Settings, devices: SqlDevices, claimed: Callable[..., SearchJob], start: Start
+) -> None:
+    """Whether that is found when the device is asked again, or by a driver that goes on with the search."""
+    start("pi4", formula("pi4"))
+    before = devices.device("default", "pi4").description
+    small = {"name": "digits_resnet", "round_to": 32}
+    budgets = [{"metric": "latency_ms", "max_ratio": 0.95, "device": "pi4"}]
+    job = claimed(search_space=small, budgets=budgets, trials={"max": 1}, controls=[])
+
+    def upgrade(trial: Trial) -> None:
+        devices.register("default", "pi4", replace(before, runtimes={"torch": "99"}))
+
+    said = rf"paused: Device 'pi4' has changed: it had torch {re.escape(before.runtimes['torch'])} when .* and has torch 99 "
+    paused = drive(job, store, settings, devices=devices, on_trial=upgrade)
+    assert paused.state is SearchState.PAUSED, paused.state_reason
+    assert re.match(said, str(paused.state_reason))
+    scored = {stored.trial.number: stored.trial.outcome for stored in store.trials(job.id) if stored.trial.outcome}
+    assert scored
+    paused = drive(resumed(store, job.id), store, settings, devices=devices)
+    assert paused.state is SearchState.PAUSED
+    assert re.match(said, str(paused.state_reason))
+    assert not devices.has_work("default", "pi4")
+    start("pi4", formula("pi4"))
+    until(lambda: devices.device("default", "pi4").description == before)
+    ended = drive(resumed(store, job.id), store, settings, devices=devices)
+    assert ended.state is SearchState.SUCCEEDED, ended.state_reason
+    after = {stored.trial.number: stored.trial.outcome for stored in store.trials(job.id)}
+    assert {number: after[number] for number in scored} == scored
 
 
 def test_orders_on_devices_that_cannot_are_refused_by_their_field(
