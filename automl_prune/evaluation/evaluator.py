@@ -4,10 +4,11 @@ What is done with a trial depends on the arm that asked for it:
 
     preparation   train the full network (no weights were given), or the PruningNet that makes candidates' weights, as the
                   trial's origin says; both are kept in the cache for the next search
-    base          score the full network on the select split
+    base          score the full network on the select split; say what earlier searches measured, if the origin asks for it
     final         make the candidate again, train it for longer, keep its weights
     report        score a recovered network, before and after recovery, on the report split: the only reader of it
-    any other     make the candidate by the recipe and score it on the select split
+    any other     make the candidate by the recipe and score it on the select split; what the search scores of networks with
+                  one group cut is kept in the cache
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from torch import nn
 
 from automl_prune import plugins
 from automl_prune.costs import CostModel
+from automl_prune.evaluation.cuts import KeptCuts, is_cut
 from automl_prune.evaluation.datasets.base import DATASETS
 from automl_prune.evaluation.glances import LEAST_IMAGES, MOST_IMAGES, Glances
 from automl_prune.evaluation.hypernetwork import PruningNet, leading
@@ -39,6 +41,7 @@ from automl_prune.evaluation.scoring import score
 from automl_prune.evaluation.setup import (
     HYPERNETWORK,
     IMPORTANCE,
+    MEASURED,
     NOT_RECONSTRUCTED,
     PREPARES,
     SELECT_IMAGES,
@@ -123,7 +126,9 @@ class CandidateEvaluator:
         metrics = self._scored(self.base, self.images.select, trial)
         if self.setup.recipe.inherit == "hypernetwork":
             check_trained(read_about(self._hypernetwork_file), metrics["top1"], self.setup.recipe.hypernetwork.least_ratio)
-        details = {IMPORTANCE: self._importance()} if trial.origin.get(IMPORTANCE) else {}
+        details: dict[str, Any] = {IMPORTANCE: self._importance()} if trial.origin.get(IMPORTANCE) else {}
+        if trial.origin.get(MEASURED):
+            details[MEASURED] = self.cuts.known()
         return Outcome(TrialState.COMPLETE, metrics, details=details)
 
     def _search(self, trial: Trial, glances: Glances | None = None) -> Outcome:
@@ -136,6 +141,8 @@ class CandidateEvaluator:
             save_ancestor(model, kept, self.setup.artifacts / files["weights"])
         limit = trial.origin.get(SELECT_IMAGES, self.setup.recipe.select_images)
         metrics = self._scored(model, partial(self.images.select, limit=limit), trial)
+        if trial.arm == "search" and trial.parent is None and is_cut(self.setup.space, trial.candidate):
+            self.cuts.keep(trial.candidate, metrics)
         reported = {"reported": glances.reported} if glances else {}
         details = {"kept": kept, **reported, **self._left_out(kept)}
         return Outcome(TrialState.COMPLETE, metrics, artifacts=files, details=details)
@@ -274,6 +281,11 @@ class CandidateEvaluator:
         return self.setup.artifacts / "base.safetensors"
 
     @property
+    def _weights_file(self) -> Path:
+        """The full network's weights."""
+        return self.setup.weights or self._base_file
+
+    @property
     def _hypernetwork_file(self) -> Path:
         return self.setup.artifacts / "hypernetwork.safetensors"
 
@@ -315,8 +327,14 @@ class CandidateEvaluator:
     def base(self) -> nn.Module:
         """The full network with its weights, in evaluation mode."""
         model = self._fresh()
-        fit_file(model, self.setup.weights or self._base_file, ignore=self.network.training_only)
+        fit_file(model, self._weights_file, ignore=self.network.training_only)
         return model.eval()
+
+    @cached_property
+    def cuts(self) -> KeptCuts:
+        """What searches like this one measured of the full network with one group cut."""
+        made = self.setup.recipe.inherit == "hypernetwork"
+        return KeptCuts(self.setup, self.images, [self._weights_file, *([self._hypernetwork_file] if made else [])])
 
     @cached_property
     def founder(self) -> Ancestor:

@@ -162,6 +162,12 @@ def save_safetensors(model: nn.Module, path: Path, **about: str) -> tuple[str, i
 def save_tensors(tensors: dict[str, Tensor], path: Path, **about: str) -> tuple[str, int]:
     """Write contiguous tensors as a safetensors file, in one step, with notes in its header; its SHA-256 and its size."""
     content = safetensors.torch.save(tensors, metadata={"format": "pt", **about})
+    write_whole(path, content)
+    return hashlib.sha256(content).hexdigest(), len(content)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file in one step: others see all of it, or what was there before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -172,7 +178,6 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, **about: str) -> tuple[
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-    return hashlib.sha256(content).hexdigest(), len(content)
 
 
 def _read_torch(path: Path, device: str) -> object:

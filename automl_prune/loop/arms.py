@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from automl_prune.evaluation.setup import FULL_NETWORK, IMPORTANCE, PREPARES
+from automl_prune.evaluation.setup import FULL_NETWORK, IMPORTANCE, MEASURED, PREPARES
 from automl_prune.loop.confirmation import best_of, confirmed, first
 from automl_prune.loop.measured import MEASURED_ARMS, Latencies
 from automl_prune.loop.ranked import ranked_widths
@@ -105,8 +105,9 @@ def plan_arms(
         latencies: What measures leaders before they go on.
     """
     full, ordered = problem.space.full, make_strategy()
-    ranks = {IMPORTANCE: True} if "global" in controls or ordered.wants_starts else {}
-    arms = [_fixed(problem, BASE, lambda _: [Proposal(full, ranks)], waits=True, required=True)]
+    also = {IMPORTANCE: "global" in controls or ordered.wants_starts, MEASURED: ordered.wants_measured}
+    asked = {what: True for what, wanted in also.items() if wanted}
+    arms = [_fixed(problem, BASE, lambda _: [Proposal(full, asked)], waits=True, required=True)]
     wanted = [FULL_NETWORK, *prepare] if train_base else prepare
     preparations = [Proposal(full, {PREPARES: what}) for what in wanted]
     if preparations:
@@ -131,9 +132,14 @@ def plan_arms(
 
 
 def started(problem: Problem, strategy: Strategy, history: History) -> Strategy:
-    """The strategy, told what others would choose if it wants to know."""
+    """The strategy, told what others would choose and what earlier searches measured, if it wants to know."""
     if strategy.wants_starts:
         strategy.starts = {"global": globally_ranked(problem, history)}
+    if strategy.wants_measured:
+        for cut in measured_before(history):
+            widths = problem.space.widths(problem.space.full)
+            changed = {} if cut["group"] is None else {cut["group"]: cut["width"]}
+            strategy.recall(Candidate(tuple((widths | changed).values())), cut["scores"])
     return strategy
 
 
@@ -237,8 +243,17 @@ def _as_judged(problem: Problem, arm: str) -> Problem:
 
 def globally_ranked(problem: Problem, history: History) -> Candidate:
     """The control ``global``, by the importance that was worked out when the full network was scored."""
-    details = next(t.outcome.details for t in history if t.arm == BASE and t.outcome)
-    return ranked_widths(problem, details[IMPORTANCE])
+    return ranked_widths(problem, _base_details(history)[IMPORTANCE])
+
+
+def measured_before(history: History) -> Sequence[Mapping[str, Any]]:
+    """What earlier searches measured, as it was found when the full network was scored, whatever came to be known since."""
+    found: Sequence[Mapping[str, Any]] = _base_details(history).get(MEASURED, ())
+    return found
+
+
+def _base_details(history: History) -> Mapping[str, Any]:
+    return next(t.outcome.details for t in history if t.arm == BASE and t.outcome)
 
 
 def reported(

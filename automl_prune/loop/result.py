@@ -13,7 +13,7 @@ from automl_prune.architecture import Architecture
 from automl_prune.costs import CONVENTION
 from automl_prune.errors import EvaluationError
 from automl_prune.evaluation.setup import NOT_RECONSTRUCTED
-from automl_prune.loop.arms import CONTROLS, FINAL, REPORT
+from automl_prune.loop.arms import CONTROLS, FINAL, REPORT, measured_before
 from automl_prune.loop.budgets import budget_json
 from automl_prune.loop.job import StoredTrial
 from automl_prune.loop.measured import Latencies, drop_flat
@@ -84,7 +84,12 @@ def build_result(
                 "python": platform.python_version(),
             },
             "convention": CONVENTION,
-            "search_cost": search_cost(trials) | {"wall_seconds": seconds, "executor": dict(executor)},
+            "search_cost": search_cost(trials)
+            | {
+                "measured_before": len(measured_before(trials)),
+                "wall_seconds": seconds,
+                "executor": dict(executor),
+            },
         },
         "artifacts": [],
     }

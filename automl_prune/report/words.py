@@ -146,7 +146,9 @@ def _cost(told: Told) -> Iterator[str]:
             for arm, row in [*spent["by_arm"].items(), ("all", spent)]
         ]
         yield table(["cost", "evaluations", "images", "seconds of workers", "CPU seconds"], rows)
-        yield f"From start to end {spent['wall_seconds']:,.0f} s.{_overhead(spent.get('executor'))}"
+        known = spent.get("measured_before", 0)
+        reused = f" Besides, {known:,} measurements of earlier searches were used." if known else ""
+        yield f"From start to end {spent['wall_seconds']:,.0f} s.{_overhead(spent.get('executor'))}{reused}"
 
 
 def _overhead(executor: Mapping[str, Any] | None) -> str:

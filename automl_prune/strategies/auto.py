@@ -32,7 +32,7 @@ from automl_prune.space import Candidate
 from automl_prune.strategies._surrogate import Scales, Surrogate, log_expected_improvement
 from automl_prune.strategies.base import STRATEGIES, Proposal
 from automl_prune.strategies.sensitivity import Sensitivity, SensitivityOptions
-from automl_prune.trial import Trial
+from automl_prune.trial import Trial, TrialState
 
 PROFILES = ((-0.4, 0.0), (0.4, 0.0), (0.0, 0.4), (0.0, -0.4))
 """Tilt and bend of log widths over the depth, from the first group to the last."""
@@ -99,8 +99,7 @@ class Auto(Sensitivity):
         super().tell(trial)
         if trial.candidate not in self.problem.space:
             return
-        objective = self.problem.objectives[0]
-        score = self._value(trial, objective.metric, maximize=objective.maximize)
+        score = self._score(trial.metrics) if trial.state is TrialState.COMPLETE else None
         if score is not None and self.problem.meets(trial.candidate, trial.metrics):
             self.seen[trial.candidate.widths] = score
 

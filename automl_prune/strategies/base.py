@@ -125,6 +125,17 @@ class Strategy(ABC):
         made.trials = trials
         return made
 
+    @property
+    def wants_measured(self) -> bool:
+        """Whether it wants to :meth:`recall` what earlier searches measured."""
+        return False
+
+    def recall(self, candidate: Candidate, metrics: Mapping[str, float]) -> None:  # noqa: B027
+        """Learn how an earlier search scored a network with at most one group cut; comes before the first ask, if wanted.
+
+        It is no trial of this search, which can neither recover nor report it unless it is asked for.
+        """
+
     def ask(self) -> Proposal | None:
         """The next candidate, or None to wait for trials in flight."""
         proposal = self.propose(np.random.default_rng([self.seed, self.asked]))

@@ -3,11 +3,11 @@
 *Measuring.* With every other group full, one group at a time is cut to a few widths (``grid: bisect`` halves where the curve
 matters most for this budget; ``scan`` goes from narrow to wide as FastNAS does). These trials declare it in their origin, as
 they lie outside the budget as a rule. A trial is a measurement if its candidate differs from the full network in at most one
-group, whoever asked for it: a strategy that is told the trials of an earlier search has that search's map, and asks only for
-what is missing. *Solving.* Drops add up over groups; the widths of least total drop are found under the true costs
-(``solver: knapsack``), or no group may drop by more than one threshold (``threshold``). *Exploring.* What is left of the
-trials goes to exchanges around the best network measured so far, guided by randomly tilted curves: drops do not really add
-up, and the curves are noisy.
+group, whoever asked for it: a strategy that is told the trials of an earlier search, or recalls what the cache holds of it,
+has that search's map, and asks only for what is missing. *Solving.* Drops add up over groups; the widths of least total drop
+are found under the true costs (``solver: knapsack``), or no group may drop by more than one threshold (``threshold``).
+*Exploring.* What is left of the trials goes to exchanges around the best network measured so far, guided by randomly tilted
+curves: drops do not really add up, and the curves are noisy.
 
 ``published`` is FastNAS: its scan with its early stop, its threshold and no trial after that. Its divisor of widths, 32, is
 the search space's ``round_to``. Its ratios go in steps of 0.05, which takes up to 19 trials per group and one for the full
@@ -62,6 +62,9 @@ class SensitivityOptions(StrategyOptions):
     noise: float | None = Field(
         None, ge=0, description="Standard error of a measured drop; null estimates it from curves that run the wrong way."
     )
+    reuse: bool = Field(
+        True, description="Take over what earlier searches with the same weights, images, recipe and seed measured."
+    )
     explore: bool = Field(True, description="Try the uniform width first and exchanges around the best afterwards.")
     spread: float = Field(0.5, gt=0, le=5, description="Standard deviation of the logarithm that tilts curves in exploring.")
 
@@ -92,6 +95,7 @@ class Sensitivity(Strategy):
         self.solver = WidthSolver(problem)
         self.tried: dict[Widths, None] = {}
         self.open: dict[Widths, bool] = {}
+        self.measured = 0
         self.reference: float | None = None
         self.cuts: list[dict[int, float | None]] = [{} for _ in problem.space.names]
         self.best: tuple[float, Widths] | None = None
@@ -111,6 +115,7 @@ class Sensitivity(Strategy):
         if proposal is not None:
             widths = proposal.candidate.widths
             self.tried[widths], self.open[widths] = None, MEASURES in proposal.origin
+            self.measured += self._is_cut(widths)
             self._enter(widths, None)
         return proposal
 
@@ -130,12 +135,22 @@ class Sensitivity(Strategy):
             return
         widths = trial.candidate.widths
         self.open.pop(widths, None)
-        score = self._value(trial, self.problem.objectives[0].metric, maximize=self.problem.objectives[0].maximize)
+        score = self._score(trial.metrics) if trial.state is TrialState.COMPLETE else None
         if score is None:
             return
-        self._enter(widths, score if self.options.metric == "objective" else self._value(trial, "loss", maximize=False))
+        self._enter(widths, self._mapped(trial.metrics))
         if (self.best is None or score > self.best[0]) and self.problem.meets(trial.candidate, trial.metrics):
             self.best = (score, widths)
+
+    @property
+    def wants_measured(self) -> bool:
+        """Whether it has a map that earlier searches may have drawn."""
+        return self.options.reuse and self.options.share > 0
+
+    def recall(self, candidate: Candidate, metrics: Mapping[str, float]) -> None:
+        """Add to the map alone: what was not scored in this search cannot be its best."""
+        if (value := self._mapped(metrics)) is not None:
+            self._enter(candidate.widths, value)
 
     @property
     def finished(self) -> bool:
@@ -146,11 +161,16 @@ class Sensitivity(Strategy):
 
     @property
     def limit(self) -> int:
-        """Most measurements, the full network's among them; known ones count."""
-        most = 1 + self.options.points * len(self._full)
+        """Most measurements it may ask for, the full network's among them."""
+        most = self._points
         if self.trials is not None:
             most = min(most, int(self.options.share * self.trials), self.trials - 1 - self.options.explore)
         return most if most > 1 else 0
+
+    @property
+    def _points(self) -> int:
+        """Most measurements in the map, those of earlier searches among them."""
+        return 1 + self.options.points * len(self._full)
 
     @property
     def curves(self) -> list[FloatArray]:
@@ -168,7 +188,7 @@ class Sensitivity(Strategy):
     def _measurement(self) -> Proposal | None:
         """The next measurement; None when all were asked for, or the next depends on one in flight."""
         known = self.reference is not None or self._full in self.tried
-        if sum(map(len, self.cuts)) + known >= self.limit:
+        if self.measured >= self.limit or sum(map(len, self.cuts)) + known >= self._points:
             return None
         if not known:
             return Proposal(self.problem.space.full, {"phase": "measure", MEASURES: {"group": None}})
@@ -310,11 +330,14 @@ class Sensitivity(Strategy):
         if value is not None:
             self._curves = self._solved = None
 
-    def _value(self, trial: Trial, metric: str, *, maximize: bool) -> float | None:
-        """A metric of a complete trial, higher is better; None for any other trial."""
-        if trial.state is not TrialState.COMPLETE or metric not in trial.metrics:
-            return None
-        return float(trial.metrics[metric]) * (1 if maximize else -1)
+    def _score(self, metrics: Mapping[str, float]) -> float | None:
+        """The objective, higher is better; None where it is missing."""
+        objective = self.problem.objectives[0]
+        return _signed(metrics, objective.metric, maximize=objective.maximize)
+
+    def _mapped(self, metrics: Mapping[str, float]) -> float | None:
+        """What the curves measure, higher is better; None where it is missing."""
+        return self._score(metrics) if self.options.metric == "objective" else _signed(metrics, "loss", maximize=False)
 
     # Memory ----------------------------------------------------------------------------------------------------------
 
@@ -334,10 +357,16 @@ class Sensitivity(Strategy):
         super().load_state_dict(state)
         self.tried = {tuple(widths): None for widths in state["tried"]}
         self.open = {tuple(widths): measures for widths, measures in state["open"]}
+        self.measured = sum(map(self._is_cut, self.tried))
         self.reference, self.exhausted = state["reference"], state["exhausted"]
         self.cuts = [dict(map(tuple, group)) for group in state["cuts"]]
         self.best = None if state["best"] is None else (state["best"][0], tuple(state["best"][1]))
         self._curves = self._solved = None
+
+
+def _signed(metrics: Mapping[str, float], metric: str, *, maximize: bool) -> float | None:
+    """A metric, higher is better; None where it is missing."""
+    return float(metrics[metric]) * (1 if maximize else -1) if metric in metrics else None
 
 
 def _nearest(choices: Sequence[int], width: float) -> int | None:

@@ -1,5 +1,6 @@
 """Every strategy's search, with drivers that are killed (SIGKILL) at random moments, against one that none disturbed."""
 
+import shutil
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ class Search:
 
     def __init__(self, folder: Path, roots: Roots, strategy: str, deaths: list[int]) -> None:
         folder.mkdir()
+        for measured in roots.cache.glob("curves-*"):
+            shutil.rmtree(measured)  # another search's measurements would spare this one its own
         self.folder, self.lives = folder, 1
         with closing(SqlStore.open(mortal.url(folder), upgrade=True)) as store:
             recipe = RECIPES.get(strategy, FORWARD_ONLY)

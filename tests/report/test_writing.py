@@ -42,6 +42,15 @@ def test_a_report_holds_what_the_result_says(told: Told, tmp_path: Path) -> None
     assert f"The measurement has a standard error of {100 * error:.1f} % (timings: 3)." in report
 
 
+def test_measurements_of_earlier_searches_are_told(told: Told, tmp_path: Path) -> None:
+    write_report(tmp_path, told)
+    assert "earlier searches" not in (tmp_path / "report.md").read_text()
+    result = json.loads(json.dumps(told.result))
+    result["provenance"]["search_cost"]["measured_before"] = 27
+    write_report(tmp_path, replace(told, result=result))
+    assert "Besides, 27 measurements of earlier searches were used." in (tmp_path / "report.md").read_text()
+
+
 def test_drawings_say_what_they_show(told: Told, tmp_path: Path) -> None:
     write_report(tmp_path, told)
     (bound,) = told.bounds

@@ -290,6 +290,52 @@ def test_an_earlier_searchs_map_serves_another_budget() -> None:
     assert trials[1].metrics["top1"] > trials[0].metrics["top1"]
 
 
+def test_what_is_recalled_is_the_map_of_a_search_that_measured_it() -> None:
+    problem = toy_problem()
+    earlier = run_toy(strategy(problem, points=4, explore=False), 40)
+    heir = strategy(problem, points=4, explore=False)
+    for trial in measurements(earlier):
+        heir.recall(trial.candidate, {"top1": trial.metrics["top1"]})
+    assert [t.candidate for t in run_toy(heir, 40)] == [t.candidate for t in earlier if MEASURES not in t.origin]
+
+
+def test_what_is_recalled_uses_up_no_trials() -> None:
+    problem = toy_problem()
+    heir = strategy(problem, trials=20)
+    for trial in measurements(run_toy(strategy(problem, points=2), 18)):
+        heir.recall(trial.candidate, {"top1": trial.metrics["top1"]})
+    assert len(measurements(run_toy(heir, 20))) == heir.limit == 12
+
+
+def test_what_is_recalled_is_no_network_of_this_search() -> None:
+    """A cut within the budgets was never scored here: it may be asked for, and nothing is explored around it before."""
+    problem = toy_problem(groups=1)
+    heir = strategy(problem)
+    best = problem.widest_uniform
+    heir.recall(problem.space.full, {"top1": 0.9})
+    heir.recall(best, {"top1": 0.8})
+    heir.recall(problem.space.narrowest, {})
+    assert heir.best is None
+    assert heir.cuts == [{best.widths[0]: 0.8}], "what has no score is not known"
+    assert best in [t.candidate for t in run_toy(heir, 20)]
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "options", "wanted"),
+    [
+        ("sensitivity", "modern", {}, True),
+        ("sensitivity", "published", {}, True),
+        ("sensitivity", "modern", {"reuse": False}, False),
+        ("auto", "measured", {}, True),
+        ("auto", "default", {}, False),
+        ("evolution", None, {}, False),
+    ],
+)
+def test_maps_are_recalled_where_there_is_one(name: str, preset: str, options: dict[str, Any], wanted: bool) -> None:
+    made = STRATEGIES.get(name).create(toy_problem(), preset=preset, options=options, trials=20)
+    assert made.wants_measured == wanted
+
+
 def test_measurements_may_be_in_flight_together_and_solutions_wait_for_them() -> None:
     made = strategy(toy_problem(), points=2)
     flying: list[Proposal] = list(iter(made.ask, None))
