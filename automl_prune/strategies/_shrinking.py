@@ -1,6 +1,7 @@
 """Shrinking a network one group at a time: targets for its costs, and the widest cuts that meet them."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -44,7 +45,7 @@ class ScheduleOptions(StrategyOptions):
     def iterations(self, ratio: float) -> int | None:
         """Iterations until ``ratio`` of a cost is left if every target is met exactly; None for never."""
         left = 1.0
-        for iteration in range(1, MOST_ITERATIONS + 1):
+        for iteration in range(1, MOST_ITERATIONS + 2):
             if left <= ratio + EXACT:
                 return iteration - 1
             left = self.left_after(left, iteration)
@@ -52,11 +53,20 @@ class ScheduleOptions(StrategyOptions):
 
     @property
     def floor(self) -> float:
-        """Which part of a cost is left after all iterations, at least 0."""
+        """Which part of a cost would be left after infinitely many iterations, at least 0."""
+        if self.decay == 1:
+            return 0.0
         left = 1.0
         for iteration in range(1, MOST_ITERATIONS + 1):
             left = self.left_after(left, iteration)
-        return max(0.0, left)
+        rest = self.reduction(MOST_ITERATIONS + 1) / (1 - self.decay)
+        return max(0.0, left * math.exp(-rest) if self.schedule == "ratio" else left - rest)
+
+    def least_reduction(self, ratio: float) -> float:
+        """The initial reduction, a part of the full cost, from which on ``ratio`` is left in time."""
+        if self.decay == 1:
+            return (1 - ratio) / MOST_ITERATIONS
+        return (1 - ratio) * (1 - self.decay) / (1 - self.decay**MOST_ITERATIONS)
 
 
 class Shrinker:
@@ -74,8 +84,8 @@ class Shrinker:
         self.problem, self.schedule = problem, schedule
         self.full = problem.costs(problem.space.full)
         self.bounds = {b.metric: b.max for b in problem.budgets if b.max < float("inf")}
-        for metric, bound in self.bounds.items():
-            self._check_reachable(metric, bound / self.full[metric] if self.full[metric] else 1.0)
+        for metric in self.bounds:
+            self._check_reachable(metric, self._ratio(metric))
 
     def is_met(self, widths: Widths) -> bool:
         """Whether no maximum is exceeded."""
@@ -158,20 +168,26 @@ class Shrinker:
         saved = sum(((before[m] - after[m]) / self.full[m] for m in metrics), np.zeros(len(others)))
         return [float(s) for s in saved]
 
-    def sizes(self, widths: Widths | None = None, iteration: int = 1) -> list[int]:
-        """Cuts to try in each iteration from one on, if every time the one that saves least is taken.
+    def sizes(self, widths: Widths | None = None, first: int = 1) -> Iterator[int]:
+        """Cuts to try in each iteration from the ``first`` on, if every time the one that saves least is taken.
 
-        ``widths`` are those it begins with, by default the full network's.
+        ``widths`` are those it begins with, by default the full network's. There is one iteration at least, and each is
+        worked out only when it is asked for.
         """
-        sizes = list[int]()
         widths = widths or self.problem.space.full.widths
-        while not self.is_met(widths) and len(sizes) < MOST_ITERATIONS:
-            found, _ = self.cuts(widths, iteration + len(sizes))
-            sizes.append(max(1, len(found)))
+        for iteration in range(first, first + MOST_ITERATIONS):
+            met = self.is_met(widths)
+            found = [] if met else self.cuts(widths, iteration)[0]
+            if not met or iteration == first:
+                yield max(1, len(found))
             if not found:
-                break
+                return
             widths = found[int(np.argmin(self.savings(widths, [w for _, w in found])))][1]
-        return sizes or [1]
+
+    @property
+    def iterations(self) -> int:
+        """Iterations until all budgets are met if every target is met exactly."""
+        return max((self.schedule.iterations(self._ratio(metric)) or 0 for metric in self.bounds), default=0)
 
     def _meets(self, costs: Mapping[str, FloatArray], targets: Mapping[str, float]) -> BoolArray:
         """Which costs lie below all targets; one that is the budget itself may be reached."""
@@ -192,13 +208,28 @@ class Shrinker:
         rows[np.arange(len(groups)), groups] = [choices[g][p] for g, p in zip(groups, places, strict=True)]
         return rows
 
+    def _ratio(self, metric: str) -> float:
+        """Which part of the full cost the budget is."""
+        return self.bounds[metric] / self.full[metric] if self.full[metric] else 1.0
+
     def _check_reachable(self, metric: str, ratio: float) -> None:
-        if self.schedule.iterations(ratio) is not None:
+        schedule = self.schedule
+        if schedule.iterations(ratio) is not None:
             return
-        first, decay = self.schedule.initial_reduction, self.schedule.decay
-        enough = f"{(1 - ratio) * (1 - decay):.3g} or more" if self.schedule.schedule == "decay" else "a larger one"
+        enough = f"{_at_least(schedule.least_reduction(ratio))} or more" if schedule.schedule == "decay" else "a larger one"
+        if (floor := schedule.floor) > ratio:
+            ends = f"{100 * floor:.4g} % of {metric} are left in the end"
+            enough += ", or a decay nearer to 1"
+        else:
+            ends = f"it takes more than {MOST_ITERATIONS:,} iterations until {metric} are low enough"
         said = (
-            f"With reductions of {first:g}, each {decay:g} times the one before, {100 * self.schedule.floor:.4g} % of "
-            f"{metric} are left in the end, and the budget is {100 * ratio:.4g} %. Use {enough}, or a decay nearer to 1."
+            f"With reductions of {schedule.initial_reduction:g}, each {schedule.decay:g} times the one before, {ends}, and "
+            f"the budget is {100 * ratio:.4g} %. Use {enough}."
         )
         raise SpecError([FieldError("/strategy/options/initial_reduction", said, "unreachable_schedule")])
+
+
+def _at_least(number: float) -> str:
+    """A positive number in three digits, rounded up."""
+    unit = 10.0 ** (math.floor(math.log10(number)) - 2)
+    return f"{math.ceil(number / unit - EXACT) * unit:.3g}"

@@ -192,7 +192,7 @@ class NetAdapt(Strategy):
             return len(entries)
         most = self.trials - self.asked - (not all(self.shrinker.is_met(e.widths) for e in entries))
         if self.options.groups == "affordable":
-            self._planned = self._planned or len(self.shrinker.sizes())
+            self._planned = self._planned or len(list(self.shrinker.sizes()))
             most = min(most, max(1, most // max(1, self._planned - self.iteration + 1)))
         return max(0, min(most, len(entries)))
 
@@ -238,22 +238,26 @@ class NetAdapt(Strategy):
     def check_trials(self, trials: int) -> None:
         """Raise SpecError where that many trials do not suffice to meet the budgets.
 
-        Counted on the schedule run through without scores, the smallest step of each iteration taken.
+        Counted on the schedule run through without scores, the smallest step of each iteration taken, as far as it matters.
         """
-        sizes, sampled = self.shrinker.sizes(), self.options.groups == "affordable"
-        needed = (len(sizes) if sampled else sum(sizes)) + (self.options.rule == "ratio")
-        if needed <= trials:
+        sampled, most = self.options.groups == "affordable", 1
+        needed = int(self.options.rule == "ratio")
+        for size in self.shrinker.sizes():
+            needed, most = needed + (1 if sampled else size), max(most, size)
+            if needed > trials:
+                break
+        else:
             return
-        way_out = "" if sampled else ", let groups be 'affordable',"
+        each, way_out = ("one or more", "") if sampled else (f"{most:,}", ", let groups be 'affordable',")
         said = (
-            f"netadapt needs about {needed:,} trials: {len(sizes)} iterations of {'one or more' if sampled else max(sizes)} "
-            f"each; came {trials:,}. Raise it{way_out} or raise the strategy's initial_reduction."
+            f"netadapt needs more than {trials:,} trials: about {self.shrinker.iterations:,} iterations of {each} each. "
+            f"Raise it{way_out} or raise the strategy's initial_reduction."
         )
         raise SpecError([FieldError("/trials/max", said, "too_few_trials")])
 
     def way_left(self) -> str:
         """How far the budgets still are, and what would reach them."""
-        sizes = self.shrinker.sizes(self.widths, max(1, self.iteration))
+        sizes = list(self.shrinker.sizes(self.widths, max(1, self.iteration)))
         most = f" to {sum(sizes):,}" if sum(sizes) > len(sizes) else ""
         count = f"{len(sizes):,}{most}" if self.options.groups == "affordable" else f"{sum(sizes):,}"
         return (

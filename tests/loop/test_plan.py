@@ -112,7 +112,7 @@ def overriding(*overrides: dict[str, Any], **fields: Any) -> dict[str, Any]:
             "/strategy/options/initial_reduction",
             "58.33 % of macs are left in the end, and the budget is 50 %. Use 0.03 or more",
         ),
-        ({"strategy": {"name": "netadapt"}, "trials": {"max": 5}}, "/trials/max", "iterations of one or more each; came 5"),
+        ({"strategy": {"name": "netadapt"}, "trials": {"max": 5}}, "/trials/max", "more than 5 trials: about 10 iterations"),
         ({"recipe": {"recalibrate_batches": -1}}, "/recipe/recalibrate_batches", "greater than or equal"),
         ({"budgets": [{"metric": "watts", "max": 1}]}, "/budgets/0/metric", "No budget metric is called 'watts'"),
         ({"budgets": [{"metric": "macs", "max": 10}]}, "/budgets/0", "the narrowest network of this space"),

@@ -220,11 +220,61 @@ def test_a_schedule_that_ends_above_the_budget_is_refused() -> None:
     assert netadapt(problem, initial_reduction=0.03, decay=0.96)
 
 
+@pytest.mark.parametrize(
+    ("first", "decay", "said"),
+    [
+        (
+            4e-5,
+            1.0,
+            "it takes more than 10,000 iterations until macs are low enough, and the budget is 50 %. Use 5e-05 or more.",
+        ),
+        (
+            5e-5,
+            0.99999,
+            "it takes more than 10,000 iterations until macs are low enough, and the budget is 50 %. Use 5.26e-05",
+        ),
+        (
+            1e-3,
+            0.995,
+            "80 % of macs are left in the end, and the budget is 50 %. Use 0.0025 or more, or a decay nearer to 1.",
+        ),
+    ],
+)
+def test_what_a_refusal_advises_would_do(first: float, decay: float, said: str) -> None:
+    """Also where nothing but the number of iterations is in the way."""
+    problem = line(3, 0.5, width=1000)
+    with pytest.raises(SpecError) as caught:
+        netadapt(problem, initial_reduction=first, decay=decay)
+    assert said in str(caught.value)
+    advised = float(said.partition("Use ")[2].split()[0])
+    assert netadapt(problem, initial_reduction=advised, decay=decay)
+    with pytest.raises(SpecError):
+        netadapt(problem, initial_reduction=0.99 * advised, decay=decay)
+
+
+def test_parts_of_what_was_reached_may_take_too_long() -> None:
+    with pytest.raises(SpecError, match=r"takes more than 10,000 .* the budget is 50 %\. Use a larger one\.$"):
+        netadapt(line(3, 0.5, width=1000), schedule="ratio", initial_reduction=5e-5, decay=1.0)
+    with pytest.raises(SpecError, match=r"60\.25 % of macs are left .* Use a larger one, or a decay nearer to 1\.$"):
+        netadapt(line(3, 0.5, width=1000), schedule="ratio", initial_reduction=0.05, decay=0.9)
+
+
+def test_trials_are_counted_no_further_than_they_reach() -> None:
+    """Ten thousand iterations of 50 groups took seconds, of which a search of 100 trials comes to 100."""
+    problem = toy_problem(50, 512)
+    started = time.process_time()
+    with pytest.raises(SpecError, match=r"more than 100 trials: about 9,616 iterations of 50 each"):
+        netadapt(problem, initial_reduction=5.2e-5, decay=1.0, trials=100)
+    with pytest.raises(SpecError, match=r"more than 100 trials: about 9,616 iterations of one or more each"):
+        netadapt(problem, preset="modern", initial_reduction=5.2e-5, trials=100)
+    assert time.process_time() - started < 1
+
+
 def test_trials_that_do_not_suffice_are_refused() -> None:
     problem = line(10, 0.5, width=1000)
     needed = sum(Shrinker(problem, ScheduleOptions()).sizes())
     with pytest.raises(
-        SpecError, match=f"needs about {needed} trials: 21 iterations of 10 each; came {needed - 1}"
+        SpecError, match=f"needs more than {needed - 1} trials: about 21 iterations of 10 each. Raise it, let groups be"
     ) as caught:
         netadapt(problem, trials=needed - 1)
     assert [e.pointer for e in caught.value.errors] == ["/trials/max"]
@@ -232,7 +282,7 @@ def test_trials_that_do_not_suffice_are_refused() -> None:
     trials = drive(strategy, toy_accuracy(10))
     assert len(trials) <= needed
     assert problem.is_feasible(trials[strategy.family[-1]].candidate)
-    with pytest.raises(SpecError, match="needs about 10 trials: 10 iterations of one or more each; came 9"):
+    with pytest.raises(SpecError, match="needs more than 9 trials: about 10 iterations of one or more each"):
         netadapt(problem, preset="modern", trials=9)
 
 
