@@ -29,7 +29,7 @@ from automl_prune.evaluation.cuts import KeptCuts, is_cut
 from automl_prune.evaluation.datasets.base import DATASETS
 from automl_prune.evaluation.glances import LEAST_IMAGES, MOST_IMAGES, Glances
 from automl_prune.evaluation.hypernetwork import PruningNet, leading
-from automl_prune.evaluation.hypernetwork_files import About, load, read_about
+from automl_prune.evaluation.hypernetwork_files import About, digest, load, read_about
 from automl_prune.evaluation.hypernetwork_training import Training, check_trained, prepare
 from automl_prune.evaluation.images import Images, load_images
 from automl_prune.evaluation.lineage import Ancestor, load_ancestor, save_ancestor
@@ -320,8 +320,10 @@ class CandidateEvaluator:
     def _order_id(self) -> str:
         """What a trained base network depends on."""
         setup = self.setup
-        order = [setup.network, setup.num_classes, setup.dataset.model_dump(mode="json"), setup.base_training.model_dump()]
-        return hashlib.sha256(json.dumps([*order, setup.seed], sort_keys=True).encode()).hexdigest()[:16]
+        what = [setup.network, setup.num_classes, digest(setup.architecture)]
+        data = [setup.dataset.model_dump(mode="json"), self.images.describe()["fit"]["sha256"]]
+        how = [setup.base_training.model_dump(), setup.seed, setup.recipe.precision, torch.__version__]
+        return hashlib.sha256(json.dumps([*what, *data, *how], sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property
     def base(self) -> nn.Module:

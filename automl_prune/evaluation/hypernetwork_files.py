@@ -115,7 +115,7 @@ def load(path: Path, net: PruningNet) -> About:
 
 
 def digest(architecture: Architecture) -> str:
-    """A short SHA-256 of what a PruningNet depends on."""
+    """A short SHA-256 of what a trained network or PruningNet depends on."""
     described = architecture.to_json()
     parts = [described[part] for part in ("groups", "layers", "tensors")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,18 @@ def test_the_trained_base_is_used_again(finished: Finished, tmp_path: Path) -> N
     outcome = evaluate(Trial(0, finished.plan.problem.space.full, arm="preparation"))
     assert outcome.details == {"trained": False}
     assert (tmp_path / "base.safetensors").is_file()
+
+
+def test_a_base_of_another_precision_library_or_architecture_is_another(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = finished.plan.setup(tmp_path)
+    coarse = setup.recipe.model_copy(update={"precision": "bfloat16"})
+    changed = replace(setup.architecture, layers=setup.architecture.layers[:-1])
+    setups = [setup, replace(setup, recipe=coarse), replace(setup, architecture=changed)]
+    ids = [CandidateEvaluator(s)._order_id for s in setups]
+    monkeypatch.setattr(torch, "__version__", "1.0")
+    assert len({*ids, CandidateEvaluator(setup)._order_id}) == 4
 
 
 def test_what_is_no_architecture_is_refused(tmp_path: Path, finished: Finished) -> None:
