@@ -18,7 +18,7 @@ from pydantic import Field
 from automl_prune.errors import BudgetError
 from automl_prune.problem import Problem
 from automl_prune.space import Candidate
-from automl_prune.strategies.base import Proposal, Strategy, StrategyOptions
+from automl_prune.strategies.base import Opening, Proposal, Strategy, StrategyOptions
 from automl_prune.trial import Trial, TrialState
 
 IntArray = npt.NDArray[np.int64]
@@ -163,6 +163,11 @@ class GenerationalSearch(Strategy):
     def members(self) -> list[Member]:
         """Survivors and what was scored since they were chosen, in order of asking."""
         return sorted([*self.survivors, *self.arrived], key=lambda m: m.ask)
+
+    @property
+    def opening(self) -> Opening:
+        """The first generation."""
+        return Opening(self.options.population, "population")
 
     @property
     def finished(self) -> bool:

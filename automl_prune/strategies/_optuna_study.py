@@ -3,6 +3,7 @@
 Only the strategy ``optuna`` imports this module, and only once it is used: the library is slow to import.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Container, Mapping
 from typing import Any, Literal
@@ -69,6 +70,14 @@ class WidthStudy:
         directions = [StudyDirection.MINIMIZE] * objectives
         self._study = optuna.create_study(storage=self._storage, sampler=RandomSampler(0), directions=directions)
         self._asked: set[Candidate] = set()
+
+    @property
+    def generation(self) -> int:
+        """Size of a generation of ``nsgaii`` or ``cmaes``; what was put is in none."""
+        if self._population is not None or self._sampler == "nsgaii":
+            return self._population or FEW
+        groups = sum(not d.single() for d in self._distributions.values())
+        return 4 + math.floor(3 * math.log(max(1, groups)))
 
     def ask(self, seed: int, repair: Repair, given: Candidate | None = None) -> tuple[int, Candidate, bool]:
         """A trial's number, its repaired candidate, which is all that optuna learns of, and whether repair changed it.

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from automl_prune.problem import Problem
 from automl_prune.space import Candidate
-from automl_prune.strategies.base import STRATEGIES, Proposal, Strategy, StrategyOptions
+from automl_prune.strategies.base import STRATEGIES, Opening, Proposal, Strategy, StrategyOptions
 from automl_prune.trial import Trial, TrialState
 
 Code = tuple[int, ...]
@@ -130,6 +130,11 @@ class BeeColony(Strategy):
         phase.told[origin["bee"]] = (code, fitness)
         if self.options.compatible or len(phase.told) == len(phase.schedule):
             self._apply()
+
+    @property
+    def opening(self) -> Opening:
+        """The first sources."""
+        return Opening(self.options.population, "population")
 
     @property
     def finished(self) -> bool:

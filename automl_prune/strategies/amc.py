@@ -48,7 +48,7 @@ from automl_prune.problem import Problem
 from automl_prune.space import Candidate
 from automl_prune.strategies._ddpg import Agent, AgentSettings, truncated_normal
 from automl_prune.strategies._walk import Walk
-from automl_prune.strategies.base import STRATEGIES, Proposal, Strategy, StrategyOptions
+from automl_prune.strategies.base import STRATEGIES, Opening, Proposal, Strategy, StrategyOptions
 from automl_prune.trial import Trial, TrialState
 
 LOWER_BOUND = 0.2
@@ -165,9 +165,12 @@ class Amc(Strategy):
 
     @classmethod
     def read_options(cls, preset: str | None, options: Mapping[str, Any]) -> StrategyOptions:
-        """As for any strategy; an accuracy-guaranteed reward turns a preset's ``fill`` off."""
+        """As for any strategy, and SpecError where all episodes are random; some rewards turn a preset's ``fill`` off."""
         given = {"fill": False, **options} if options.get("reward") in list(RESOURCE) else options
-        return super().read_options(preset, given)
+        made = super().read_options(preset, given)
+        if isinstance(made, AmcOptions):
+            _check_episodes(made, options)
+        return made
 
     def __init__(self, problem: Problem, options: AmcOptions, *, seed: int = 0) -> None:
         super().__init__(problem, options, seed=seed)
@@ -186,26 +189,6 @@ class Amc(Strategy):
         self.landed: dict[int, tuple[Episode, float]] = {}
         self.tried: dict[Candidate, None] = {}
         self.best: tuple[float, int, list[float]] | None = None
-
-    @classmethod
-    def create(
-        cls,
-        problem: Problem,
-        *,
-        seed: int = 0,
-        preset: str | None = None,
-        options: Mapping[str, Any] | None = None,
-        trials: int | None = None,
-    ) -> "Strategy":
-        """As for any strategy; raises SpecError where all trials would be random, so that the agent never acts."""
-        made = super().create(problem, seed=seed, preset=preset, options=options, trials=trials)
-        if isinstance(made, Amc) and trials is not None and trials <= made.warmup:
-            said = (
-                f"amc's first {made.warmup:,} episodes are random (warmup), so an agent would never act in {trials:,}. "
-                f"Raise it above {made.warmup:,}, lower the strategy's warmup, or let it be null: a quarter of the trials."
-            )
-            raise SpecError([FieldError("/trials/max", said, "too_few_trials")])
-        return made
 
     # The conversation ------------------------------------------------------------------------------------------------
 
@@ -243,6 +226,11 @@ class Amc(Strategy):
                 self._learn(*self.landed[number])
             self.landed.clear()
             self.begun = 0
+
+    @property
+    def opening(self) -> Opening:
+        """The episodes of random actions."""
+        return Opening(self.warmup, "warmup")
 
     @property
     def finished(self) -> bool:
@@ -375,6 +363,18 @@ class Amc(Strategy):
         self.best = (
             None if state["best"] is None else (float(state["best"][0]), int(state["best"][1]), list(state["best"][2]))
         )
+
+
+def _check_episodes(made: AmcOptions, given: Mapping[str, Any]) -> None:
+    """Raise SpecError for options by which no episode would be the agent's; it names the one that was given."""
+    if made.episodes is None or made.warmup is None or made.episodes > made.warmup:
+        return
+    option = "warmup" if "warmup" in given or "episodes" not in given else "episodes"
+    said = (
+        f"The first {made.warmup:,} episodes are random (warmup), and there are {made.episodes:,} in all (episodes), so an "
+        f"agent would never act. Raise episodes, lower warmup, or let it be null: a quarter of the episodes."
+    )
+    raise SpecError([FieldError(f"/strategy/options/{option}", said, "too_few_episodes")])
 
 
 def _check_bound(problem: Problem, walk: Walk, bound: float) -> None:

@@ -19,10 +19,10 @@ spend, but one outside the budgets is never recovered, reported or a search's be
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 
 from automl_prune.errors import FieldError, SpecError, UnknownNameError
 from automl_prune.problem import Problem
@@ -39,6 +39,16 @@ MEASURES = "measures"
 """Key of an origin that declares a measurement, by what it measures (JSON); such a candidate may lie outside the budgets."""
 
 
+def _distinct(metrics: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := sorted({m for m in metrics if metrics.count(m) > 1}):
+        raise ValueError(f"each cost is minimised once, and {', '.join(twice)} came more often")
+    return metrics
+
+
+CostMetrics = Annotated[tuple[str, ...], AfterValidator(_distinct)]
+"""Names of costs that are minimised beside the objectives."""
+
+
 class StrategyOptions(BaseModel):
     """Options of a strategy; subclasses declare fields with defaults, limits and a description."""
 
@@ -53,6 +63,13 @@ class Proposal:
     origin: Mapping[str, Any] = field(default_factory=dict)
     parent: int | None = None
     repaired: bool = False
+
+
+class Opening(NamedTuple):
+    """The trials that a strategy begins with before it learns from any: how many, and the option that says so."""
+
+    trials: int
+    option: str
 
 
 class Strategy(ABC):
@@ -120,9 +137,14 @@ class Strategy(ABC):
         options: Mapping[str, Any] | None = None,
         trials: int | None = None,
     ) -> "Strategy":
-        """A new strategy from names, for a search of at most ``trials`` asks; raises as :meth:`read_options`."""
+        """A new strategy from names, for a search of at most ``trials`` asks.
+
+        Raises as :meth:`read_options`, and SpecError where the search would end with its :attr:`opening`.
+        """
         made = cls(problem, cls.read_options(preset, options or {}), seed=seed)
         made.trials = trials
+        if trials is not None and made.opening is not None and trials <= made.opening.trials:
+            raise SpecError([FieldError("/trials/max", _too_few(cls.name, made.opening, trials), "too_few_trials")])
         return made
 
     @property
@@ -159,6 +181,11 @@ class Strategy(ABC):
         return self.problem.losses(metrics)[0]
 
     @property
+    def opening(self) -> Opening | None:
+        """Its first phase, which no score can change; None where it has none."""
+        return None
+
+    @property
     def finished(self) -> bool:
         """Whether the strategy has nothing more to ask, ever; by default only the trial budget ends a search."""
         return False
@@ -180,6 +207,14 @@ class Strategy(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
         self.asked = int(state["asked"])
+
+
+def _too_few(name: str, opening: Opening, trials: int) -> str:
+    least, option = opening
+    return (
+        f"{name} learns from its first {least:,} trials ({option}), so in {trials:,} it would only be a random search. "
+        f"Raise it above {least:,}, or lower the strategy's {option}."
+    )
 
 
 def _option_error(strategy: type[Strategy], item: Any) -> FieldError:

@@ -23,14 +23,14 @@ from automl_prune.errors import UnknownNameError
 from automl_prune.pareto import crowding, dominates, ranks
 from automl_prune.problem import Problem
 from automl_prune.strategies._genetics import GenerationalOptions, GenerationalSearch, IntArray, Member, crossed
-from automl_prune.strategies.base import STRATEGIES
+from automl_prune.strategies.base import STRATEGIES, CostMetrics
 from automl_prune.trial import Trial
 
 
 class NSGA2Options(GenerationalOptions):
     """Options of NSGA-II."""
 
-    costs: tuple[str, ...] = Field(("macs",), description="Cost metrics to minimise beside the objectives.")
+    costs: CostMetrics = Field(("macs",), description="Cost metrics to minimise beside the objectives.")
     leaders: float = Field(
         0.0,
         ge=0,

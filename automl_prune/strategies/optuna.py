@@ -29,12 +29,12 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from automl_prune.errors import UnknownNameError
 from automl_prune.problem import Problem
 from automl_prune.space import Candidate
-from automl_prune.strategies.base import STRATEGIES, Proposal, Strategy, StrategyOptions
+from automl_prune.strategies.base import STRATEGIES, CostMetrics, Opening, Proposal, Strategy, StrategyOptions
 from automl_prune.trial import Trial, TrialState
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ SEES_TRIALS_ALONE = ("tpe", "gp", "random")
 """Samplers that keep nothing beside the trials; the others keep generations or places in a sequence."""
 MEMORY = {"tpe": 200, "gp": 100}
 """Scored trials that samplers look at whose time grows with them."""
+SERVES = {"startup": ("tpe", "gp"), "population": ("nsgaii", "cmaes"), "memory": ("tpe", "gp")}
+"""Samplers that an option is for; with others it may not be given."""
 SEEDS = 2**31 - 1
 
 
@@ -65,7 +67,15 @@ class OptunaOptions(StrategyOptions):
         le=100_000,
         description="Scored trials that tpe (None: 200) and gp (None: 100) look at: the best half and the latest half.",
     )
-    costs: tuple[str, ...] = Field((), description="Cost metrics to minimise beside the objective; not with cmaes.")
+    costs: CostMetrics = Field((), description="Cost metrics to minimise beside the objective; not with cmaes.")
+
+    @field_validator(*SERVES)
+    @classmethod
+    def _of_this_sampler(cls, value: int | None, info: ValidationInfo) -> int | None:
+        serves, sampler = SERVES[info.field_name or ""], info.data.get("sampler")
+        if value is not None and sampler is not None and sampler not in serves:
+            raise ValueError(f"it is for {' and '.join(serves)}; leave it out with {sampler}")
+        return value
 
     @model_validator(mode="after")
     def _one_objective_for_cmaes(self) -> "OptunaOptions":
@@ -115,16 +125,30 @@ class OptunaSearch(Strategy):
 
     # The conversation ------------------------------------------------------------------------------------------------
 
+    @property
+    def opening(self) -> Opening | None:
+        """What the sampler wants before it models, or its first generation, which the uniform width is no part of."""
+        match self.options.sampler:
+            case "tpe" | "gp":
+                return Opening(self.options.startup, "startup")
+            case "nsgaii" | "cmaes":
+                return Opening(self._begins_uniform + self._study.generation, "population")
+        return None
+
     def propose(self, rng: np.random.Generator) -> Proposal:
         """The sampler's next candidate, brought into the budgets; the uniform width first."""
         uniform = self.problem.widest_uniform
-        if self.asked == 0 and self.options.include_uniform and self.problem.is_feasible(uniform):
+        if self.asked == 0 and self._begins_uniform:
             self._remember(["put", list(uniform.widths)])
             return Proposal(uniform, {"ask": 0, "sampler": "uniform"})
         number, candidate, repaired = self._study.ask(int(rng.integers(SEEDS)), self._repair(rng))
         self._flying[self.asked] = (number, candidate)
         self._past.append(["ask", list(candidate.widths)])
         return Proposal(candidate, {"ask": self.asked, "sampler": self.options.sampler}, repaired=repaired)
+
+    @property
+    def _begins_uniform(self) -> bool:
+        return self.options.include_uniform and self.problem.is_feasible(self.problem.widest_uniform)
 
     def tell(self, trial: Trial) -> None:
         """End the trial in the study; a score of a network that was not asked for is learned all the same."""

@@ -195,7 +195,11 @@ def two_pass(net: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> dict[str, 
 def test_weights_depend_on_the_widths_they_are_for(
     first: tuple[SearchJob, list[Trial]], home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MP-6: told the same widths for every candidate, the makers do worse."""
+    """MP-6, in part: told the same widths for every candidate, makers that were trained with the true ones do worse.
+
+    So they heed what they are told. That makers trained without the widths do worse as well, which is the paper's ablation,
+    is not shown: it takes more than the few epochs here, after which those do as well or better.
+    """
     trials = candidates(home.plan(), 12)
     rightly = [home.evaluator()(t).metrics["loss"] for t in trials]
     told = PruningNet.ratios
@@ -330,7 +334,8 @@ def test_a_pruning_net_that_learned_nothing_is_not_searched_with(home: Home) -> 
     with pytest.raises(EvaluationError, match=r"\(base\) failed: EvaluationError: After 1 epochs the PruningNet"):
         home.run("untrained", recipe=order)
     order["hypernetwork"] = {**order["hypernetwork"], "least_ratio": 0}
-    job, trials = home.run("untrained-anyway", recipe=order, trials={"max": 2}, finish={"recovery": "none"})
+    small = {"strategy": {"name": "metapruning", "options": {"population": 2}}, "trials": {"max": 3}}
+    job, trials = home.run("untrained-anyway", recipe=order, finish={"recovery": "none"}, **small)
     assert job.state is SearchState.SUCCEEDED
     assert {t.state for t in trials} == {TrialState.COMPLETE}
 

@@ -91,8 +91,8 @@ def test_searches_are_listed_newest_first_in_pages(client: TestClient, order: Or
 
 
 def test_searches_are_filtered(client: TestClient, order: Order, fill: Fill, store: SqlStore) -> None:
-    running = fill(store)
-    queued = client.post("/v1/searches", json=order(strategy={"name": "abc"}, labels={"team": "a:b"})).json()["id"]
+    running, abc = fill(store), {"name": "abc", "options": {"population": 3}}
+    queued = client.post("/v1/searches", json=order(strategy=abc, labels={"team": "a:b"})).json()["id"]
 
     def ids(query: str) -> list[str]:
         return [item["id"] for item in client.get(f"/v1/searches?{query}").json()["items"]]

@@ -209,7 +209,7 @@ def test_the_noise_is_scipys_truncated_normal(mean: float, sigma: float) -> None
 
 
 def test_warming_up_is_uniform() -> None:
-    agent = amc(toy_problem(budget=None), warmup=400)
+    agent = amc(toy_problem(budget=None), warmup=399)
     actions = [a for _ in range(100) for a in agent._episode(np.random.default_rng([1, _]), True, 0.5)[1]]
     assert kstest(actions, "uniform").pvalue > 0.01
 
@@ -518,9 +518,27 @@ def test_an_episode_without_a_score_never_was(state: TrialState) -> None:
 def test_a_search_in_which_the_agent_never_acts_is_refused(options: dict[str, Any], least: int) -> None:
     assert amc(toy_problem(), trials=least, **options).trials == least
     if least > 1:
-        with pytest.raises(SpecError, match=rf"first {least - 1} episodes .* never act in {least - 1}\. Raise it") as caught:
+        with pytest.raises(
+            SpecError, match=rf"first {least - 1} trials \(warmup\), so in {least - 1} .* Raise it"
+        ) as caught:
             amc(toy_problem(), trials=least - 1, **options)
         assert [(e.pointer, e.code) for e in caught.value.errors] == [("/trials/max", "too_few_trials")]
+
+
+@pytest.mark.parametrize(
+    ("preset", "options", "option"),
+    [
+        ("published", {"episodes": 100}, "episodes"),
+        ("published", {"episodes": 50, "warmup": 100}, "warmup"),
+        ("modern", {"episodes": 50, "warmup": 50}, "warmup"),
+    ],
+)
+def test_episodes_that_are_all_random_are_refused(preset: str, options: dict[str, int], option: str) -> None:
+    with pytest.raises(SpecError, match="an agent would never act") as caught:
+        amc(toy_problem(), preset=preset, trials=400, **options)
+    assert [(e.pointer, e.code) for e in caught.value.errors] == [(f"/strategy/options/{option}", "too_few_episodes")]
+    enough = {**options, "episodes": options.get("warmup", 100) + 1}
+    assert amc(toy_problem(), preset=preset, trials=400, **enough)
 
 
 def test_it_ends_when_it_repeats_itself() -> None:

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from automl_prune.errors import BudgetError
+from automl_prune.errors import BudgetError, SpecError
 from automl_prune.problem import Problem
 from automl_prune.strategies.base import MEASURES, STRATEGIES, Strategy
 from automl_prune.testing import StrategyContract
-from automl_prune.testing.strategy import MakeStrategy, run_toy, toy_problem
+from automl_prune.testing.strategy import MakeStrategy, run_toy, told, toy_problem, toy_score
+from automl_prune.trial import Outcome, TrialState
 
 DO_NOT_LEARN = {"random", "uniform"}
 QUICK_LEARNERS = {"auto": 80, "optuna": 80, "amc": 150}
@@ -103,3 +104,37 @@ def test_tight_and_loose_budgets_are_kept(name: str, preset: str, budget: float)
     trials = run_toy(STRATEGIES.get(name).create(problem, preset=preset), 40)
     assert trials
     assert all(problem.is_feasible(t.candidate) or MEASURES in t.origin for t in trials)
+
+
+OPENINGS: list[tuple[str, str | None, dict[str, Any], int]] = [
+    ("abc", None, {}, 10), ("abc", "published", {}, 3), ("amc", None, {"warmup": 7, "hidden": 8}, 7),
+    ("evolution", None, {}, 20), ("evolution", "published", {}, 50), ("metapruning", "published_resnet", {}, 50),
+    ("nsga2", None, {}, 20), ("nsga2", "published", {}, 100),
+    ("optuna", None, {}, 10), ("optuna", None, {"sampler": "nsgaii"}, 21), ("optuna", None, {"sampler": "cmaes"}, 11),
+    ("optuna", None, {"sampler": "cmaes", "population": 6, "include_uniform": False}, 6),
+]  # fmt: skip
+"""A preset, options, and the trials before any that was learned from others."""
+
+
+@pytest.mark.parametrize(("name", "preset", "options", "opening"), OPENINGS)
+def test_what_ends_with_its_opening_is_refused(name: str, preset: str | None, options: dict[str, Any], opening: int) -> None:
+    def make(trials: int) -> Strategy:
+        return STRATEGIES.get(name).create(toy_problem(), preset=preset, options=options, trials=trials)
+
+    with pytest.raises(SpecError, match=f"first {opening} trials .* Raise it above {opening}, or lower") as caught:
+        make(opening)
+    assert [(e.pointer, e.code) for e in caught.value.errors] == [("/trials/max", "too_few_trials")]
+    strategies = [make(opening + 1) for _ in range(2)]
+    for number in range(opening):
+        asked = [strategy.ask() for strategy in strategies]
+        assert asked[0] == asked[1]
+        assert asked[0] is not None
+        for strategy, sign in zip(strategies, (1, -1), strict=True):
+            score = 0.5 + sign * (toy_score(strategy.problem, asked[0].candidate) - 0.5)
+            strategy.tell(told(asked[0], number, Outcome(TrialState.COMPLETE, {"top1": score})))
+
+
+@pytest.mark.parametrize("trials", [21, 60, 100])
+@pytest.mark.parametrize("name", list(STRATEGIES))
+def test_every_default_goes_with_a_small_search(name: str, trials: int) -> None:
+    assert STRATEGIES.get(name).create(toy_problem(), trials=trials).trials == trials

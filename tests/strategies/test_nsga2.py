@@ -190,6 +190,12 @@ def test_a_cost_that_nothing_counts_is_named() -> None:
     assert caught.value.pointer == "/strategy/options/costs/1"
 
 
+def test_a_cost_that_is_named_twice_is_refused() -> None:
+    with pytest.raises(SpecError, match="each cost is minimised once, and macs came more often") as twice:
+        nsga2(toy_problem(), costs=("macs", "macs"))
+    assert [e.pointer for e in twice.value.errors] == ["/strategy/options/costs"]
+
+
 def test_options_out_of_range_and_impossible_budgets_are_refused() -> None:
     with pytest.raises(SpecError, match="/strategy/options/leaders"):
         nsga2(toy_problem(), leaders=1.5)

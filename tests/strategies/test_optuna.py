@@ -14,7 +14,7 @@ from automl_prune.pareto import hypervolume
 from automl_prune.problem import Budget, Objective, Problem
 from automl_prune.space import Candidate, ChannelSpace
 from automl_prune.strategies.base import Proposal
-from automl_prune.strategies.optuna import OptunaSearch
+from automl_prune.strategies.optuna import SERVES, OptunaSearch
 from automl_prune.testing import StrategyContract
 from automl_prune.testing.strategy import MakeStrategy, run_toy, told, toy_problem, toy_score
 from automl_prune.trial import Outcome, Trial, TrialState
@@ -27,6 +27,11 @@ def search(problem: Problem, sampler: str = "tpe", *, seed: int = 0, **options: 
     made = OptunaSearch.create(problem, seed=seed, options={"sampler": sampler, **options})
     assert isinstance(made, OptunaSearch)
     return made
+
+
+def of(sampler: str, **options: int) -> dict[str, int]:
+    """Those of the options that a sampler heeds."""
+    return {option: value for option, value in options.items() if sampler in SERVES[option]}
 
 
 def scored(problem: Problem, proposal: Proposal, number: int = 0) -> Trial:
@@ -147,7 +152,7 @@ def test_listed_widths_single_widths_and_minima_are_kept(sampler: str) -> None:
     names = ("a", "b", "c", "d")
     space = ChannelSpace(names, ((3, 4, 9, 32), (16,), (1, 2, 64), (8, 16, 24, 32)))
     problem = Problem(space, lambda w: {"macs": w.sum(axis=1).astype(float)}, budgets=(Budget("macs", max=90, min=80),))
-    trials = run_toy(search(problem, sampler, startup=5), 8)
+    trials = run_toy(search(problem, sampler, **of(sampler, startup=5)), 8)
     assert all(t.candidate in space and problem.is_feasible(t.candidate) for t in trials)
 
 
@@ -161,7 +166,7 @@ def test_a_space_smaller_than_the_search_ends_in_repetitions(sampler: str) -> No
 def test_it_is_quiet(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
     with caplog.at_level(logging.INFO):
         for sampler in SAMPLERS:
-            run_toy(search(toy_problem(groups=3), sampler, startup=3), 5)
+            run_toy(search(toy_problem(groups=3), sampler, **of(sampler, startup=3)), 5)
     assert caplog.text == ""
     assert "".join(capfd.readouterr()) == ""
 
@@ -172,7 +177,7 @@ def test_it_is_quiet(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixt
 @pytest.mark.parametrize("sampler", ["tpe", "nsgaii"])
 def test_costs_are_minimised_beside_the_score(sampler: str) -> None:
     problem = toy_problem(groups=4, budget=None)
-    strategy = search(problem, sampler, costs=["macs"], population=8)
+    strategy = search(problem, sampler, costs=["macs"], **of(sampler, population=8))
     trials = run_toy(strategy, 120)
     losses = np.array([t.values for t in studied(strategy)])
     assert losses[:, 0].tolist() == [-t.metrics["top1"] for t in trials]
@@ -185,7 +190,7 @@ def test_their_front_covers_more_than_random_draws(sampler: str) -> None:
     full = problem.costs(problem.space.full)["macs"]
 
     def covered(name: str, seed: int) -> float:
-        trials = run_toy(search(problem, name, seed=seed, costs=["macs"], population=10), 120)
+        trials = run_toy(search(problem, name, seed=seed, costs=["macs"], **of(name, population=10)), 120)
         points = [[-t.metrics["top1"], problem.costs(t.candidate)["macs"] / full] for t in trials]
         return hypervolume(points, [-0.5, 1.0])
 
@@ -212,6 +217,20 @@ def test_bad_options_are_refused() -> None:
     assert caught.value.pointer == "/strategy/options/costs/0"
     with pytest.raises(SpecError, match="'tpe'"):
         search(problem, "annealing")
+    with pytest.raises(SpecError, match="each cost is minimised once, and macs came more often") as twice:
+        search(problem, costs=["macs", "macs"])
+    assert [e.pointer for e in twice.value.errors] == ["/strategy/options/costs"]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("option", list(SERVES))
+def test_options_that_a_sampler_does_not_heed_are_refused(sampler: str, option: str) -> None:
+    if sampler in SERVES[option]:
+        assert search(toy_problem(), sampler, **{option: 20})
+        return
+    with pytest.raises(SpecError, match=f"leave it out with {sampler}") as caught:
+        search(toy_problem(), sampler, **{option: 20})
+    assert [e.pointer for e in caught.value.errors] == [f"/strategy/options/{option}"]
 
 
 # Restarts
@@ -221,7 +240,7 @@ def test_bad_options_are_refused() -> None:
 def test_restored_again_and_again_with_losses_on_the_way_it_asks_the_same(sampler: str) -> None:
     """One of two histories is broken off every few steps, with trials lost, failed, stopped and out of order."""
     problem = toy_problem(groups=4)
-    whole, broken = (search(problem, sampler, seed=2, population=6, memory=20) for _ in range(2))
+    whole, broken = (search(problem, sampler, seed=2, **of(sampler, population=6, memory=20)) for _ in range(2))
     rng, flying = np.random.default_rng(1), list[Proposal]()
     for step in range(70):
         expected, actual = whole.ask(), broken.ask()
@@ -268,7 +287,7 @@ def test_the_gaussian_process_beats_random_draws() -> None:
     problem = toy_problem(groups=4)
 
     def best(name: str, seed: int) -> float:
-        trials = run_toy(search(problem, name, seed=seed, startup=5, include_uniform=False), 15)
+        trials = run_toy(search(problem, name, seed=seed, include_uniform=False, **of(name, startup=5)), 15)
         return max(t.metrics["top1"] for t in trials)
 
     ours, random = (np.mean([best(name, seed) for seed in range(3)]) for name in ("gp", "random"))
