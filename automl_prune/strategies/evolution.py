@@ -12,6 +12,9 @@ its window of costs is a budget with ``min`` and ``max``.
 
 ``modern`` is for few evaluations: it begins with the uniform width and its surroundings, mutants step to widths nearby, and
 every child is scaled to use the whole budget. What a generation asks does not depend on the order in which its trials end.
+
+Candidates have the weights of the full network, of a PruningNet (``metapruning``), or new ones, as the recipe says. Left out
+is a slimmable network trained at many widths, of which they would be slices.
 """
 
 from collections.abc import Mapping

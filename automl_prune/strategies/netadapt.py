@@ -26,6 +26,9 @@ chosen network to convergence, 150 epochs in the code (``finish.epochs``, else 1
 ``modern`` shrinks by 5 % each time, ends on the budget instead of below it, and where the trials do not suffice for all
 groups it draws as many at random as they do suffice for, anew in each iteration.
 
+*In comparisons*: as weights are handed on, a winner has had the training of every iteration before it, while a candidate of
+another strategy or a control has that of the recipe once.
+
 A candidate that fails is asked for once more, then its group sits the iteration out. Should trials or cuts run out before
 the budgets are met, the last candidate has all widths of the last winner scaled by one factor.
 """
