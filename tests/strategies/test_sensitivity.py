@@ -332,7 +332,7 @@ def test_what_is_recalled_is_no_network_of_this_search() -> None:
     ],
 )
 def test_maps_are_recalled_where_there_is_one(name: str, preset: str, options: dict[str, Any], wanted: bool) -> None:
-    made = STRATEGIES.get(name).create(toy_problem(), preset=preset, options=options, trials=20)
+    made = STRATEGIES.get(name).create(toy_problem(), preset=preset, options=options, trials=60)
     assert made.wants_measured == wanted
 
 
