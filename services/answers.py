@@ -9,7 +9,10 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from automl_prune.latency.devices import StopCheck, never_stopped
+
 _DYING_SECONDS = 5.0
+_CHECK_SECONDS = 0.5
 
 
 class Clock:
@@ -27,15 +30,23 @@ class Clock:
         return max(0.0, self._end - time.monotonic())
 
 
-def messages(child: subprocess.Popen[bytes], clock: Clock) -> Iterator[Mapping[str, Any]]:
-    """What the child says, line by line, until it closes its stdout; raises TimeoutError when the clock has run down."""
+def messages(
+    child: subprocess.Popen[bytes], clock: Clock, *, check: StopCheck = never_stopped
+) -> Iterator[Mapping[str, Any]]:
+    """What the child says, line by line, until it closes its stdout; ``check`` is called now and then meanwhile.
+
+    Raises:
+        TimeoutError: The clock has run down.
+    """
     assert child.stdout is not None
     descriptor, rest = child.stdout.fileno(), b""
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
         while True:
-            if not selector.select(clock.left()):
-                raise TimeoutError
+            while not selector.select(min(clock.left(), _CHECK_SECONDS)):
+                check()
+                if not clock.left():
+                    raise TimeoutError
             chunk = os.read(descriptor, 1 << 16)
             if not chunk:
                 return

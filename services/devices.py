@@ -1,14 +1,21 @@
 """Devices of a service's users, as the loop looks them up; and how a search waits for them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from automl_prune.errors import MeasurementError
+from automl_prune.latency.conditions import Conditions, DeviceDescription
+from automl_prune.latency.devices import LOCAL, OnTiming, StopCheck
 from automl_prune.latency.registered import DeviceStore
-from automl_prune.latency.remote import RemoteDevice
+from automl_prune.latency.remote import RemoteDevice, named
+from automl_prune.latency.runtimes.base import describe_this_machine
+from automl_prune.latency.work import Work
 from automl_prune.loop.job import SearchJob, SearchState
-from automl_prune.loop.latencies import DeviceLookup
+from automl_prune.loop.latencies import DeviceLookup, ThisMachine
 from automl_prune.loop.ports import Store
+from services.measuring import Measuring
 from services.settings import Settings
 
 _TELL_SECONDS = 1.0
@@ -17,6 +24,35 @@ _TELL_SECONDS = 1.0
 def registered(store: DeviceStore, tenant: str, settings: Settings) -> DeviceLookup:
     """A lookup that only asks what devices are: one that is silent is refused at once."""
     return lambda name: RemoteDevice(store, tenant, name, silent_seconds=settings.device_silent_seconds)
+
+
+class IsolatedMachine:
+    """This machine, timing in a process of its own: what hangs or crashes there cannot be timed, and that is all.
+
+    Args:
+        measuring: The process.
+        lock: A file that processes take turns by.
+        check: Called before each timing.
+    """
+
+    name = LOCAL
+
+    def __init__(self, measuring: Measuring, lock: Path, *, check: StopCheck) -> None:
+        self._measuring, self._lock, self._check = measuring, lock, check
+
+    def describe(self) -> DeviceDescription:
+        """What this machine is."""
+        return describe_this_machine()
+
+    def time(self, works: Sequence[Work], conditions: Conditions, done: OnTiming) -> None:
+        """Time one after the other; raises MeasurementError, which names what cannot be timed."""
+        for work in works:
+            self._check()
+            try:
+                timing = self._measuring.time(conditions, work, lock=self._lock)
+            except MeasurementError as error:
+                raise MeasurementError(f"Device {LOCAL!r} could not time {named(work)}: {error}") from error
+            done(work, timing)
 
 
 class StoppedError(Exception):
@@ -29,13 +65,14 @@ class Preparing:
 
     Attributes:
         store, job: The claimed search.
-        stopping: Whether a user asked for it to stop.
+        cancelled, paused: Whether a user asked for that.
         over: Set once the search goes on: then devices that are waited for are told of in whatever state it is.
     """
 
     store: Store
     job: SearchJob
-    stopping: Callable[[], bool]
+    cancelled: Callable[[], bool]
+    paused: Callable[[], bool]
     over: bool = False
     _told: float = field(default=float("-inf"), repr=False)
 
@@ -46,8 +83,18 @@ class Preparing:
 
     def check(self) -> None:
         """Raise StoppedError when the search is to stop."""
-        if self.stopping():
+        self.check_midway()
+        if self.paused():
             raise StoppedError
+
+    def check_midway(self) -> None:
+        """Raise StoppedError when what is at work here is to be broken off: a pause waits for it, as it does for trials."""
+        if self.cancelled():
+            raise StoppedError
+
+    def local(self, measuring: Measuring) -> ThisMachine:
+        """This machine, which works for the search in a process of its own."""
+        return lambda lock: IsolatedMachine(measuring, lock, check=self.check)
 
     def devices(self, store: DeviceStore, settings: Settings) -> DeviceLookup:
         """A lookup of devices that work for the search, and are waited for."""

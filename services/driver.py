@@ -45,6 +45,7 @@ from services.admission import Admissions
 from services.devices import Preparing, StoppedError
 from services.folders import without_places
 from services.launcher.running import GIVEN_BACK
+from services.measuring import Measuring
 from services.outages import Outages
 from services.settings import Settings, load_settings
 from services.wiring import cluster, make_executor, open_store, roots
@@ -125,21 +126,30 @@ def drive(
     """
     plugins.allow(settings.plugins)
     asked = requests or Requests()
-    preparing = Preparing(store, job, lambda: asked.cancel.is_set() or asked.pause.is_set())
+    preparing = Preparing(store, job, asked.cancel.is_set, asked.pause.is_set)
     found = preparing.devices(devices, settings) if devices else only_local
     try:
         store.set_state(job.id, job.attempt, SearchState.PREPARING, reason="preparing the network and its data")
         spec = SearchSpec.parse(job.spec)
         torch.set_num_threads(max(1, int(spec.resources.cpu)))  # more would fight with the workers, and with themselves
-        admit, progress = Admissions(settings), preparing.progress
-        plan = make_plan(spec, roots(settings), admit=admit, devices=found, progress=progress, before=job.info)
-        preparing.over = True
-        executor = make_executor(plan, job.id, settings, seen=_seen(plan, store, job))
-        artifacts = settings.artifacts_root / job.id
-        with cluster(executor, settings):
-            return run_search(
-                plan, job, store, executor, artifacts, cancel=asked.cancel, pause=asked.pause, on_trial=on_trial
+        with Measuring(settings, whose="service", check=preparing.check_midway) as measuring:
+            plan = make_plan(
+                spec,
+                roots(settings),
+                admit=Admissions(settings),
+                devices=found,
+                local=preparing.local(measuring),
+                progress=preparing.progress,
+                check=preparing.check,
+                before=job.info,
             )
+            preparing.over = True
+            executor = make_executor(plan, job.id, settings, seen=_seen(plan, store, job))
+            artifacts = settings.artifacts_root / job.id
+            with cluster(executor, settings):
+                return run_search(
+                    plan, job, store, executor, artifacts, cancel=asked.cancel, pause=asked.pause, on_trial=on_trial
+                )
     except (LeaseLostError, NotReadyError, WorkersLostError):
         raise
     except StoppedError:

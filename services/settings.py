@@ -102,7 +102,9 @@ class Settings(BaseSettings):
     device_patience_seconds: float = Field(
         600, ge=0, description="How long a search waits for a device that is gone, until it is paused."
     )
-    measurement_seconds: float = Field(1800, gt=0, description="An agent stops what takes longer to measure.")
+    measurement_seconds: float = Field(
+        1800, gt=0, description="An agent, and a search on local, stops what takes longer to measure."
+    )
     log_format: Literal["text", "json"] = Field("text", description="One line per event on stderr, or one JSON object.")
     plugins: Modules = Field((), description="Modules to import for what they register; separated by commas.")
 

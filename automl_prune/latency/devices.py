@@ -20,6 +20,12 @@ LOCAL = "local"
 """The name of the machine that drives searches."""
 
 OnTiming = Callable[[Work, Timing], None]
+StopCheck = Callable[[], None]
+"""Called again and again while something takes long; what it raises ends that."""
+
+
+def never_stopped() -> None:
+    """The check of what is never stopped."""
 
 
 class Device(Protocol):
@@ -47,27 +53,36 @@ class LocalDevice:
     Args:
         networks: Those that are at hand and need not be built by name.
         lock: A file that processes take turns by, so that searches on one machine do not time at the same moment.
+        check: Called before each timing.
     """
 
     name = LOCAL
 
-    def __init__(self, networks: Mapping[str, TracedNetwork] | None = None, lock: Path | None = None) -> None:
-        self._stopwatches, self._lock = Stopwatches(networks), lock
+    def __init__(
+        self,
+        networks: Mapping[str, TracedNetwork] | None = None,
+        lock: Path | None = None,
+        *,
+        check: StopCheck = never_stopped,
+    ) -> None:
+        self._stopwatches, self._lock, self._check = Stopwatches(networks), lock, check
 
     def describe(self) -> DeviceDescription:
         """What this machine is."""
         return describe_this_machine()
 
     def time(self, works: Sequence[Work], conditions: Conditions, done: OnTiming) -> None:
-        """Time one after the other, in this process."""
+        """Time one after the other, in this process: what never ends is not stopped, and what crashes takes it along."""
         for work in works:
-            with _taking_turns(self._lock):
+            self._check()
+            with taking_turns(self._lock):
                 timing = self._stopwatches.time(conditions, work)
             done(work, timing)
 
 
 @contextmanager
-def _taking_turns(file: Path | None) -> Iterator[None]:
+def taking_turns(file: Path | None) -> Iterator[None]:
+    """Wait until no other process holds the file, and hold it; None: there is nobody to wait for."""
     if file is None or fcntl is None:
         yield
         return

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from automl_prune.latency.conditions import Conditions
-from automl_prune.latency.devices import Device
+from automl_prune.latency.devices import Device, StopCheck, never_stopped
 from automl_prune.latency.runtimes.base import check_runs
 from automl_prune.latency.sampling import network_sample
 from automl_prune.latency.times import MOST_TRIES, Times
@@ -24,6 +24,8 @@ AT_ONCE = 100
 """Measurements after which is looked again for what others have measured meanwhile."""
 AGAIN_SECONDS = 5.0
 """Until the second try at a timing that did not settle, twice as long until the third: what disturbs a machine may pass."""
+CHECK_SECONDS = 0.5
+"""Between two looks, meanwhile, at whether it is to go on."""
 
 
 class Gauge:
@@ -35,15 +37,23 @@ class Gauge:
         network: The full network, as work.
         space: What the candidates are of.
         folder: Where what was timed is kept.
+        check: Called before a new timing and while that is waited for; the device has its own for what it times.
 
     Raises:
         DeviceError: The device is not heard of, or cannot run networks under the conditions.
     """
 
     def __init__(
-        self, device: Device, conditions: Conditions, network: NetworkWork, space: ChannelSpace, folder: Path
+        self,
+        device: Device,
+        conditions: Conditions,
+        network: NetworkWork,
+        space: ChannelSpace,
+        folder: Path,
+        *,
+        check: StopCheck = never_stopped,
     ) -> None:
-        self.device, self.conditions, self.space = device, conditions, space
+        self.device, self.conditions, self.space, self._check = device, conditions, space, check
         self.description = device.describe()
         check_runs(self.description, conditions, device.name)
         self.network = network.full
@@ -78,9 +88,16 @@ class Gauge:
             found.append(timing)
 
         while len(found) < MOST_TRIES and not any(timing.settled for timing in found):
-            time.sleep(AGAIN_SECONDS * len(found))
+            self._wait(AGAIN_SECONDS * len(found))
             self.device.time([self.work(candidate)], self.conditions, done)
         return found[-1] if found[-1].settled else min(found, key=lambda timing: timing.error)
+
+    def _wait(self, seconds: float) -> None:
+        self._check()
+        while seconds > 0:
+            time.sleep(min(seconds, CHECK_SECONDS))
+            seconds -= CHECK_SECONDS
+            self._check()
 
     def _time(self, works: Sequence[Work], before: int, of: int, progress: OnProgress) -> None:
         left = iter(range(before + 1, of + 1))

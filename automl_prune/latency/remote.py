@@ -7,7 +7,7 @@ from typing import Any
 
 from automl_prune.errors import DeviceAwayError, DeviceError, MeasurementError, NotFoundError
 from automl_prune.latency.conditions import Conditions, DeviceDescription
-from automl_prune.latency.devices import LOCAL, OnTiming
+from automl_prune.latency.devices import LOCAL, OnTiming, StopCheck, never_stopped
 from automl_prune.latency.registered import DeviceStore, Measurement, RegisteredDevice
 from automl_prune.latency.work import Work
 
@@ -44,7 +44,7 @@ class RemoteDevice:
         patience_seconds: float = 0.0,
         search_id: str | None = None,
         poll_seconds: float = 0.5,
-        check: Callable[[], None] = lambda: None,
+        check: StopCheck = never_stopped,
         waits: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.name = name
@@ -98,7 +98,7 @@ class RemoteDevice:
                 return
             failed = last[0]
         raise MeasurementError(
-            f"Device {self.name!r} could not time {_named(failed.work)}, asked {MOST_FAILURES} times: {failed.error}"
+            f"Device {self.name!r} could not time {named(failed.work)}, asked {MOST_FAILURES} times: {failed.error}"
         )
 
     def _batch(self, works: Sequence[Work], conditions: Conditions, done: OnTiming) -> list[Measurement]:
@@ -175,6 +175,7 @@ def ago(seconds: float) -> str:
     return f"{seconds:.0f} s ago"
 
 
-def _named(work: Work) -> str:
+def named(work: Work) -> str:
+    """A piece of work in words."""
     data = work.to_json()
     return f"{data['network']} at {dict(data['widths'])}" if "network" in data else f"a block ({data})"

@@ -11,7 +11,7 @@ from automl_prune.errors import BudgetError, DeviceChangedError, DeviceError, Fi
 from automl_prune.latency.building import DeviceLatency, build, full_network, known
 from automl_prune.latency.conditions import Conditions, DeviceDescription, check_unchanged
 from automl_prune.latency.cost import LATENCY, metric_on
-from automl_prune.latency.devices import LOCAL, Device, LocalDevice
+from automl_prune.latency.devices import LOCAL, Device, LocalDevice, StopCheck, never_stopped
 from automl_prune.latency.gauge import Gauge
 from automl_prune.latency.stopwatch import TracedNetwork
 from automl_prune.latency.times import Mark
@@ -23,6 +23,8 @@ from automl_prune.space import ChannelSpace
 
 DeviceLookup = Callable[[str], Device]
 """Devices other than this machine, by name; raises DeviceError for one that is unknown or not heard of."""
+ThisMachine = Callable[[Path], Device]
+"""This machine as a device, from the file that processes take turns by."""
 Progress = Callable[[str, int, int], None]
 """Called with a device's name and how much of what it has to time is done, of how much."""
 
@@ -40,7 +42,10 @@ def quietly(device: str, done: int, of: int) -> None:
 class Timed:
     """What is timed: a network and its space, and where what was timed is kept.
 
-    ``before`` is what an earlier driver of the same search told of its devices, by name (``DeviceLatency.to_json()``).
+    Attributes:
+        before: What an earlier driver of the same search told of its devices, by name (``DeviceLatency.to_json()``).
+        local: What times on this machine; None: this process.
+        check: Called before each new timing; what it raises ends the search's timings.
     """
 
     network: NetworkDefinition
@@ -49,11 +54,16 @@ class Timed:
     space: ChannelSpace
     folder: Path
     before: Mapping[str, Any] = field(default_factory=dict)
+    local: ThisMachine | None = None
+    check: StopCheck = never_stopped
 
-    def here(self) -> LocalDevice:
-        """This machine, with the network at hand."""
+    def here(self) -> Device:
+        """This machine; where this process is what times, with the network at hand."""
+        lock = self.folder / "local.lock"
+        if self.local is not None:
+            return self.local(lock)
         network = TracedNetwork(partial(self.network.build, self.num_classes), self.architecture)
-        return LocalDevice({self.network.name: network}, lock=self.folder / "local.lock")
+        return LocalDevice({self.network.name: network}, lock, check=self.check)
 
 
 def latency_budgets(spec: SearchSpec) -> dict[int, BudgetSpec]:
@@ -103,7 +113,7 @@ def find_latencies(
             conditions = Conditions(**spec.latency.on(name).model_dump())
             if name in timed.before:
                 _check_as_before(name, conditions, device.describe(), timed.before[name])
-            gauges[name] = Gauge(device, conditions, whole, timed.space, timed.folder)
+            gauges[name] = Gauge(device, conditions, whole, timed.space, timed.folder, check=timed.check)
         except UserError as error:
             error.pointer = _where_ordered(spec.latency, name, error.pointer) or f"/budgets/{i}/device"
             raise

@@ -26,11 +26,19 @@ from automl_prune.evaluation.loading import check_classes
 from automl_prune.evaluation.recipe import WITHOUT_CRITERION, FineTune, Recipe
 from automl_prune.evaluation.setup import HYPERNETWORK, EvaluationSetup, Given, Recovery
 from automl_prune.evaluation.weights import file_sha256, fit_file, resolve_weights
-from automl_prune.latency.devices import LOCAL
+from automl_prune.latency.devices import LOCAL, StopCheck, never_stopped
 from automl_prune.loop.admission import MOST_CHOICES, Admit, admitted, check_size
 from automl_prune.loop.budgets import budget_json, check_reachable, priced, rehearsed
 from automl_prune.loop.confirmation import rounds
-from automl_prune.loop.latencies import DeviceLookup, Progress, Timed, latency_budgets, only_local, quietly
+from automl_prune.loop.latencies import (
+    DeviceLookup,
+    Progress,
+    ThisMachine,
+    Timed,
+    latency_budgets,
+    only_local,
+    quietly,
+)
 from automl_prune.loop.measured import Latencies
 from automl_prune.loop.spec import SearchSpaceSpec, SearchSpec, field_errors
 from automl_prune.loop.stopping import check_early_stop
@@ -185,7 +193,9 @@ def make_plan(
     admit: Admit = admitted,
     fetch: bool = True,
     devices: DeviceLookup = only_local,
+    local: ThisMachine | None = None,
     progress: Progress = quietly,
+    check: StopCheck = never_stopped,
     before: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Check an order completely.
@@ -198,7 +208,10 @@ def make_plan(
         fetch: Whether an absent dataset is fetched now where that was ordered, and devices time what their tables lack; else
             both are left for the search to do.
         devices: Where devices other than this machine are looked up.
+        local: What times on this machine, registered networks only; by default this process does, given networks too, and
+            then nothing stops what never ends.
         progress: Called while devices are timing.
+        check: Called before networks are timed anew, now and while the search runs; what it raises ends the search's run.
         before: What earlier drivers of the same search told of it (its ``info``): it keeps its budgets and predictions.
 
     Raises:
@@ -227,7 +240,7 @@ def make_plan(
         pointer = "/recipe/inherit" if "inherit" in spec.recipe else "/strategy"
         check_made(architecture, space.names, name=network.name, pointer=pointer)
     planned = {name: about for name, about in (before or {}).get("latency", {}).items() if "times" in about}
-    timed = Timed(network, num_classes, architecture, space, roots.cache / "latency", planned)
+    timed = Timed(network, num_classes, architecture, space, roots.cache / "latency", planned, local, check)
     budgeted = priced(spec, timed, devices, now=fetch, progress=progress)
     problem = Problem(
         space=space,

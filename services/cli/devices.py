@@ -26,7 +26,7 @@ def agent(name: Name, server: Server = SERVER, key: Key = None, key_file: KeyFil
     from services import logs
     from services.agent.agent import Agent
     from services.agent.link import Link
-    from services.agent.measuring import Measuring
+    from services.measuring import Measuring
     from services.settings import load_settings
 
     settings = load_settings()

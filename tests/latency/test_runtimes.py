@@ -96,6 +96,18 @@ def test_a_network_is_timed_in_turn_with_its_full_one() -> None:
     assert found[narrow].ratio < found[whole].ratio
 
 
+def test_this_process_looks_before_each_timing_whether_it_is_to_go_on() -> None:
+    timed: list[Work] = []
+
+    def check() -> None:
+        if timed:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        LocalDevice(check=check).time([LARGE, replace(LARGE, outputs=8)], Conditions(), lambda work, _: timed.append(work))
+    assert timed == [LARGE]
+
+
 def test_another_network_of_the_same_name_is_refused() -> None:
     with pytest.raises(MeasurementError, match="is another than the one to be timed"):
         Stopwatch(Conditions()).time(NetworkWork("digits_resnet", 10, "0123456789abcdef"))

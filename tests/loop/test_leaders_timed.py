@@ -19,14 +19,15 @@ from automl_prune.loop.arms import TIMED, finalists, reported
 from automl_prune.loop.fresh import Fresh, is_clear
 from automl_prune.loop.job import SearchState
 from automl_prune.loop.measured import LOOKS, MOST_MEASURED, Latencies, first_within
-from automl_prune.loop.plan import Roots
+from automl_prune.loop.plan import Roots, make_plan
+from automl_prune.loop.spec import SearchSpec
 from automl_prune.problem import Budget
 from automl_prune.space import Candidate
 from automl_prune.storage.sql import SqlStore
 from automl_prune.trial import Outcome, Trial, TrialState
 from tests.latency.clockwork import Clockwork
 from tests.loop import mortal
-from tests.loop.test_latencies import ORDER, Balking, plan_of
+from tests.loop.test_latencies import ORDER, Balking, lookup, plan_of
 
 SLOWER = 1.05
 
@@ -126,7 +127,29 @@ def test_a_new_timing_that_does_not_settle_is_repeated_after_a_while(
     clock.unsettled = 10
     assert not gauge.afresh(candidate).settled
     assert len(clock.asked) == before + 5
-    assert [seconds for seconds in waited if seconds] == [5, 5, 10]
+    assert sum(waited) == 5 + 5 + 10
+
+
+def test_a_leader_that_does_not_settle_is_given_up_once_the_search_is_to_stop(
+    clock: Wavering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("automl_prune.latency.gauge.time.sleep", waited.append)
+
+    def check() -> None:
+        if sum(waited) >= 2:
+            raise InterruptedError
+
+    roots = Roots(tmp_path / "data", tmp_path / "weights", tmp_path / "cache")
+    latencies = make_plan(SearchSpec.parse(ORDER), roots, devices=lookup(clock), check=check).latencies
+    assert latencies is not None
+    fast = at(latencies, 0.9)
+    assert latencies.within(fast)
+    before, clock.unsettled = len(clock.asked), 10
+    with pytest.raises(InterruptedError):
+        first_within(latencies, [Trial(0, fast)], 1, afresh=True)
+    assert sum(waited) <= 3, "it is looked at least once a second"
+    assert len(clock.asked) == before + 1
 
 
 def test_milliseconds_of_the_full_network_are_not_the_least_of_several(

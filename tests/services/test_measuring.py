@@ -11,7 +11,7 @@ from automl_prune.latency.conditions import Conditions
 from automl_prune.latency.registered import MeasurementState
 from automl_prune.latency.work import NetworkWork
 from automl_prune.storage.sql.devices import SqlDevices
-from services.agent.measuring import Measuring
+from services.measuring import Measuring
 from services.settings import Settings, load_settings
 from tests.services.agents import BLOCKS, known, results
 from tests.services.waiting import until

@@ -1,4 +1,4 @@
-"""``python -m services.agent.measuring``: measure what its stdin asks for, one after the other, until that is closed."""
+"""``python -m services.measuring``: measure what its stdin asks for, one after the other, until that is closed."""
 
 import json
 import logging
@@ -8,11 +8,13 @@ import queue
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from automl_prune import plugins
 from automl_prune.errors import AutomlPruneError
 from automl_prune.latency.conditions import Conditions
+from automl_prune.latency.devices import taking_turns
 from automl_prune.latency.runtimes.base import describe_this_machine
 from automl_prune.latency.stopwatch import Stopwatches
 from automl_prune.latency.work import work_from_json
@@ -20,13 +22,13 @@ from automl_prune.messages import said
 from services import logs
 from services.settings import load_settings
 
-log = logging.getLogger("automl_prune.agent")
+log = logging.getLogger("automl_prune.measuring")
 
 _SPARE_SECONDS = 10
 
 
 def main() -> None:
-    """Answer every request by a timing or an error."""
+    """Answer every request by a word that it is heard, one once its turn has come, and a timing or an error."""
     settings = load_settings()
     logs.configure(settings.log_format)
     answers = os.fdopen(os.dup(1), "w")
@@ -43,10 +45,14 @@ def main() -> None:
     say({"ready": True})
     while True:
         request = json.loads(requests.get())
-        # Should the parent be gone while even Python hangs, the kernel's clock ends this process.
-        signal.alarm(math.ceil(settings.measurement_seconds) + _SPARE_SECONDS)
-        say(_measured(request, stopwatches))
-        signal.alarm(0)
+        say({"heard": True})
+        with taking_turns(Path(request["lock"]) if request["lock"] else None):
+            say({"begun": True})
+            # Should the parent be gone while even Python hangs, the kernel's clock ends this process.
+            signal.alarm(math.ceil(settings.measurement_seconds) + _SPARE_SECONDS)
+            found = _measured(request, stopwatches)
+            signal.alarm(0)
+        say(found)
 
 
 def _measured(request: dict[str, Any], stopwatches: Stopwatches) -> dict[str, Any]:
