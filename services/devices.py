@@ -88,8 +88,8 @@ class Preparing:
             raise StoppedError
 
     def check_midway(self) -> None:
-        """Raise StoppedError when what is at work here is to be broken off: a pause waits for it, as it does for trials."""
-        if self.cancelled():
+        """Raise StoppedError when a timing is to be broken off: a pause waits for it once trials may be in flight too."""
+        if self.cancelled() or (self.paused() and not self.over):
             raise StoppedError
 
     def local(self, measuring: Measuring) -> ThisMachine:

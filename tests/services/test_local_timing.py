@@ -38,7 +38,7 @@ ORDER: dict[str, Any] = {
     "search_space": {"name": "digits_resnet", "round_to": 16},
     "dataset": {"name": "digits", "select_size": 300, "batch_size": 64},
     "strategy": {"name": "random"},
-    "budgets": [{"metric": "latency_ms", "max": 1000}, {"metric": "macs", "max_ratio": 0.5}],
+    "budgets": [{"metric": "latency_ms", "max": 1000}, {"metric": "macs", "max_ratio": 0.7}],
     "recipe": {"inherit": "l1", "recalibrate_batches": 1, "fine_tune": {"steps": 0}, "reconstruct": "none"},
     "base_training": {"epochs": 1},
     "trials": {"max": 4},
@@ -184,13 +184,12 @@ def test_a_leader_that_crashes_the_runtime_is_passed_over_and_the_next_one_is_ti
 
 
 @pytest.mark.parametrize(("request_it", "state"), [("cancel", SearchState.CANCELLED), ("pause", SearchState.PAUSED)])
-def test_a_search_stops_when_asked_while_this_machine_times(
+def test_a_search_stops_when_asked_while_this_machine_hangs(
     request_it: str, state: SearchState, claimed: SearchJob, store: SqlStore, settings: Settings, lock: Path
 ) -> None:
-    """A cancel breaks off even what hangs; a pause waits for the timing at hand, and for no other."""
     requests = Requests()
     with driven(claimed, store, settings, requests) as ended:
-        timing(lock, hangs=request_it == "cancel")
+        timing(lock, hangs=True)
         getattr(store, f"request_{request_it}")(claimed.id)
         getattr(requests, request_it).set()
     assert [search.state for search in ended] == [state]
