@@ -126,7 +126,7 @@ def driven(
 ) -> Iterator[list[SearchJob]]:
     """A search that is driven by a thread, until it ends within seconds of the block; gives what it ended as."""
     ended: list[SearchJob] = []
-    thread = threading.Thread(target=lambda: ended.append(drive(job, store, settings, requests=requests)))
+    thread = threading.Thread(target=lambda: ended.append(drive(job, store, settings, requests=requests)), daemon=True)
     thread.start()
     yield ended
     thread.join(20)
