@@ -18,7 +18,7 @@ class NetworkWork:
     Attributes:
         network: Its registered name.
         num_classes: Of the classifier.
-        architecture: What :func:`digest` says of the traced network; a device whose network of that name is another refuses.
+        architecture: What :func:`digest` says of the network; a device whose network of that name is another refuses.
         widths: Channels by group; groups that are not named stay full.
     """
 
@@ -46,8 +46,13 @@ class NetworkWork:
 
 
 def digest(architecture: Architecture) -> str:
-    """Tells architectures apart."""
-    return hashlib.sha256(json.dumps(architecture.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+    """Tells networks apart by what is cut and timed of them.
+
+    What verification adds is left out: groups that it freezes, and constant costs. A device traces a network, and no more.
+    """
+    groups = tuple(replace(group, frozen=None) for group in architecture.groups)
+    traced = replace(architecture, groups=groups, uncut=0, fixed_macs=0)
+    return hashlib.sha256(json.dumps(traced.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 Work = Block | NetworkWork
