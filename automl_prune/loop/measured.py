@@ -1,7 +1,7 @@
 """Latencies of a search's candidates: predicted for all, measured where it matters, and judged by the ordered budgets."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
@@ -51,11 +51,20 @@ class Latencies:
 
     # Milliseconds ----------------------------------------------------------------------------------------------------
 
-    def measure(self, candidate: Candidate) -> dict[str, float]:
-        """Milliseconds by device; measured once, however often it is asked for. Raises MeasurementError."""
+    def measure(self, candidate: Candidate, names: Iterable[str] | None = None) -> dict[str, float]:
+        """Milliseconds by device; measured once, however often it is asked for.
+
+        Args:
+            candidate: Of the space.
+            names: The devices; None: all.
+
+        Raises:
+            MeasurementError: One of them cannot time it.
+        """
+        names = list(self.gauges if names is None else names)
         if candidate in self._fresh:
-            return {name: fresh.ms for name, fresh in self._fresh[candidate].items()}
-        return {name: timing.ratio * self._full_ms(name) for name, timing in self._timings(candidate).items()}
+            return {name: self._fresh[candidate][name].ms for name in names}
+        return {name: timing.ratio * self._full_ms(name) for name, timing in self._timings(candidate, names).items()}
 
     def predict(self, candidate: Candidate) -> dict[str, float]:
         """Milliseconds by device, from the tables."""
@@ -67,13 +76,13 @@ class Latencies:
         """Which part of the tightest maximum a candidate is predicted to take."""
         return max(ms / self.budgets[name].max for name, ms in self.predict(candidate).items())
 
-    def _timings(self, candidate: Candidate) -> Mapping[str, Timing]:
+    def _timings(self, candidate: Candidate, names: Iterable[str]) -> Mapping[str, Timing]:
         if candidate in self._failed:
             raise MeasurementError(self._failed[candidate])
         if candidate in self._fresh:
-            return {name: fresh.timing for name, fresh in self._fresh[candidate].items()}
+            return {name: self._fresh[candidate][name].timing for name in names}
         try:
-            return {name: gauge.time([gauge.work(candidate)])[0] for name, gauge in self.gauges.items()}
+            return {name: self.gauges[name].time([self.gauges[name].work(candidate)])[0] for name in names}
         except MeasurementError as error:
             self._failed[candidate] = str(error)
             raise
@@ -99,15 +108,14 @@ class Latencies:
         if trial.arm not in MEASURED_ARMS or not self.doubted:
             return None
         try:
-            measured = self.measure(trial.candidate)
+            measured = self.measure(trial.candidate, self.doubted)
         except MeasurementError as error:
             return Outcome.failed(str(error))
-        slow = [name for name in self.doubted if measured[name] > self.budgets[name].max]
+        slow = [name for name, ms in measured.items() if ms > self.budgets[name].max]
         if not slow or MEASURES in trial.origin:
             return None
         said = f"It takes {measured[slow[0]]:.4g} ms on {slow[0]!r}, measured; {self._ordered(slow[0])}."
-        known = {name: measured[name] for name in self.doubted}
-        return Outcome(TrialState.INFEASIBLE, metrics=_by_metric(known), reason=said)
+        return Outcome(TrialState.INFEASIBLE, metrics=_by_metric(measured), reason=said)
 
     def judge(self, trial: Trial, outcome: Outcome) -> Outcome:
         """An outcome with the candidate's latencies among its metrics, predicted or, where that is not trusted, measured."""
@@ -116,10 +124,9 @@ class Latencies:
         taken = self.predict(trial.candidate)
         if self.doubted:
             try:
-                measured = self.measure(trial.candidate)
+                taken |= self.measure(trial.candidate, self.doubted)
             except MeasurementError as error:
                 return Outcome.failed(str(error), outcome.cost)
-            taken |= {name: measured[name] for name in self.doubted}
         return replace(outcome, metrics={**outcome.metrics, **_by_metric(taken)})
 
     # Leaders ---------------------------------------------------------------------------------------------------------
@@ -127,7 +134,7 @@ class Latencies:
     def is_measurable(self, candidate: Candidate) -> bool:
         """Whether every device can time a candidate; what cannot be told of with milliseconds is not handed out."""
         try:
-            self._timings(candidate)
+            self._timings(candidate, self.gauges)
         except MeasurementError as error:
             log.warning("a leader is passed over: %s", error)
             return False
@@ -135,10 +142,7 @@ class Latencies:
 
     def within(self, candidate: Candidate) -> bool:
         """Whether what was measured of a candidate meets every ordered budget; what cannot be measured does not."""
-        if not self.is_measurable(candidate):
-            return False
-        taken = self.measure(candidate)
-        return all(b.min <= taken[name] <= b.max for name, b in self.budgets.items())
+        return self.is_measurable(candidate) and self._meets(self.measure(candidate))
 
     def confirm(self, candidate: Candidate) -> bool:
         """The same by new timings, of the candidate and, where milliseconds were ordered, of the full network too."""
@@ -187,15 +191,22 @@ class Latencies:
 
     def why_none(self, candidates: Sequence[Candidate]) -> str | None:
         """How far off the nearest of some candidates is, if all that were measured miss the budgets."""
-        known = [c for c in candidates if c not in self._failed and all(g.is_known(c) for g in self.gauges.values())]
-        if not known or any(map(self.within, known)):
+        known = [self._known(candidate) for candidate in candidates if candidate not in self._failed]
+        decided = [taken for taken in known if len(taken) == len(self.gauges) or not self._meets(taken)]
+        if not decided or any(map(self._meets, decided)):
             return None
-        misses = [self._miss(self.measure(candidate)) for candidate in known]
-        _, name, ms = min(misses)
+        _, name, ms = min(map(self._miss, decided))
         return (
-            f"None of the {len(known)} candidates that were measured is within the budgets: the nearest takes {ms:.4g} ms "
+            f"None of the {len(decided)} candidates that were measured is within the budgets: the nearest takes {ms:.4g} ms "
             f"on {name!r}; {self._ordered(name)}. Change the budget, or raise trials.max."
         )
+
+    def _known(self, candidate: Candidate) -> dict[str, float]:
+        """Milliseconds on the devices that need not be asked for them."""
+        return self.measure(candidate, [name for name, gauge in self.gauges.items() if gauge.is_known(candidate)])
+
+    def _meets(self, taken: Mapping[str, float]) -> bool:
+        return all(self.budgets[name].holds(ms) for name, ms in taken.items())
 
     def _miss(self, taken: Mapping[str, float]) -> tuple[float, str, float]:
         """By how much the worst budget is missed, on which device, and what was measured there."""
@@ -212,7 +223,7 @@ class Latencies:
     def row(self, candidate: Candidate) -> dict[str, Any]:
         """What a result says of one network: measured milliseconds by device, and the measurement with its prediction."""
         measured, predicted, details = self.measure(candidate), self.predict(candidate), {}
-        for name, timing in self._timings(candidate).items():
+        for name, timing in self._timings(candidate, self.gauges).items():
             fresh = self._fresh[candidate][name] if candidate in self._fresh else Fresh(timing, timing.error, 1, 0.0)
             sure = {"error": fresh.error, "timings": fresh.timings}
             details[name] = {"measured_ms": measured[name], "predicted_ms": predicted[name], **timing.to_json(), **sure}

@@ -288,6 +288,16 @@ def test_a_search_without_anything_fast_enough_says_how_far_off_it_was(network: 
     assert nearest > budget == pytest.approx(plan.latencies.budgets["clock"].max, rel=1e-3)
 
 
+def test_how_far_off_a_search_was_is_said_though_not_every_device_measured(network: TracedNetwork, tmp_path: Path) -> None:
+    trusted, doubted = Clockwork("trusted", network), Clockwork("doubted", network, fault=(1.0, 1.6, 0.6))
+    budgets = [{"metric": "latency_ms", "max_ratio": 0.9, "device": d.name} for d in (trusted, doubted)]
+    plan = plan_of(ORDER | {"budgets": budgets, "controls": []}, tmp_path, trusted, doubted)
+    doubted.fault, before = (9.0,), len(trusted.asked)
+    with pytest.raises(EvaluationError, match=r"None of the 8 candidates .* ms on 'doubted'; the budget is at most"):
+        run(plan, tmp_path)
+    assert len(trusted.asked) == before
+
+
 def test_a_budget_above_the_fastest_network_is_taken(network: TracedNetwork, tmp_path: Path) -> None:
     """On a device that is slow for widths that are no multiples of 16: the narrowest network is not the fastest."""
     narrow = ORDER | {"search_space": {"name": "digits_resnet", "round_to": 1, "min_ratio": 0.8}}
@@ -342,6 +352,24 @@ def test_a_candidate_that_cannot_be_timed_fails_alone(network: TracedNetwork, tm
     failed = [t for t in trials if t.state is TrialState.FAILED]
     assert failed
     assert {t.outcome.reason for t in failed if t.outcome} == {"Device 'clock' could not time it: no memory."}
+
+
+def test_where_one_device_is_doubted_the_others_time_leaders_alone(network: TracedNetwork, tmp_path: Path) -> None:
+    """A device that is trusted holds no candidate up, and fails none that it cannot time before that is a leader."""
+    trusted, doubted = Balking("trusted", network), Clockwork("doubted", network, fault=(1.0, 1.6, 0.6))
+    budgets = [{"metric": "latency_ms", "max_ratio": 0.9, "device": d.name} for d in (trusted, doubted)]
+    plan = plan_of(ORDER | {"budgets": budgets, "trials": {"max": 25}}, tmp_path, trusted, doubted)
+    assert plan.latencies is not None
+    assert plan.latencies.doubted == ["doubted"]
+    trusted.balks = lambda work: isinstance(work, NetworkWork) and sum(w for _, w in work.widths) % 4 == 0
+    before = len(trusted.asked)
+    job, trials = run(plan, tmp_path)
+    assert job.state is SearchState.SUCCEEDED
+    assert not [t for t in trials if t.state is TrialState.FAILED]
+    searched = {t.candidate for t in trials if t.arm in MEASURED_ARMS}
+    assert all(map(plan.latencies.gauges["doubted"].is_known, searched))
+    assert 0 < len(trusted.asked) - before < len(searched) / 2
+    assert all(metric_on("trusted") in t.metrics for t in trials if t.state is TrialState.COMPLETE)
 
 
 def test_a_network_that_cannot_be_timed_fails_the_search_with_the_reason(network: TracedNetwork, tmp_path: Path) -> None:
