@@ -13,6 +13,7 @@ from automl_prune.latency.conditions import Conditions, DeviceDescription, check
 from automl_prune.latency.cost import LATENCY, metric_on
 from automl_prune.latency.devices import LOCAL, Device, LocalDevice, StopCheck, never_stopped
 from automl_prune.latency.gauge import Gauge
+from automl_prune.latency.runtimes.base import RUNTIMES
 from automl_prune.latency.stopwatch import TracedNetwork
 from automl_prune.latency.times import Mark
 from automl_prune.loop.measured import Latencies
@@ -70,8 +71,13 @@ def latency_budgets(spec: SearchSpec) -> dict[int, BudgetSpec]:
     """The latency budgets of an order, by their place.
 
     Raises:
+        UnknownNameError: There is no such runtime.
         SpecError: Two are of the same device, or there are conditions on a device that none is of.
     """
+    RUNTIMES.get(spec.latency.runtime, pointer="/latency/runtime")
+    for name, own in spec.latency.devices.items():
+        if own.runtime is not None:
+            RUNTIMES.get(own.runtime, pointer=spec.latency.pointer(name, "runtime"))
     found = {i: b for i, b in enumerate(spec.budgets) if b.metric == LATENCY}
     devices = [b.device or LOCAL for b in found.values()]
     for place, (i, budget) in enumerate(found.items()):

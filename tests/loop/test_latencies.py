@@ -498,6 +498,25 @@ def test_conditions_on_a_device_without_any_latency_budget_are_refused(network: 
         plan_of(order, tmp_path, Clockwork("clock", network))
 
 
+MISNAMED: dict[str, tuple[dict[str, Any], str]] = {
+    "on all": ({"runtime": "onxruntime"}, "/latency/runtime"),
+    "on all, though the only device has another": (
+        {"runtime": "onxruntime", "devices": {"clock": {"runtime": "torch"}}}, "/latency/runtime",
+    ),
+    "on one": ({"devices": {"a/b": {"runtime": "onxruntime"}}}, "/latency/devices/a~1b/runtime"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("budget", ["macs", "latency_ms"])
+@pytest.mark.parametrize("where", MISNAMED)
+def test_no_unknown_runtime_is_taken(where: str, budget: str, network: TracedNetwork, tmp_path: Path) -> None:
+    latency, pointer = MISNAMED[where]
+    budgets = [{"metric": budget, "max_ratio": 0.9, "device": "clock" if budget == "latency_ms" else None}]
+    with pytest.raises(UnknownNameError, match="did you mean 'onnxruntime'") as caught:
+        plan_of(ORDER | {"budgets": budgets, "latency": latency}, tmp_path, Clockwork("clock", network), now=False)
+    assert caught.value.pointer == pointer
+
+
 def test_outcomes_that_are_not_complete_are_left_alone(network: TracedNetwork, tmp_path: Path) -> None:
     plan = plan_of(ORDER, tmp_path, Clockwork("clock", network))
     assert plan.latencies is not None
