@@ -4,6 +4,7 @@ import gc
 import time
 import weakref
 from dataclasses import replace
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -148,6 +149,14 @@ def test_a_network_that_a_runtime_cannot_load_is_a_measurement_error() -> None:
 def test_a_block_that_cannot_be_run_is_a_measurement_error() -> None:
     with pytest.raises(MeasurementError, match="torch failed"):
         Stopwatch(Conditions()).time(Block("conv", (3, 3), (1, 1), (0, 0), (1, 1), inputs=2, outputs=2))
+
+
+def test_graphs_of_another_exporter_are_not_taken_for_the_same_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    how = Conditions("onnxruntime")
+    here = describe_this_machine()
+    assert here.runtimes["onnxruntime"] == f"{metadata.version('onnxruntime')} exported by torch {torch.__version__}"
+    monkeypatch.setattr(torch, "__version__", "1.0")
+    assert describe_this_machine().key(how) != here.key(how)
 
 
 def test_this_machine_describes_itself() -> None:

@@ -25,9 +25,9 @@ class OnnxRuntime(Runtime):
     help = "ONNX Runtime on the CPU, all optimisations on; pip install automl-prune[onnx]."
 
     def version(self) -> str | None:
-        """That of onnxruntime; None where it, or onnx, which torch exports with, is not installed."""
+        """That of onnxruntime, and of torch, which makes the graphs; None where it, or onnx, is not installed."""
         there = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
-        return version("onnxruntime") if there else None
+        return f"{version('onnxruntime')} exported by torch {torch.__version__}" if there else None
 
     def layout(self, signature: Signature) -> Layout:
         """Convolutions of one group compute in blocks of channels where they can."""
