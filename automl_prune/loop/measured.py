@@ -118,8 +118,11 @@ class Latencies:
         return Outcome(TrialState.INFEASIBLE, metrics=_by_metric(measured), reason=said)
 
     def judge(self, trial: Trial, outcome: Outcome) -> Outcome:
-        """An outcome with the candidate's latencies among its metrics, predicted or, where that is not trusted, measured."""
-        if outcome.state is not TrialState.COMPLETE:
+        """An outcome with the candidate's latencies among its metrics, predicted or, where that is not trusted, measured.
+
+        Also that of a trial that was stopped early, which has no score.
+        """
+        if outcome.state not in (TrialState.COMPLETE, TrialState.STOPPED):
             return outcome
         taken = self.predict(trial.candidate)
         if self.doubted:

@@ -24,7 +24,7 @@ from automl_prune.loop.ports import Executor, Store
 from automl_prune.loop.result import build_result, executor_cost
 from automl_prune.loop.standing import BASE, SEARCH
 from automl_prune.messages import is_storage_full, said
-from automl_prune.trial import Evaluator, Outcome, Trial
+from automl_prune.trial import Evaluator, Outcome, Trial, TrialState
 
 MODEL_FILE, ARCHITECTURE_FILE = "model.safetensors", "architecture.json"
 
@@ -144,11 +144,17 @@ def _judging(plan: Plan, store: Store, job: SearchJob) -> dict[str, Any]:
 
     def foreseen(trial: Trial) -> Outcome | None:
         outcome = latencies.foresee(trial)
-        if outcome is None or not outcome.metrics:
-            return outcome
+        return with_costs(trial, outcome) if outcome and outcome.metrics else outcome
+
+    def judge(trial: Trial, outcome: Outcome) -> Outcome:
+        judged = latencies.judge(trial, outcome)
+        return with_costs(trial, judged) if judged.state is TrialState.STOPPED else judged
+
+    def with_costs(trial: Trial, outcome: Outcome) -> Outcome:
+        """What a trial without a score has of metrics: latencies are shown against the other costs."""
         return replace(outcome, metrics={**plan.problem.costs(trial.candidate), **outcome.metrics})
 
-    return {"foresee": foresee, "judge": latencies.judge}
+    return {"foresee": foresee, "judge": judge}
 
 
 def _named(devices: Iterable[str]) -> str:

@@ -21,6 +21,11 @@ LEVELS = ("uniform", "global")
 INCHES = (7.0, 4.5)
 MOST_SPANS = 1000
 STATES = {"complete": "#4f9a80", "stopped": "#ad8a4a", "infeasible": "#6a4bc4", "failed": "#a11d2b", "cancelled": "#8a949d"}
+UNSCORED = {
+    "stopped": ("stopped early, so not scored", "+", STATES["stopped"]),
+    "infeasible": ("too slow, so not scored", "x", STATES["failed"]),
+}
+"""What trials without a score are called, and drawn as, by state."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ def drawings(told: Told) -> Iterator[Drawing]:
     """All that there is something to draw for."""
     metric, cost = title(told.metric), title(told.cost)
     if any(told.cost in t["metrics"] for arm in ARMS for t in told.scored(arm)):
-        yield Drawing("trials", f"{metric} on the select split against {cost}, all trials", partial(_trials, told))
+        yield Drawing("trials", f"{metric} on the select split against {cost}, all scored trials", partial(_trials, told))
     if any(told.best_so_far(arm) for arm in ARMS):
         yield Drawing("progress", f"Best {metric} within the budgets after so many evaluations", partial(_progress, told))
     if told.result is not None:
@@ -61,7 +66,9 @@ def drawings(told: Told) -> Iterator[Drawing]:
         caption = f"Measured against predicted latency on {device}, {len(about['check']['measured'])} networks"
         yield Drawing(f"latency-{device}-check", caption, partial(_check, about["check"]), (5.0, 4.5))
         if any(f"{LATENCY}@{device}" in t["metrics"] for arm in ARMS for t in told.scored(arm)):
-            caption = f"Latency on {device} against MACs, all trials; {told.source(f'{LATENCY}@{device}')}"
+            caption = (
+                f"Latency on {device} against MACs, with trials that have no score; {told.source(f'{LATENCY}@{device}')}"
+            )
             yield Drawing(f"latency-{device}-macs", caption, partial(_against_macs, told, device))
 
 
@@ -158,9 +165,11 @@ def _against_macs(told: Told, device: str, axes: Axes) -> None:
         known = [t["metrics"] for t in told.scored(arm) if metric in t["metrics"]]
         if known:
             axes.scatter([m["macs"] for m in known], [m[metric] for m in known], s=22, label=name, color=COLOURS[arm])
-    if slow := [t["metrics"] for t in told.too_slow() if metric in t["metrics"] and "macs" in t["metrics"]]:
-        x, y = [m["macs"] for m in slow], [m[metric] for m in slow]
-        axes.scatter(x, y, s=22, marker="x", color=STATES["failed"], label="too slow, so not scored")
+    for state, (name, marker, colour) in UNSCORED.items():
+        known = [t["metrics"] for t in told.unscored(state) if metric in t["metrics"] and "macs" in t["metrics"]]
+        if known:
+            x, y = [m["macs"] for m in known], [m[metric] for m in known]
+            axes.scatter(x, y, s=22, marker=marker, color=colour, label=name)
     if metric in told.base and "macs" in told.base:
         axes.scatter(told.base["macs"], told.base[metric], s=60, marker="*", color="#222", label="full network")
     _label(axes, title("macs"), f"{title(metric)}, {told.source(metric)}")

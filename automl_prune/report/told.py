@@ -96,9 +96,9 @@ class Told:
         found = [t for t in self.trials if t["arm"] == arm and t["state"] == "complete" and self.metric in t["metrics"]]
         return sorted(found, key=lambda t: str(t["ended_at"]))
 
-    def too_slow(self) -> list[Json]:
-        """Trials of the arms that compete that were measured to be too slow, and so not scored."""
-        return [t for t in self.trials if t["arm"] in ARMS and t["state"] == "infeasible"]
+    def unscored(self, state: str) -> list[Json]:
+        """Trials of the arms that compete that ended in a state without a score."""
+        return [t for t in self.trials if t["arm"] in ARMS and t["state"] == state]
 
     def source(self, metric: str) -> str:
         """How trials know a device's latency: predicted or measured; empty for any other metric."""

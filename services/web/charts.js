@@ -27,6 +27,7 @@ export function facts(search, trials) {
     from: source(search.info.latency ?? {}, axis),
     scored,
     slow: trials.filter((trial) => ARMS.includes(trial.arm) && trial.state === "infeasible"),
+    stopped: trials.filter((trial) => ARMS.includes(trial.arm) && trial.state === "stopped"),
     failed: trials.filter((trial) => trial.state === "failed").length,
   };
 }

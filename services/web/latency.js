@@ -5,7 +5,7 @@ import * as format from "./format.js";
 import { extent, frame, legend, mark } from "./plot.js";
 
 const METRIC = "latency_ms";
-const NAMES = { search: "search", slow: "too slow, so not scored" };
+const NAMES = { search: "search", slow: "too slow, so not scored", stopped: "stopped early, so not scored" };
 
 // The name under which trials report what a budget bounds.
 export const keyOf = ({ metric, device }) => (metric === METRIC ? `${METRIC}@${device ?? "local"}` : metric);
@@ -52,11 +52,12 @@ function checkPlot(name, { check: { predicted, measured } }, width) {
   return h("div", null, area.plot, legend([["search", "a network that nothing was fitted to"], ["line-base", "equal"]]));
 }
 
-function againstMacs(name, { scored, slow, base }, about, width) {
+function againstMacs(name, { scored, slow, stopped, base }, about, width) {
   const key = `${METRIC}@${name}`;
   const how = source({ [name]: about }, key);
   const known = (trials) => trials.filter(({ metrics }) => key in metrics && "macs" in metrics);
-  const points = [...known(scored), ...known(slow).map((trial) => ({ ...trial, arm: "slow" }))];
+  const unscored = (trials, arm) => known(trials).map((trial) => ({ ...trial, arm }));
+  const points = [...known(scored), ...unscored(slow, "slow"), ...unscored(stopped, "stopped")];
   if (!points.length) return h("p", { class: "muted" }, "The first trial has not been scored yet.");
   const all = key in base ? [...points.map(({ metrics }) => metrics), base] : points.map(({ metrics }) => metrics);
   const area = frame({
@@ -68,6 +69,6 @@ function againstMacs(name, { scored, slow, base }, about, width) {
     ...points.map(({ arm, name: trial, metrics }) => mark(arm, area.px(metrics.macs), area.py(metrics[key]),
       `${trial}: ${format.count(metrics.macs)} MACs, ${format.count(metrics[key])} ms`)),
     ...(key in base ? [mark("base", area.px(base.macs), area.py(base[key]), "full network")] : []));
-  const arms = ["search", "random", "uniform", "global", "slow"].filter((arm) => points.some((point) => point.arm === arm));
+  const arms = ["search", "random", "uniform", "global", "slow", "stopped"].filter((arm) => points.some((point) => point.arm === arm));
   return h("div", null, area.plot, legend([...arms.map((arm) => [arm, NAMES[arm] ?? `${arm} control`]), ["base", "full network"]]));
 }

@@ -53,6 +53,7 @@ const SHAPES = {
   base: () => s("polygon", { points: "0,-6.500 6.500,0 0,6.500 -6.500,0" }),
   best: () => s("polygon", { points: star }),
   slow: () => s("path", { d: "M-4 -4L4 4M-4 4L4 -4" }),
+  stopped: () => s("path", { d: "M-5 0L5 0M0 -5L0 5" }),
 };
 
 // A mark whose shape, not only its colour, says what it stands for.

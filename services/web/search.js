@@ -142,7 +142,7 @@ function tile(name, value, note, sign) {
 
 function drawCharts(view, search, trials) {
   const data = facts(search, trials);
-  const shown = [data.scored.length, data.slow.length, data.failed, data.best?.number, data.base, data.budgets];
+  const shown = [data.scored.length, data.slow.length, data.stopped.length, data.failed, data.best?.number, data.base, data.budgets];
   const wide = (element) => Math.max(260, Math.floor(element.clientWidth));
   update(view.scatter, [shown, wide(view.scatter)], () => scatter(data, wide(view.scatter)));
   update(view.history, [shown, wide(view.history)], () => history(data, wide(view.history)));

@@ -19,6 +19,7 @@ from automl_prune.errors import (
     UserError,
 )
 from automl_prune.evaluation.datasets.base import DATASETS
+from automl_prune.evaluation.evaluator import CandidateEvaluator
 from automl_prune.evaluation.setup import EvaluationSetup, Given
 from automl_prune.execution.inline import InlineExecutor
 from automl_prune.latency.conditions import Conditions
@@ -32,11 +33,12 @@ from automl_prune.loop.measured import MEASURED_ARMS, MOST_MEASURED
 from automl_prune.loop.plan import Plan, Roots, make_plan
 from automl_prune.loop.run import run_search
 from automl_prune.loop.spec import SearchSpec
+from automl_prune.loop.standing import SEARCH
 from automl_prune.networks import NetworkDefinition
 from automl_prune.storage.memory import MemoryStore
 from automl_prune.strategies._walk import Walk
 from automl_prune.strategies.base import STRATEGIES
-from automl_prune.trial import Evaluator, Outcome, Trial, TrialState
+from automl_prune.trial import Evaluator, Outcome, Report, Trial, TrialState
 from tests.latency.clockwork import Clockwork
 
 ORDER: dict[str, Any] = {
@@ -515,6 +517,39 @@ def test_no_unknown_runtime_is_taken(where: str, budget: str, network: TracedNet
     with pytest.raises(UnknownNameError, match="did you mean 'onnxruntime'") as caught:
         plan_of(ORDER | {"budgets": budgets, "latency": latency}, tmp_path, Clockwork("clock", network), now=False)
     assert caught.value.pointer == pointer
+
+
+class Halting(CandidateEvaluator):
+    """Stops every other trial of the search, as a scheduler does with those that lag behind."""
+
+    def __call__(self, trial: Trial, report: Report | None = None) -> Outcome:
+        if trial.arm == SEARCH and trial.number % 2 == 0:
+            return Outcome(TrialState.STOPPED, reason="after 1 of 8 training steps")
+        return super().__call__(trial, report)
+
+
+SMALL_EVOLUTION = {"name": "evolution", "options": {"population": 3}}
+
+
+@pytest.mark.parametrize("fault", [(1.0,), (1.0, 1.6, 0.6)])
+def test_stopped_trials_have_costs_and_no_say(fault: Sequence[float], network: TracedNetwork, tmp_path: Path) -> None:
+    clock = Clockwork("clock", network, fault=fault)
+    plan = plan_of(ORDER | {"strategy": SMALL_EVOLUTION, "trials": {"max": 12}}, tmp_path, clock)
+    assert plan.latencies is not None
+    job, trials = run(plan, tmp_path, Halting)
+    stopped = [t for t in trials if t.state is TrialState.STOPPED]
+    assert stopped
+    for trial in stopped:
+        taken = plan.latencies.predict(trial.candidate)
+        taken |= plan.latencies.measure(trial.candidate, plan.latencies.doubted)
+        assert trial.metrics == plan.problem.costs(trial.candidate) | {metric_on("clock"): taken["clock"]}
+    numbers = {t.number for t in stopped}
+    assert job.result is not None
+    assert job.result["trial"] not in numbers
+    assert not numbers & {t.origin["of"] for t in trials if t.arm == "final"}
+    parents = {ask for t in trials if t.arm == SEARCH for ask in t.origin["parents"]}
+    assert parents
+    assert not parents & {t.origin["ask"] for t in stopped}
 
 
 def test_outcomes_that_are_not_complete_are_left_alone(network: TracedNetwork, tmp_path: Path) -> None:

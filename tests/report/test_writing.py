@@ -4,9 +4,11 @@ import csv
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scipy.stats import spearmanr
@@ -81,6 +83,26 @@ def test_what_was_measured_is_told_from_what_was_predicted(told: Told, tmp_path:
     assert (
         f"of which 7 did not settle; predictions checked on 12 networks. Every candidate was measured, as {why}." in report
     )
+
+
+def test_stopped_trials_are_drawn_where_no_score_is_needed(told: Told, tmp_path: Path) -> None:
+    drawn, points = ("trials", "progress", "latency-pi4-macs"), {}
+    stopped = [t["number"] for t in told.scored("search")[:3]]
+    ended = {"state": "stopped"}
+    trials = [dict(t) | ended | {"metrics": costs_of(t)} if t["number"] in stopped else t for t in told.trials]
+    for name, some in (("all", told), ("stopped", replace(told, trials=trials))):
+        (tmp_path / name).mkdir()
+        write_report(tmp_path / name, some)
+        points[name] = [(tmp_path / name / f"{file}.svg").read_text().count("<use ") for file in drawn]
+    assert points["stopped"] == [points["all"][0] - 3, points["all"][1], points["all"][2] + 1], "once more in the legend"
+    assert "stopped early, so not scored" in texts(tmp_path / "stopped" / "latency-pi4-macs.svg")
+    assert "stopped early, so not scored" not in texts(tmp_path / "all" / "latency-pi4-macs.svg")
+    report = (tmp_path / "stopped" / "report.md").read_text()
+    assert "all trials" not in report
+
+
+def costs_of(trial: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in trial["metrics"].items() if name not in ("top1", "loss")}
 
 
 def test_importances_are_rank_correlations(told: Told) -> None:

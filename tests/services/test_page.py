@@ -29,7 +29,7 @@ from automl_prune.storage.tables import TrialRow
 from automl_prune.trial import Outcome, Trial, TrialState
 from tests.latency.clockwork import Clockwork
 from tests.loop.test_latencies import ORDER as UNDER_LATENCY
-from tests.loop.test_latencies import plan_of
+from tests.loop.test_latencies import Halting, plan_of
 from tests.services.browser import opened
 from tests.services.conftest import SPACE
 
@@ -272,9 +272,10 @@ def test_a_latency_budget_is_drawn_with_what_was_measured(
     store.add_search(plan.spec.model_dump(mode="json"), name=None, labels={})
     job = store.claim(lease_seconds=600)
     assert job is not None
-    run_search(plan, job, store, InlineExecutor(), tmp_path / "artifacts")
+    run_search(plan, job, store, InlineExecutor(), tmp_path / "artifacts", make_evaluator=Halting)
     document = browse(f"/searches/{job.id}").replace("\N{NO-BREAK SPACE}", " ").replace("&nbsp;", " ")
     for shown in (
+        "stopped early, so not scored",
         f"latency on pi4 (ms), {how} →",
         "; 0 did not settle.",
         "pi4: torch 1, batch 1, 1 thread, float32",
