@@ -130,6 +130,36 @@ def test_every_strategy_keeps_to_a_budget_in_milliseconds(strategy: str, network
     assert all(metric_on("clock") in t.metrics for t in searched)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "preset", "scaled"),
+    [
+        ("evolution", "published", set()),
+        ("evolution", "published_resnet", {"random"}),  # which draws wide networks only, all of them over this budget
+        pytest.param("metapruning", "published", set(), marks=pytest.mark.slow),
+    ],
+)
+def test_presets_that_reject_draw_again_what_takes_too_long(
+    strategy: str, preset: str, scaled: set[str], network: TracedNetwork, tmp_path: Path
+) -> None:
+    """Only where no draw is within the budget, one is scaled into it; children never are."""
+    clock = Clockwork("clock", network)
+    told = {"name": strategy, "preset": preset, "options": {"population": 4}}
+    order = ORDER | {"strategy": told, "trials": {"max": 16}, "controls": []}
+    plan = plan_of(order | (PRUNING_NET if strategy == "metapruning" else {}), tmp_path, clock)
+    assert plan.latencies is not None
+    gauge, most = plan.latencies.gauges["clock"], plan.latencies.budgets["clock"].max
+    job, trials = run(plan, tmp_path)
+    searched = [t for t in trials if t.arm == SEARCH]
+    assert {t.origin["operator"] for t in searched} == {"random", "mutation", "crossover"}
+    assert {t.origin["operator"] for t in searched if t.repaired} == scaled
+    assert max(t.metrics[metric_on("clock")] for t in searched) <= plan.problem.budgets[0].max
+    assert job.result is not None
+    winner = next(t.candidate for t in trials if t.number == job.result["trial"])
+    really = clock.network_ms(gauge.work(winner))
+    assert really <= most
+    assert job.result["metrics"]["latency_ms"] == {"clock": pytest.approx(really, rel=1e-6)}
+
+
 def test_two_devices_budget_one_search(network: TracedNetwork, tmp_path: Path) -> None:
     slow, fast = Clockwork("pi4", network, factor=5.0, overhead=0.0), Clockwork("server", network, overhead=0.05)
     budgets = [
