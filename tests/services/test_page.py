@@ -29,7 +29,8 @@ from automl_prune.storage.tables import TrialRow
 from automl_prune.trial import Outcome, Trial, TrialState
 from tests.latency.clockwork import Clockwork
 from tests.loop.test_latencies import ORDER as UNDER_LATENCY
-from tests.loop.test_latencies import Halting, plan_of
+from tests.loop.test_latencies import plan_of
+from tests.loop.test_latency_trials import Halting
 from tests.services.browser import opened
 from tests.services.conftest import SPACE
 
