@@ -27,7 +27,7 @@ def test_where_one_device_is_doubted_the_others_time_leaders_alone(network: Trac
     """A device that is trusted holds no candidate up, and fails none that it cannot time before that is a leader."""
     trusted, doubted = Balking("trusted", network), Clockwork("doubted", network, fault=(1.0, 1.6, 0.6))
     budgets = [{"metric": "latency_ms", "max_ratio": 0.9, "device": d.name} for d in (trusted, doubted)]
-    plan = plan_of(ORDER | {"budgets": budgets, "trials": {"max": 25}}, tmp_path, trusted, doubted)
+    plan = plan_of(ORDER | {"budgets": budgets, "trials": {"max": 16}, "controls": []}, tmp_path, trusted, doubted)
     assert plan.latencies is not None
     assert plan.latencies.doubted == ["doubted"]
     trusted.balks = lambda work: isinstance(work, NetworkWork) and sum(w for _, w in work.widths) % 4 == 0
