@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from automl_prune.evaluation.setup import FULL_NETWORK, IMPORTANCE, MEASURED, PREPARES
-from automl_prune.loop.confirmation import best_of, confirmed, first
-from automl_prune.loop.measured import MEASURED_ARMS, Latencies
+from automl_prune.loop.confirmation import confirmed, first, ranked
+from automl_prune.loop.measured import MEASURED_ARMS, Latencies, first_within
 from automl_prune.loop.ranked import ranked_widths
 from automl_prune.loop.standing import BASE, SEARCH
 from automl_prune.problem import Loss, Problem, best_trials
@@ -124,10 +124,10 @@ def plan_arms(
         keep = top_k << (len(rounds) - number)
         confirm = partial(leaders, problem, number, keep=keep, images=images, latencies=latencies, loss=ordered.ranking_loss)
         arms.append(_fixed(problem, f"{CONFIRM}-{number}", confirm, waits=True))
-    ranked: dict[str, Any] = {"latencies": latencies, "loss": ordered.ranking_loss}
-    finish = partial(finalists, problem, top_k=top_k, rounds=len(rounds), **ranked)
+    judged: dict[str, Any] = {"latencies": latencies, "loss": ordered.ranking_loss}
+    finish = partial(finalists, problem, top_k=top_k, rounds=len(rounds), **judged)
     arms.append(_fixed(problem, FINAL, finish, waits=True))
-    arms.append(_fixed(problem, REPORT, partial(reported, problem, **ranked), waits=True, required=True))
+    arms.append(_fixed(problem, REPORT, partial(reported, problem, **judged), waits=True, required=True))
     return arms
 
 
@@ -181,13 +181,14 @@ def finalists(
 ) -> list[Proposal]:
     """The best ``top_k`` of the search and of the random control, and the other controls, to be recovered.
 
-    A candidate is made again as it was made for the search, from the same parent.
+    A candidate is made again as it was made for the search, from the same parent. Behind those of the last round come those
+    of the rounds before, for where devices find the last ones too slow.
 
     Args:
         problem: What is searched.
         history: Trials told so far.
         top_k: How many of each.
-        rounds: How often the leaders were confirmed; the last scores count.
+        rounds: How often the leaders were confirmed; the last scores of each count.
         latencies: What measures whether they are fast enough.
         loss: What ranks them; None: the problem's first loss.
     """
@@ -198,8 +199,11 @@ def finalists(
 
     def choose(arm: str, own: History) -> list[Proposal]:
         left, before = top_k - len(own), [t.candidate for t in own]
-        trials, judge = scored(history, arm, rounds), _judge_of(arm, latencies)
-        best = best_of(_as_judged(problem, arm), trials, left, judge, afresh=True, after=before, loss=loss)
+        judged, by_candidate = _as_judged(problem, arm), dict[Candidate, Trial]()
+        for number in range(rounds, -1, -1):
+            for trial in ranked(judged, scored(history, arm, number), loss):
+                by_candidate.setdefault(trial.candidate, trial)
+        best = first_within(_judge_of(arm, latencies), [*by_candidate.values()], left, afresh=True, after=before)
         return [_finalist(t, arm, latencies) for t in best if latencies is None or latencies.is_measurable(t.candidate)]
 
     return _going_on(asked, choose)

@@ -40,27 +40,14 @@ def confirmed(
 
     The trials are all those of the round before, or the arm's own in the first round.
     """
-    best = best_of(problem, trials, keep, latencies, after=after, loss=loss)
+    best = first_within(latencies, ranked(problem, trials, loss), keep, after=after)
     return [Proposal(t.candidate, {"of": first(t), "arm": arm, SELECT_IMAGES: images}, parent=t.parent) for t in best]
 
 
-def best_of(
-    problem: Problem,
-    trials: Iterable[Trial],
-    keep: int,
-    latencies: Latencies | None = None,
-    *,
-    afresh: bool = False,
-    after: Collection[Candidate] = (),
-    loss: Loss | None = None,
-) -> list[Trial]:
-    """The best complete trials, best first; where devices budget the search, those that were measured to be fast enough.
-
-    See :func:`~automl_prune.loop.measured.first_within` for ``afresh`` and ``after``; ``loss`` is what ranks them.
-    """
+def ranked(problem: Problem, trials: Iterable[Trial], loss: Loss | None = None) -> list[Trial]:
+    """The complete trials within the budgets, each candidate once, best first; ``loss`` is what ranks them."""
     scored = [t for t in trials if t.state is TrialState.COMPLETE]
-    ranked = best_trials(problem, [(t.candidate, t.metrics) for t in scored], len(scored), loss=loss)
-    return first_within(latencies, [scored[i] for i in ranked], keep, afresh=afresh, after=after)
+    return [scored[i] for i in best_trials(problem, [(t.candidate, t.metrics) for t in scored], len(scored), loss=loss)]
 
 
 def first(trial: Trial) -> int:

@@ -194,7 +194,8 @@ class Latencies:
 
     def why_none(self, candidates: Sequence[Candidate]) -> str | None:
         """How far off the nearest of some candidates is, if all that were measured miss the budgets."""
-        known = [self._known(candidate) for candidate in candidates if candidate not in self._failed]
+        anew = [candidate for candidate in candidates if candidate in self._fresh]  # where some were, that decided
+        known = [self._known(candidate) for candidate in anew or candidates if candidate not in self._failed]
         decided = [taken for taken in known if len(taken) == len(self.gauges) or not self._meets(taken)]
         if not decided or any(map(self._meets, decided)):
             return None

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from automl_prune.evaluation.setup import SELECT_IMAGES
 from automl_prune.latency.conditions import Conditions
 from automl_prune.latency.devices import OnTiming
 from automl_prune.latency.sampling import random_candidates
@@ -86,6 +87,40 @@ def test_one_lucky_timing_lets_nothing_pass(latencies: Latencies, clock: Waverin
     assert told["timings"] == 3
     assert told["measured_ms"] == pytest.approx(clock.network_ms(latencies.gauges["clock"].work(slow)))
     assert 0.01 < told["error"] < 0.02
+
+
+def test_behind_leaders_that_turn_out_too_slow_come_those_of_the_rounds_before(
+    network: TracedNetwork, clock: Wavering, tmp_path: Path
+) -> None:
+    """The last round has only as many as are recovered; all may be found too slow when everything else is paid for."""
+    plan = plan_of(ORDER, tmp_path, clock)
+    assert plan.latencies is not None
+    wide, narrow, far = (at(plan.latencies, part) for part in (0.97, 0.9, 0.5))
+
+    def scored(number: int, candidate: Candidate, top1: float, arm: str = "search", of: int | None = None) -> Trial:
+        origin = {} if of is None else {"arm": "search", "of": of, SELECT_IMAGES: 20}
+        metrics = {"top1": top1, "latency_ms@clock": plan.problem.costs(candidate)["latency_ms@clock"]}
+        return Trial(number, candidate, arm=arm, origin=origin).with_outcome(Outcome(TrialState.COMPLETE, metrics))
+
+    searched = [scored(n, c, score) for n, (c, score) in enumerate([(far, 0.7), (narrow, 0.8), (wide, 0.9)])]
+    first = [scored(3, wide, 0.7, "confirm-1", of=2), scored(4, narrow, 0.8, "confirm-1", of=1)]
+    last = [scored(5, narrow, 0.8, "confirm-2", of=1)]
+    assert all(map(plan.latencies.within, (wide, narrow, far)))
+    clock.swing = [1.5]
+    (finalist,) = finalists(plan.problem, [*searched, *first, *last], 1, rounds=2, latencies=plan.latencies)
+    assert (finalist.candidate, finalist.origin["of"]) == (wide, 2)
+    asked = Trial(6, finalist.candidate, arm="final", origin=finalist.origin)
+    again = finalists(plan.problem, [*searched, *first, *last, asked], 2, rounds=2, latencies=plan.latencies)
+    assert [f.candidate for f in again] == [wide, far], "a driver that takes over goes on behind what was asked for"
+
+
+def test_where_every_leader_is_too_slow_anew_that_is_said(latencies: Latencies, clock: Wavering) -> None:
+    leader, other = at(latencies, 0.97), at(latencies, 0.5)
+    assert latencies.within(leader)
+    assert latencies.within(other)
+    clock.swing = [1.5]
+    assert not latencies.confirm(leader)
+    assert "None of the 1 candidates that were measured" in str(latencies.why_none([leader, other]))
 
 
 def test_one_unlucky_timing_of_three_keeps_nothing_out(latencies: Latencies, clock: Wavering) -> None:
