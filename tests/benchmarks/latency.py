@@ -58,11 +58,11 @@ def main() -> None:
     {"check": check, "repeat": repeat, "budgets": budgets}[options.part](options)
 
 
-def gauge_of(name: str, runtime: str, options: argparse.Namespace) -> tuple[Gauge, TracedNetwork]:
+def gauge_of(name: str, runtime: str, options: argparse.Namespace, min_ratio: float = 0.1) -> tuple[Gauge, TracedNetwork]:
     """A network of the default number of classes on this machine."""
     classes = NETWORKS.get(name).num_classes
     network = TracedNetwork.registered(name, classes)
-    space = ChannelSpace.of(network.architecture, round_to=options.round_to, min_ratio=0.1)
+    space = ChannelSpace.of(network.architecture, round_to=options.round_to, min_ratio=min_ratio)
     whole = full_network(name, classes, network.architecture)
     device = LocalDevice({name: network}, lock=options.out / "local.lock")
     return Gauge(device, Conditions(runtime), whole, space, options.out / "times"), network
@@ -120,7 +120,7 @@ def repeat(options: argparse.Namespace) -> None:
 def budgets(options: argparse.Namespace) -> None:
     """Part (b). The search under a MAC budget knows of no runtime, so that there is one for all."""
     for runtime in options.runtimes:
-        gauge, network = gauge_of("resnet56", runtime, options)
+        gauge, network = gauge_of("resnet56", runtime, options, min_ratio=0.0)
         full = {g.name: g.width for g in network.architecture.free_groups}
         for metric in ("latency_ms", "macs"):
             result = searched(metric, runtime, options)
