@@ -94,7 +94,7 @@ class Preparing:
 
     def local(self, measuring: Measuring) -> ThisMachine:
         """This machine, which works for the search in a process of its own."""
-        return lambda lock: IsolatedMachine(measuring, lock, check=self.check)
+        return lambda lock: IsolatedMachine(measuring, lock, check=self.check_midway)
 
     def devices(self, store: DeviceStore, settings: Settings) -> DeviceLookup:
         """A lookup of devices that work for the search, and are waited for."""

@@ -10,6 +10,10 @@ CAPACITIES = Path("/sys/devices/system/cpu")
 THREADS = Path("/proc/self/task")
 
 
+_pools: set[int] = set()
+"""Threads that were started while others were bound: pools, which belong to the process and serve whatever is timed next."""
+
+
 class Cores:
     """The cores that networks are timed on: always the same, the fastest ones where they differ.
 
@@ -21,7 +25,6 @@ class Cores:
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._pool: set[int] = set()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -32,12 +35,14 @@ class Cores:
             yield
             return
         older = _threads()
-        _bind({0, *self._pool & older}, chosen)
+        _bind({0, *_pools & older}, chosen)
         try:
             yield
         finally:
-            self._pool |= {thread for thread in _threads() - older if _bound_to(thread) == chosen}
-            _bind({0, *self._pool}, allowed)
+            now = _threads()  # numbers of threads that have ended may be other processes' by now
+            _pools.intersection_update(now)
+            _pools.update(thread for thread in now - older if _bound_to(thread) == chosen)
+            _bind({0, *_pools}, allowed)
 
 
 def choose(allowed: Iterable[int], threads: int) -> set[int]:

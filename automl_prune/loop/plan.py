@@ -93,6 +93,7 @@ class Plan:
         latencies: The devices that budget the search, once all is timed that predictions need.
         ordered: The budgets as they were ordered; those of the problem may keep a margin to them.
         opened: The splits as the check found them; None: they are opened when somebody asks.
+        begun: Whether the order was taken before, so that its trials are not too few now.
     """
 
     spec: SearchSpec
@@ -111,6 +112,7 @@ class Plan:
     ordered: tuple[Budget, ...] = ()
     opened: Images | None = None
     weights_sha256: str | None = None
+    begun: bool = False
 
     def make_strategy(self) -> Strategy:
         """A fresh copy of the ordered strategy."""
@@ -118,7 +120,12 @@ class Plan:
         if self.awaits_latency:
             problem = rehearsed(problem, [b.device or LOCAL for b in latency_budgets(self.spec).values()])
         return STRATEGIES.get(order.name).create(
-            problem, seed=self.spec.seed, preset=order.preset, options=order.options, trials=self.spec.trials.max
+            problem,
+            seed=self.spec.seed,
+            preset=order.preset,
+            options=order.options,
+            trials=self.spec.trials.max,
+            begun=self.begun,
         )
 
     def setup(self, artifacts: Path) -> EvaluationSetup:
@@ -263,6 +270,7 @@ def make_plan(
         ordered=budgeted.ordered,
         opened=images,
         weights_sha256=weights_sha256,
+        begun=before is not None,
     )
     plan.make_strategy()
     return plan

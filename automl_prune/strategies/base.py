@@ -136,16 +136,23 @@ class Strategy(ABC):
         preset: str | None = None,
         options: Mapping[str, Any] | None = None,
         trials: int | None = None,
+        begun: bool = False,
     ) -> "Strategy":
         """A new strategy from names, for a search of at most ``trials`` asks.
 
-        Raises as :meth:`read_options`, and SpecError where the search would end with its :attr:`opening`.
+        Raises as :meth:`read_options` and, unless the search has ``begun``, as :meth:`check_trials`: an order that was taken
+        once is not refused later.
         """
         made = cls(problem, cls.read_options(preset, options or {}), seed=seed)
         made.trials = trials
-        if trials is not None and made.opening is not None and trials <= made.opening.trials:
-            raise SpecError([FieldError("/trials/max", _too_few(cls.name, made.opening, trials), "too_few_trials")])
+        if trials is not None and not begun:
+            made.check_trials(trials)
         return made
+
+    def check_trials(self, trials: int) -> None:
+        """Raise SpecError where that many trials are too few: the search would end with its :attr:`opening`."""
+        if self.opening is not None and trials <= self.opening.trials:
+            raise SpecError([FieldError("/trials/max", _too_few(self.name, self.opening, trials), "too_few_trials")])
 
     @property
     def wants_measured(self) -> bool:

@@ -108,22 +108,6 @@ class NetAdapt(Strategy):
         self.over = False
         self._planned: int | None = None
 
-    @classmethod
-    def create(
-        cls,
-        problem: Problem,
-        *,
-        seed: int = 0,
-        preset: str | None = None,
-        options: Mapping[str, Any] | None = None,
-        trials: int | None = None,
-    ) -> "Strategy":
-        """As for any strategy; raises SpecError where schedule or trials cannot reach the budgets."""
-        made = super().create(problem, seed=seed, preset=preset, options=options, trials=trials)
-        if isinstance(made, NetAdapt) and trials is not None:
-            made.check_trials(trials)
-        return made
-
     # The conversation ------------------------------------------------------------------------------------------------
 
     def propose(self, rng: np.random.Generator) -> Proposal | None:

@@ -245,17 +245,17 @@ class Sensitivity(Strategy):
                     yield g, low, high
 
     def _scanned(self) -> tuple[int, int] | None:
-        """The next wider step of the group scanned least, as long as its last step still lost something."""
+        """The next wider step of the group scanned least, as long as no narrower one lost nothing."""
         steps = max(1, min(self.options.points, (self.limit - 1) // len(self._full)))
         drops, candidates = self._drops(), []
         for g, choices in enumerate(self.problem.space.choices):
             ratios = [i / steps for i in range(1, steps)] or [0.5]
             grid = sorted({w for r in ratios if (w := _nearest(choices[:-1], r * choices[-1])) is not None})
             asked = [w for w in grid if w in self.cuts[g]]
-            left = [w for w in grid if w not in self.cuts[g]]
+            lossless = min((w for w in asked if drops[g].get(w, 1.0) < NO_DROP), default=choices[-1])
+            left = [w for w in grid if w not in self.cuts[g] and w < lossless]
             waits = bool(asked) and self._cut(g, asked[-1]).widths in self.open
-            over = bool(asked) and drops[g].get(asked[-1], 1.0) < NO_DROP
-            if left and not waits and not over and self._full not in self.open:
+            if left and not waits and self._full not in self.open:
                 candidates.append((len(asked), g, left[0]))
         return min(candidates)[1:] if candidates else None
 

@@ -40,21 +40,22 @@ def test_they_are_let_go_where_timing_fails() -> None:
 
 @several
 def test_pools_that_start_meanwhile_are_bound_while_something_is_timed_and_only_then() -> None:
-    before, ending, held = os.sched_getaffinity(0), threading.Event(), Cores(1)
+    before, ending = os.sched_getaffinity(0), threading.Event()
     pool = threading.Thread(target=ending.wait)
     try:
-        with held.held():
+        with Cores(1).held():
             pool.start()
             assert pool.native_id is not None
             assert os.sched_getaffinity(pool.native_id) == {max(before)}
         assert os.sched_getaffinity(pool.native_id) == before
-        with held.held():
-            assert os.sched_getaffinity(pool.native_id) == {max(before)}
+        with Cores(1).held():
+            assert os.sched_getaffinity(pool.native_id) == {max(before)}, "whatever is timed next"
     finally:
         ending.set()
         pool.join()
-    with held.held():  # a thread that has ended is no matter
-        pass
+    with Cores(1).held():
+        assert pool.native_id in cores._pools
+    assert pool.native_id not in cores._pools, "its number may be another process's by now"
 
 
 @several

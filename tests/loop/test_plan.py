@@ -55,6 +55,13 @@ def test_the_summary_says_what_will_be_searched(roots: Roots) -> None:
     assert summary["splits"]["select"]["size"] == 300
 
 
+def test_an_order_that_was_taken_once_is_not_refused_for_its_few_trials(roots: Roots) -> None:
+    few = order(strategy={"name": "evolution", "preset": "published"}, trials={"max": 20})
+    with pytest.raises(SpecError, match="Raise it above 50"):
+        make_plan(few, roots)
+    assert make_plan(few, roots, before={}).make_strategy().ask() is not None
+
+
 def test_what_is_not_searched_is_said_with_its_reason(roots: Roots) -> None:
     space = {
         "name": "digits_resnet",

@@ -320,6 +320,19 @@ def test_what_is_recalled_is_no_network_of_this_search() -> None:
     assert best in [t.candidate for t in run_toy(heir, 20)]
 
 
+def test_a_scan_that_an_earlier_search_began_on_a_coarser_grid_goes_on() -> None:
+    """What is narrower than a width that lost nothing is still to be measured, as nobody did."""
+    problem = toy_problem()
+    made = strategy(problem, preset="published", trials=200)
+    full = problem.space.full.widths
+    made.recall(Candidate(full), {"top1": 0.9})
+    for g in range(len(full)):
+        made.recall(Candidate((*full[:g], full[g] // 2, *full[g + 1 :])), {"top1": 0.9})
+    asked = measurements(run_toy(made, 60))
+    assert {t.origin[MEASURES]["group"] for t in asked} == {*problem.space.names}
+    assert all(min(t.candidate.widths) < max(full) // 2 for t in asked)
+
+
 @pytest.mark.parametrize(
     ("name", "preset", "options", "wanted"),
     [
