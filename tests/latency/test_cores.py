@@ -12,6 +12,7 @@ from automl_prune.latency.blocks import Block
 from automl_prune.latency.conditions import Conditions
 from automl_prune.latency.cores import Cores, choose
 from automl_prune.latency.stopwatch import Stopwatch
+from tests.services.waiting import until
 
 BLOCK = Block("conv", (3, 3), (1, 1), (1, 1), (4, 4), norm=True, inputs=4, outputs=4)
 several = pytest.mark.skipif(
@@ -53,6 +54,7 @@ def test_pools_that_start_meanwhile_are_bound_while_something_is_timed_and_only_
     finally:
         ending.set()
         pool.join()
+    until(lambda: not (cores.THREADS / str(pool.native_id)).exists())
     with Cores(1).held():
         assert pool.native_id in cores._pools
     assert pool.native_id not in cores._pools, "its number may be another process's by now"
