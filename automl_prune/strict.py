@@ -34,6 +34,11 @@ def said(finding: ErrorDetails) -> str:
     return f"{finding['msg'].removeprefix('Value error, ')}{shown}."
 
 
+def escaped(key: str) -> str:
+    """A key as part of a JSON pointer (RFC 6901, section 3)."""
+    return key.replace("~", "~0").replace("/", "~1")
+
+
 def _whole(value: Any, place: Place) -> Any:
     """The same with floats that are whole as integers, which fields for either take; what JSON cannot be is refused."""
     if len(place) > _DEEPEST:

@@ -17,10 +17,11 @@ from automl_prune.latency.runtimes.base import RUNTIMES
 from automl_prune.latency.stopwatch import TracedNetwork
 from automl_prune.latency.times import Mark
 from automl_prune.loop.measured import Latencies
-from automl_prune.loop.spec import BudgetSpec, LatencySpec, SearchSpec, escaped
+from automl_prune.loop.spec import BudgetSpec, LatencySpec, SearchSpec
 from automl_prune.networks import NetworkDefinition
 from automl_prune.problem import Budget
 from automl_prune.space import ChannelSpace
+from automl_prune.strict import escaped
 
 DeviceLookup = Callable[[str], Device]
 """Devices other than this machine, by name; raises DeviceError for one that is unknown or not heard of."""

@@ -11,7 +11,7 @@ from automl_prune.evaluation.recipe import DatasetSpec, FineTune, Recipe, Strict
 from automl_prune.granularity import Override
 from automl_prune.loop.job import HIGHEST_PRIORITY
 from automl_prune.strategies.base import STRATEGIES
-from automl_prune.strict import read, said
+from automl_prune.strict import escaped, read, said
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Label = Annotated[str, Field(max_length=200)]
@@ -270,11 +270,6 @@ def _with_finish(data: Mapping[str, Any]) -> Mapping[str, Any]:
         return data
     own = STRATEGIES.get(name).finish(preset)
     return {**data, "finish": {**own, **finish}} if own else data
-
-
-def escaped(key: str) -> str:
-    """A key as part of a JSON pointer (RFC 6901, section 3)."""
-    return key.replace("~", "~0").replace("/", "~1")
 
 
 def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:

@@ -38,15 +38,15 @@ those that it saw on its way to the one that was widened; the actions stay its o
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from automl_prune.errors import BudgetError, FieldError, SpecError
 from automl_prune.problem import Problem
 from automl_prune.space import Candidate
-from automl_prune.strategies._ddpg import Agent, AgentSettings, truncated_normal
+from automl_prune.strategies._amc_options import RESOURCE, AmcOptions, check_episodes
+from automl_prune.strategies._ddpg import Agent, truncated_normal
 from automl_prune.strategies._walk import Walk
 from automl_prune.strategies.base import STRATEGIES, Opening, Proposal, Strategy, StrategyOptions
 from automl_prune.trial import Trial, TrialState
@@ -59,58 +59,6 @@ LEAST_NOISE = 1e-3
 """Noise below which episodes are alike; after ``patience`` of these without a better one, nothing more will come."""
 REDRAWS = 8
 """Draws, each with more noise, for a candidate that was not made before."""
-RESOURCE = {"accuracy_macs": "macs", "accuracy_params": "params"}
-
-
-class AmcOptions(StrategyOptions):
-    """Options of AMC."""
-
-    reward: Literal["constrained", "accuracy_macs", "accuracy_params"] = Field(
-        "constrained",
-        description="constrained: the score; the budget bounds what is tried. accuracy_…: minus error times log of the "
-        "resource, for small networks that lose hardly anything; it ranks the leaders too. The budget is then only a bound "
-        "(max_ratio 1 is none), and fill, which would use it up, must be off: it is unless you order it.",
-    )
-    lower_bound: float | None = Field(
-        None, ge=0, le=1, description="Least part of every width; null for 0.2, or less where the budget needs it."
-    )
-    episodes: int | None = Field(None, ge=1, le=1_000_000, description="Episodes in all; null for the search's trials.")
-    warmup: int | None = Field(None, ge=0, le=1_000_000, description="Episodes of random actions; null for a quarter.")
-    explore: Literal["random", "around_uniform"] = Field(
-        "random", description="Actions while warming up: uniform in 0 to 1, or near the uniform width, which comes first."
-    )
-    sigma: float = Field(0.5, ge=0, le=10, description="Standard deviation of the noise after warming up.")
-    sigma_decay: float | None = Field(
-        None, gt=0, le=1, description="Its factor per episode; null for one that ends where 0.99 would after 300."
-    )
-    patience: int | None = Field(
-        50, ge=1, description="Episodes without a better one that end a search with hardly any noise left; null: none."
-    )
-    returns: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Part of the episodes after warming up that blur the best one's actions, not the actor's.",
-    )
-    distinct: bool = Field(False, description="Draw again, with more noise, what was tried before.")
-    fill: bool = Field(False, description="Widen every candidate by one factor until the budget is used.")
-    named: bool = Field(False, description="Give the agent one more feature per layer; the paper's state has eleven in all.")
-    parallel: int = Field(
-        1, ge=1, le=1024, description="Episodes per update of the agent, evaluated at once; the paper has 1."
-    )
-    updates: int | None = Field(None, ge=0, le=10_000, description="Updates per episode; null for one per step.")
-    hidden: int = Field(300, ge=1, le=4096, description="Units of each of the two hidden layers of actor and critic.")
-    actor_lr: float = Field(1e-4, gt=0, le=1, description="Adam's rate for the actor.")
-    critic_lr: float = Field(1e-3, gt=0, le=1, description="Adam's rate for the critic.")
-    batch: int = Field(64, ge=1, le=4096, description="Transitions of an update.")
-    tau: float = Field(0.01, gt=0, le=1, description="Part of the new networks in their targets after an update.")
-    gamma: float = Field(1.0, ge=0, le=1, description="Discount of what comes later in an episode.")
-    baseline: float = Field(0.5, ge=0, le=1, description="How fast the moving baseline follows the rewards; 0: none.")
-    replay: int = Field(2000, ge=1, le=100_000, description="Transitions remembered.")
-
-    def agent(self) -> AgentSettings:
-        """The agent's part."""
-        return AgentSettings(**{name: getattr(self, name) for name in AgentSettings.__dataclass_fields__})
 
 
 @dataclass(frozen=True)
@@ -169,7 +117,7 @@ class Amc(Strategy):
         given = {"fill": False, **options} if options.get("reward") in list(RESOURCE) else options
         made = super().read_options(preset, given)
         if isinstance(made, AmcOptions):
-            _check_episodes(made, options)
+            check_episodes(made, options)
         return made
 
     def __init__(self, problem: Problem, options: AmcOptions, *, seed: int = 0) -> None:
@@ -363,18 +311,6 @@ class Amc(Strategy):
         self.best = (
             None if state["best"] is None else (float(state["best"][0]), int(state["best"][1]), list(state["best"][2]))
         )
-
-
-def _check_episodes(made: AmcOptions, given: Mapping[str, Any]) -> None:
-    """Raise SpecError for options by which no episode would be the agent's; it names the one that was given."""
-    if made.episodes is None or made.warmup is None or made.episodes > made.warmup:
-        return
-    option = "warmup" if "warmup" in given or "episodes" not in given else "episodes"
-    said = (
-        f"The first {made.warmup:,} episodes are random (warmup), and there are {made.episodes:,} in all (episodes), so an "
-        f"agent would never act. Raise episodes, lower warmup, or let it be null: a quarter of the episodes."
-    )
-    raise SpecError([FieldError(f"/strategy/options/{option}", said, "too_few_episodes")])
 
 
 def _check_bound(problem: Problem, walk: Walk, bound: float) -> None:

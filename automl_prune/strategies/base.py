@@ -28,7 +28,7 @@ from automl_prune.errors import FieldError, SpecError, UnknownNameError
 from automl_prune.problem import Problem
 from automl_prune.registry import Registry
 from automl_prune.space import Candidate
-from automl_prune.strict import STRICT, read, said
+from automl_prune.strict import STRICT, escaped, read, said
 from automl_prune.trial import Trial
 
 STRATEGIES: Registry["type[Strategy]"] = Registry(
@@ -225,7 +225,7 @@ def _too_few(name: str, opening: Opening, trials: int) -> str:
 
 
 def _option_error(strategy: type[Strategy], item: Any) -> FieldError:
-    path = "".join(f"/{str(part)[:80].replace('~', '~0').replace('/', '~1')}" for part in item["loc"])
+    path = "".join(f"/{escaped(str(part)[:80])}" for part in item["loc"])
     known = ", ".join(strategy.Options.model_fields) or "none"
     hint = f" Options of {strategy.name!r}: {known}." if item["type"] == "extra_forbidden" else ""
     return FieldError(f"/strategy/options{path}", f"{said(item)}{hint}", item["type"])

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import Request
 
+from automl_prune.strict import escaped
 from services.api.problems import RequestError
 
 MAX_DEPTH = 20
@@ -98,12 +99,12 @@ def _check(value: Any, pointer: str, depth: int) -> None:
         raise RequestError(422, "too_many_items", detail, pointer=pointer)
     if isinstance(value, _Repeated):
         _check_text(value.name, pointer)
-        at = f"{pointer}/{_escaped(value.name)}"
+        at = f"{pointer}/{escaped(value.name)}"
         raise RequestError(422, "duplicate_field", "This field is given more than once.", pointer=at)
     if isinstance(value, dict):
         for key, item in value.items():
             _check_text(key, pointer)
-            _check(item, f"{pointer}/{_escaped(key)}", depth + 1)
+            _check(item, f"{pointer}/{escaped(key)}", depth + 1)
     elif isinstance(value, list):
         for i, item in enumerate(value):
             _check(item, f"{pointer}/{i}", depth + 1)
@@ -111,10 +112,6 @@ def _check(value: Any, pointer: str, depth: int) -> None:
         _check_text(value, pointer)
     elif isinstance(value, float) and not math.isfinite(value):
         raise RequestError(422, "not_finite", "Numbers must be finite: no NaN, no infinity.", pointer=pointer)
-
-
-def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
 
 
 def _check_text(text: str, pointer: str) -> None:

@@ -174,6 +174,18 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings(home=tmp_path, max_body_bytes=10_000, public_url=None)
 
 
+@pytest.fixture(scope="module")
+def admitted_networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def cache_of_networks(admitted_networks: Path) -> Path:
+    """What was learned of networks, as admitting one takes seconds, and nothing of devices."""
+    shutil.rmtree(admitted_networks / "latency", ignore_errors=True)
+    return admitted_networks
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store(request: pytest.FixtureRequest, empty_database: Path, tmp_path: Path) -> Iterator[SqlStore]:
     """An empty one, on each kind of database; a module that takes long says ``SLOW_ON_POSTGRESQL = True``."""

@@ -1,7 +1,6 @@
 """Searches under budgets on devices elsewhere: agents that follow a formula, over real HTTP; and what is refused."""
 
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -55,16 +54,9 @@ ORDER: dict[str, Any] = {
 HERE = DeviceDescription({"processor": "here"}, {"torch": "2.6"})
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What was learned of networks, and nothing of devices: admitting one takes seconds."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def settings(tmp_path: Path, cache: Path) -> Settings:
-    shutil.rmtree(cache / "latency", ignore_errors=True)
-    return load_settings(home=tmp_path, cache_dir=cache, device_silent_seconds=2, public_url=None)
+def settings(tmp_path: Path, cache_of_networks: Path) -> Settings:
+    return load_settings(home=tmp_path, cache_dir=cache_of_networks, device_silent_seconds=2, public_url=None)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -48,16 +47,9 @@ ORDER: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What was learned of networks, and nothing of devices: admitting one takes seconds."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def settings(tmp_path: Path, cache: Path) -> Settings:
-    shutil.rmtree(cache / "latency", ignore_errors=True)
-    return load_settings(home=tmp_path, cache_dir=cache)
+def settings(tmp_path: Path, cache_of_networks: Path) -> Settings:
+    return load_settings(home=tmp_path, cache_dir=cache_of_networks)
 
 
 @pytest.fixture
