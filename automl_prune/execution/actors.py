@@ -176,6 +176,7 @@ class _Run:
         self._setting_up[built], self._arrivals[built] = worker, arrival
 
     def _start(self, worker: Any, trial: Trial) -> None:
+        self._still_since = None
         if self._told_still:
             self._told_still = False
             self._source.stand_still(None)
@@ -196,7 +197,7 @@ class _Run:
 
     def _look(self) -> None:
         """Tell the source when nothing is evaluated because Ray has no place for a worker; the next start takes it back."""
-        if self._busy or not self._setting_up:
+        if self._busy or not (self._waiting and self._setting_up):
             self._still_since = None
             return
         self._still_since = self._still_since or time.monotonic()

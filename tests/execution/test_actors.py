@@ -125,6 +125,20 @@ def test_waiting_for_a_place_is_told_until_the_first_trial_starts(
     assert len(source.completed) == source.count
 
 
+@pytest.mark.timeout(60)
+def test_a_worker_without_a_place_is_not_told_while_another_works(
+    local_ray: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("automl_prune.execution.actors.STANDSTILL_SECONDS", 1.0)
+    other: Any = ray.remote(Other).options(num_cpus=1).remote()
+    ray.get(other.hold.remote())
+    source = ScriptedSource(150)
+    ActorsExecutor(SEARCH, workers=2).run(source, partial(build, score_slowly))
+    ray.kill(other)
+    assert source.standstills in ([], ["waiting for a worker: 1 CPU asked, 0 of 2 CPU free in the cluster", None])
+    assert len(source.completed) == source.count
+
+
 def test_one_and_a_half_gpus_are_refused(local_ray: Connection) -> None:
     with pytest.raises(UserError, match=r"not 1\.5") as caught:
         ActorsExecutor(SEARCH, gpu=1.5).run(ScriptedSource(1), partial(build, score))
@@ -169,6 +183,12 @@ def make_environment_report() -> Evaluator:
 
 def report_gpus(trial: Trial) -> Outcome:
     return Outcome(TrialState.COMPLETE, details={"gpus": os.environ["CUDA_VISIBLE_DEVICES"]})
+
+
+def score_slowly(trial: Trial) -> Outcome:
+    """In less than the moment that an executor waits for an end, so that it never looks while a trial is evaluated."""
+    time.sleep(0.02)
+    return score(trial)
 
 
 class Homebody:
