@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import ColumnElement, Engine, func, literal
+from sqlalchemy import ColumnElement, Engine, func, literal, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from automl_prune.storage import migrate
@@ -47,6 +47,14 @@ class Database:
         if self.on_postgresql:
             return func.now() + later
         return literal(datetime.now(UTC) + later, UtcDateTime())
+
+    def one_by_one(self, session: Session, what: str, tenant: str) -> None:
+        """Let other transactions of the tenant that would add such a thing wait for this one, so that a limit counts it.
+
+        SQLite writes one by one anyway. Ask before counting.
+        """
+        if self.on_postgresql:
+            session.execute(select(func.pg_advisory_xact_lock(func.hashtext(what), func.hashtext(tenant))))
 
     def close(self) -> None:
         """Close every connection."""

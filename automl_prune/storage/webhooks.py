@@ -73,6 +73,7 @@ class Webhooks:
         """A webhook for events from now on; StateConflictError when the tenant has too many."""
         position = Watcher(self._database).last()
         with self._database.write(through=True) as session:
+            self._database.one_by_one(session, "webhooks", tenant)
             if len(session.scalars(select(WebhookRow.id).where(WebhookRow.tenant == tenant)).all()) >= MOST:
                 raise StateConflictError(f"There are {MOST} webhooks, the most there can be; delete one.")
             row = WebhookRow(

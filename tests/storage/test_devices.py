@@ -7,10 +7,11 @@ from contextlib import closing
 import pytest
 from sqlalchemy import func, select, update
 
-from automl_prune.errors import AnotherAgentError
+from automl_prune.errors import AnotherAgentError, StateConflictError
 from automl_prune.latency.blocks import REFERENCE
 from automl_prune.latency.registered import DeviceStore
 from automl_prune.latency.work import Work
+from automl_prune.storage import device_rules
 from automl_prune.storage.database import Database
 from automl_prune.storage.memory.devices import MemoryDevices
 from automl_prune.storage.sql.devices import SqlDevices
@@ -53,6 +54,16 @@ def test_agents_at_the_same_moment_get_each_measurement_once(url: str) -> None:
 
         taken = [one for mine in pool.map(claim_all, range(4)) for one in mine]
     assert sorted(taken) == [one.id for one in batch]
+
+
+def test_devices_at_the_same_moment_keep_the_limit(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_rules, "MOST_DEVICES", 3)
+    with closing(Database(url)) as database, ThreadPoolExecutor(8) as pool:
+        devices = SqlDevices(database)
+        asked = [pool.submit(devices.register, "t", f"pi{number}", PI) for number in range(8)]
+        refused = [type(each.exception()) for each in asked if each.exception()]
+        assert refused == [StateConflictError] * 5
+        assert len(devices.devices("t")) == 3
 
 
 def test_what_nobody_wanted_for_a_week_is_forgotten(url: str) -> None:

@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import text
 
-from automl_prune.errors import NotFoundError
+from automl_prune.errors import NotFoundError, StateConflictError
 from automl_prune.storage import webhooks as storage
 from automl_prune.storage.sql import SqlStore
 from automl_prune.storage.webhooks import Delivery, Webhooks
@@ -39,6 +40,14 @@ def sent(webhooks: Webhooks) -> list[Delivery]:
         found += claimed
         webhooks.settle(claimed[0], 200, None)
     return found
+
+
+def test_webhooks_at_the_same_moment_keep_the_limit(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "MOST", 3)
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(hook, store, "t") for _ in range(8)]
+    assert [type(each.exception()) for each in asked if each.exception()] == [StateConflictError] * 5
+    assert len(Webhooks(store).known("t")) == 3
 
 
 def test_tenants_share_what_is_claimed(store: SqlStore) -> None:

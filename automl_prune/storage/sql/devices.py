@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from automl_prune.latency.conditions import Conditions, DeviceDescription
@@ -36,14 +35,9 @@ class SqlDevices:
         """Make a device known, or say that its agent has started again."""
         device_rules.check_name(name)
         told = rules.plain(description.to_json(), "A device's description")
-        try:
-            return self._register(tenant, name, told, origin)
-        except IntegrityError:  # of two that register it first, the other one was faster
-            return self._register(tenant, name, told, origin)
-
-    def _register(self, tenant: str, name: str, told: dict[str, Any], origin: Origin) -> RegisteredDevice:
         now = self._database.now()
         with self._database.write(through=True) as session:
+            self._database.one_by_one(session, "devices", tenant)
             row = session.get(DeviceRow, (tenant, name), with_for_update=True)
             if row is None:
                 count = select(func.count()).select_from(DeviceRow).where(DeviceRow.tenant == tenant)

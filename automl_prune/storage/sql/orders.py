@@ -16,8 +16,6 @@ from automl_prune.storage.ids import new_search_id
 from automl_prune.storage.sql.steps import Steps, find, whole, written
 from automl_prune.storage.tables import IdempotencyRow, LabelRow, SearchRow
 
-_ORDERS = 0x6F726472  # PostgreSQL's advisory locks by tenant: "ordr"
-
 
 class Orders(Steps):
     """The part of the store that serves those who order."""
@@ -113,8 +111,8 @@ class Orders(Steps):
     def _check_room(self, session: Session, row: SearchRow, queue: QueueLimits) -> None:
         """Raise QueueFullError; of a tenant's orders at the same moment, each counts those before it."""
         limits = [(queue.of_tenant, true()), (queue.of_key, SearchRow.key_id == row.key_id)]
-        if self.database.on_postgresql and any(most is not None for most, _ in limits):  # SQLite writes one by one
-            session.execute(select(func.pg_advisory_xact_lock(_ORDERS, func.hashtext(row.tenant))))
+        if any(most is not None for most, _ in limits):
+            self.database.one_by_one(session, "orders", row.tenant)
         waiting = (SearchRow.tenant == row.tenant, SearchRow.state.in_([state.value for state in rules.AT_REST]))
         for most, whose in limits:
             if most is not None:
