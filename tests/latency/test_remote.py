@@ -129,7 +129,7 @@ def test_patience_ends(store: MemoryDevices) -> None:
     began = time.monotonic()
     with pytest.raises(DeviceAwayError, match="last heard of") as away:
         device(store, silent_seconds=0.05, patience_seconds=0.2).time(WORKS[:2], HOW, lambda work, timing: None)
-    assert 0.2 < time.monotonic() - began < 5
+    assert 0.2 < time.monotonic() - began < 20
     assert (away.value.device, away.value.since) == ("pi", store.device("t", "pi").last_seen_at)
     store.register("t", "pi", PI)
     assert claimed(store) == [], "nobody waits for it any more"

@@ -20,6 +20,7 @@ from automl_prune.storage.sql.devices import SqlDevices
 from automl_prune.testing.store_devices import GOOD, HOW, PI, WORKS, put
 from services.api.app import create_app
 from services.settings import Settings
+from tests.services.waiting import until
 
 ABOUT = {"name": "pi", "description": PI.to_json()}
 
@@ -152,9 +153,9 @@ def test_of_one_device_one_claim_waits_and_gets_the_work(client: TestClient, dev
     devices.register("default", "pi", PI)
     with ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(claim, client, wait_seconds=8) for _ in range(7)]
-        time.sleep(1)
+        until(lambda: sum(answer.done() for answer in waiting) == 6)
         waiting.append(pool.submit(claim, client, wait_seconds=8))
-        ousted, _ = wait(waiting[:7], timeout=4)
+        ousted, _ = wait(waiting[:7], timeout=6)
         assert [answer.result() for answer in ousted] == [[]] * 7
         assert not waiting[7].done()
         put(devices, tenant="default")

@@ -11,6 +11,7 @@ import pytest
 from automl_prune.storage.sql import SqlStore
 from automl_prune.storage.webhooks import Webhooks
 from services.settings import Settings
+from services.webhooks import guard
 from services.webhooks.sender import SLOTS_OF_TENANT, Sender
 from tests.services.receivers import Receiver, receiving
 
@@ -19,6 +20,11 @@ from tests.services.receivers import Receiver, receiving
 def receiver() -> Iterator[Receiver]:
     with receiving() as here:
         yield here
+
+
+@pytest.fixture(autouse=True)
+def _patience_with_slow_receivers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "SECONDS", 60.0)
 
 
 @pytest.fixture
@@ -37,7 +43,7 @@ def test_slow_receivers_of_one_tenant_keep_no_other_waiting(store: SqlStore, set
         elif asked["/slow"] >= SLOTS_OF_TENANT:
             full.set()
         if handler.path == "/slow":
-            release.wait(10)
+            release.wait(60)
         handler.send_response(204)
 
     receiver.answer = answer
@@ -48,9 +54,9 @@ def test_slow_receivers_of_one_tenant_keep_no_other_waiting(store: SqlStore, set
         store.add_search({}, name=None, labels={}, tenant="slow")
     try:
         with Sender(webhooks, settings).running():
-            assert full.wait(10)
+            assert full.wait(30)
             store.add_search({}, name=None, labels={}, tenant="quick")
-            assert arrived.wait(4), "less than a slow receiver is given"
+            assert arrived.wait(30), "less than a slow receiver is given"
             assert asked["/slow"] == SLOTS_OF_TENANT
             release.set()
     finally:
@@ -66,7 +72,7 @@ def test_a_slot_is_used_again_as_soon_as_it_is_free(store: SqlStore, settings: S
         if asked["/quick"] == 10:
             done.set()
         if handler.path == "/slow":
-            release.wait(10)
+            release.wait(60)
         handler.send_response(204)
 
     receiver.answer = answer
@@ -76,7 +82,7 @@ def test_a_slot_is_used_again_as_soon_as_it_is_free(store: SqlStore, settings: S
         store.add_search({}, name=None, labels={})
     try:
         with Sender(webhooks, settings).running():
-            assert done.wait(4), "less than a slow receiver is given"
+            assert done.wait(30), "less than a slow receiver is given"
             release.set()
     finally:
         release.set()

@@ -192,7 +192,7 @@ def test_answers_are_small_and_fast(receiver: Receiver, monkeypatch: pytest.Monk
 
     def dripping(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
-        for _ in range(50):
+        for _ in range(500):
             handler.send_header("X", "y")
             handler.flush_headers()
             time.sleep(0.05)
@@ -205,7 +205,7 @@ def test_answers_are_small_and_fast(receiver: Receiver, monkeypatch: pytest.Monk
     began = time.monotonic()
     with pytest.raises((httpcore.ReadTimeout, httpcore.ReadError)):
         guard.post(receiver.url, b"{}", {}, ["127.0.0.1"])
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 15
 
 
 PRIVATE = [
@@ -312,7 +312,7 @@ def test_a_sender_works_beside_a_launcher(
     receiver.answer = answer
     with Sender(Webhooks(store), settings).running():
         store.set_state(job.id, job.attempt, SearchState.SUCCEEDED)
-        assert arrived.wait(10)
+        assert arrived.wait(30)
     assert json.loads(receiver.got[0][1])["event"] == "end"
 
 

@@ -495,7 +495,7 @@ def test_its_own_thinking_takes_little() -> None:
         problem.space, line(50, 0.02, width=256).cost, problem.objectives, (Budget("macs", max=0.5 * 50 * 256),)
     )
     strategy = netadapt(scaled, initial_reduction=0.02)
-    started = time.perf_counter()
+    started = time.process_time()
     trials = drive(strategy, lambda w: float(w.sum()) / 1e5, most=1000)
     assert len(trials) == 1000
-    assert (time.perf_counter() - started) / 1000 < 0.01
+    assert (time.process_time() - started) / 1000 < 0.01
