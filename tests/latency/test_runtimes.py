@@ -51,7 +51,7 @@ def test_what_runs_is_the_network(runtime: str, threads: int) -> None:
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime", COMPILED, pytest.param("torch-cuda", marks=needs_cuda)])
 def test_more_work_takes_longer(runtime: str) -> None:
     threads = torch.get_num_threads()
-    watch = Stopwatch(Conditions(runtime))
+    watch = Stopwatch(Conditions(runtime, batch=64 if runtime == "torch-cuda" else 1))
     small, large = watch.time(SMALL), watch.time(LARGE)
     assert large.ratio > 2 * small.ratio
     assert torch.get_num_threads() == threads
@@ -71,6 +71,28 @@ def test_a_graph_on_a_gpu_is_timed_by_its_own_clock() -> None:
     assert often == pytest.approx(50 * once, rel=0.5)
     half = Stopwatch(replace(how, dtype="bfloat16")).time(wide)
     assert half.ms < Stopwatch(how).time(wide).ms
+
+
+@needs_cuda
+def test_a_graph_on_a_gpu_keeps_what_it_reads() -> None:
+    runtime, how = RUNTIMES.get("torch-cuda"), Conditions("torch-cuda")
+    run = runtime.ready(LARGE.build(), torch.rand(1, *LARGE.input_shape), how)
+    gc.collect()
+    for _ in range(3):
+        torch.cuda.empty_cache()
+        runtime.ready(replace(LARGE, inputs=256, outputs=256).build(), torch.rand(1, 256, 32, 32), how)()
+        run()
+    torch.cuda.synchronize()
+
+
+@needs_cuda
+def test_a_small_layer_on_a_gpu_does_not_take_what_starting_a_graph_takes() -> None:
+    runtime, how = RUNTIMES.get("torch-cuda"), Conditions("torch-cuda")
+    one = runtime.ready(SMALL.build(), torch.rand(1, *SMALL.input_shape), how)
+    four = nn.Sequential(SMALL.build(), *(SMALL.build() for _ in range(3)))
+    many = runtime.ready(four, torch.rand(1, *SMALL.input_shape), how)
+    once, times = (min(runtime.clock(run, 100) for _ in range(5)) for run in (one, many))
+    assert times == pytest.approx(4 * once, rel=0.3)
 
 
 def test_pools_of_onnx_runtime_do_not_spin_while_another_session_is_timed() -> None:

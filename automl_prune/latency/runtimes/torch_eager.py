@@ -1,5 +1,6 @@
 """torch as it is: one operation after the other, on the CPU, or on a GPU as a graph that is replayed."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -10,6 +11,9 @@ from automl_prune.latency.runtimes.base import RUNTIMES, Runtime
 from automl_prune.latency.timing import Clock, Run
 
 _FLOATS = ("float32", "bfloat16", "float16")
+GRAPH_SECONDS, MOST_CALLS = 0.0005, 100
+"""What one graph on a GPU takes at least, where so many calls do: to start a graph takes longer than a small layer does, and
+the layers of a network follow each other within one."""
 
 
 def _typed(model: nn.Module, sample: Tensor, conditions: Conditions) -> tuple[nn.Module, Tensor]:
@@ -69,7 +73,7 @@ class TorchCuda(Runtime):
         return f"{torch.__version__} on {torch.cuda.get_device_name()}"
 
     def ready(self, model: nn.Module, sample: Tensor, conditions: Conditions) -> Run:
-        """A replay of the captured graph."""
+        """A replay of what was captured: one call, or of a small network as many as take about ``GRAPH_SECONDS``."""
         model, sample = _typed(model.cuda(), sample.cuda(), conditions)
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
@@ -77,23 +81,43 @@ class TorchCuda(Runtime):
             for _ in range(3):  # libraries choose their algorithms before anything is captured
                 model(sample)
         torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.inference_mode(), torch.cuda.graph(graph):
-            model(sample)
-        return graph.replay
+        one = _Captured(model, sample, 1)
+        seconds = min(by_events(one, 1) for _ in range(5))
+        calls = min(MOST_CALLS, math.ceil(GRAPH_SECONDS / max(seconds, 1e-6)))
+        return one if calls == 1 else _Captured(model, sample, calls)
 
     @property
     def clock(self) -> Clock:
         """Events around the calls, on the device's own clock."""
-
-        def by_events(run: Run, calls: int) -> float:
-            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            torch.cuda.synchronize()
-            first.record()
-            for _ in range(calls):
-                run()
-            last.record()
-            torch.cuda.synchronize()
-            return float(first.elapsed_time(last)) / 1e3
-
         return by_events
+
+
+class _Captured:
+    """Calls of a network that were captured as a graph, one after the other.
+
+    The graph knows addresses only, so that what lies there is kept here.
+    """
+
+    def __init__(self, model: nn.Module, sample: Tensor, calls: int) -> None:
+        self.calls, self._reads = calls, (model, sample)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.inference_mode(), torch.cuda.graph(self._graph):
+            for _ in range(calls):
+                model(sample)
+
+    def __call__(self) -> None:
+        self._graph.replay()
+
+
+def by_events(run: Run, calls: int) -> float:
+    """Seconds of so many calls by the device's clock: those of as many replays as make up at least so many."""
+    in_one = run.calls if isinstance(run, _Captured) else 1
+    replays = math.ceil(calls / in_one)
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
+    first.record()
+    for _ in range(replays):
+        run()
+    last.record()
+    torch.cuda.synchronize()
+    return float(first.elapsed_time(last)) / 1e3 * calls / (replays * in_one)
