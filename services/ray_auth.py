@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import secrets
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -91,9 +92,7 @@ def answers_anybody(address: str) -> bool:
     Raises:
         UserError: It is there, and neither answers nor asks for a token.
     """
-    states: list[grpc.ChannelConnectivity] = []
     with grpc.insecure_channel(address) as channel:
-        channel.subscribe(states.append)
         ask = channel.unary_unary(_ASK, request_serializer=bytes, response_deserializer=bytes)
         for _ in range(_TRIES):
             try:
@@ -102,15 +101,24 @@ def answers_anybody(address: str) -> bool:
                 said = error.code()
             else:
                 return True
-            # where nobody gets through to the machine, nothing but the time says that the head is away
-            nobody = said == grpc.StatusCode.DEADLINE_EXCEEDED and grpc.ChannelConnectivity.READY not in states
-            if nobody or said == grpc.StatusCode.UNAVAILABLE or said in _REFUSALS:
+            away = said == grpc.StatusCode.UNAVAILABLE
+            if away or said in _REFUSALS or (said == grpc.StatusCode.DEADLINE_EXCEEDED and not _listens(address)):
                 return False
     raise UserError(
         f"The Ray cluster at {address} does not say whether it is open to anybody: asked without a token, it "
         f"{_ODDITIES.get(said, f'answers {said.name}')}. Try again, or set {PREFIX}ALLOW_OPEN_RAY=1 where only this service "
         f"can reach it."
     )
+
+
+def _listens(address: str) -> bool:
+    """Whether anybody takes a connection: where a machine is off, nothing but the time says so."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def _token_file(home: Path) -> Path:
