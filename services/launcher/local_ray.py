@@ -25,7 +25,7 @@ from services import logs, ray_auth
 
 log = logging.getLogger("automl_prune.launcher")
 
-START_SECONDS = 90.0
+START_SECONDS = 180.0
 NOT_STARTED = f"no local Ray started within {START_SECONDS:.0f} seconds; see the launcher's log"
 GRACE_SECONDS = 10.0
 LOOK_SECONDS = 0.2

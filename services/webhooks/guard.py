@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -94,17 +95,24 @@ def post(url: str, body: bytes, headers: Mapping[str, str], exempt: Collection[s
         RefusedAddressError: The address is not one that anything is sent to.
         OSError, httpcore's errors: It did not work, in time or within the limit.
     """
+    authorities = _authorities()  # read before the time begins
     budget = _Budget()
     if (named := read_url(url, exempt)) is not None:
         check_name(*named, budget.resolved)
     backend = _Guarded(exempt, budget)
     with (
-        httpcore.ConnectionPool(ssl_context=ssl.create_default_context(), network_backend=backend, retries=0) as pool,
+        httpcore.ConnectionPool(ssl_context=authorities, network_backend=backend, retries=0) as pool,
         pool.stream("POST", url, headers=list(headers.items()), content=body) as response,
     ):
         for _ in response.iter_stream():
             pass
         return response.status
+
+
+@cache
+def _authorities() -> ssl.SSLContext:
+    """Who may vouch for receivers; read once, as that takes a while."""
+    return ssl.create_default_context()
 
 
 class _Guarded(httpcore.NetworkBackend):

@@ -69,7 +69,7 @@ def given_back(job: SearchJob) -> bool:
     [
         ("/no/python", "inline", "no driver could be started: FileNotFoundError"),
         ("/bin/false", "inline", "its driver did not get to work: it ended with exit code 1; see search.log"),
-        ("/bin/false", "actors", "no local Ray started within 90 seconds"),
+        ("/bin/false", "actors", "no local Ray started within 180 seconds"),
     ],
 )
 def test_a_broken_launcher_costs_no_search_anything(
