@@ -1,7 +1,6 @@
 """Networks that hang, crash or raise, in a real service over real HTTP: each costs its own order, and nothing else."""
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -20,10 +19,20 @@ from automl_prune.architecture import Architecture
 from automl_prune.errors import TraceError, UserError
 from automl_prune.loop.admission import admitted
 from automl_prune.networks import NETWORKS
-from services.admission import MOST_OF_TENANT, MOST_WAITING, NETWORKS_OF_TENANT, Admissions, BusyError, admit_in_child
+from services.admission import (
+    MOST_OF_TENANT,
+    MOST_WAITING,
+    NETWORKS_OF_TENANT,
+    Admissions,
+    BusyError,
+    admit_in_child,
+    verification_seconds,
+)
 from services.settings import Settings, load_settings
+from tests.services.waiting import until
 
 LIMIT = 15.0
+"""Of the server, for the network that hangs."""
 AWKWARD = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
@@ -79,7 +88,7 @@ def awkward(folder: Path) -> Iterator[pytest.MonkeyPatch]:
 @pytest.fixture(scope="module")
 def settings(awkward: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     home = tmp_path_factory.mktemp("home")
-    return load_settings(home=home, plugins="awkward", admission_seconds=LIMIT)
+    return load_settings(home=home, plugins="awkward", admission_seconds=600)
 
 
 def is_running(pid: int) -> bool:
@@ -90,7 +99,7 @@ def is_running(pid: int) -> bool:
 
 
 def gone(pids: list[int]) -> bool:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while any(map(is_running, pids)) and time.monotonic() < end:
         time.sleep(0.05)
     return not any(map(is_running, pids))
@@ -142,14 +151,14 @@ class Held:
 
     def admit(self, name: str, num_classes: int, settings: Settings) -> Architecture:
         self.asked.append((name, num_classes))
-        assert self.go.wait(20)
+        assert self.go.wait(240)
         raise UserError("no")
 
     def order(self, classes: int, tenant: str) -> Future[Architecture]:
         """Order a network; returns when that waits, or was refused."""
         before, network = self.admissions.waiting, NETWORKS.get("resnet20")
         future = self.pool.submit(self.admissions, network, classes, self.cache, tenant=tenant)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while self.admissions.waiting == before and not future.done() and time.monotonic() < end:
             time.sleep(0.01)
         return future
@@ -169,23 +178,23 @@ def held(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
 def test_orders_for_one_network_share_one_admission(held: Held) -> None:
     waiting = [held.order(3, tenant) for tenant in ("a", "b") for _ in range(MOST_OF_TENANT)]
     with pytest.raises(BusyError, match="Too many networks"):
-        held.order(3, "c").result(5)
+        held.order(3, "c").result(60)
     held.go.set()
     assert len(waiting) == MOST_WAITING
     assert all(isinstance(each.exception(), UserError) for each in waiting)
     assert held.asked == [("resnet20", 3)]
     assert held.admissions.waiting == 0
     with pytest.raises(UserError, match="no"):
-        held.order(3, "a").result(5)
+        held.order(3, "a").result(60)
 
 
 def test_one_tenant_leaves_room_for_the_others(held: Held) -> None:
     orders = [held.order(classes, "greedy") for classes in range(2, 2 + NETWORKS_OF_TENANT)]
     with pytest.raises(BusyError, match="you ordered"):
-        held.order(99, "greedy").result(5)
+        held.order(99, "greedy").result(60)
     orders += [held.order(2, "greedy") for _ in range(MOST_OF_TENANT - NETWORKS_OF_TENANT)]
     with pytest.raises(BusyError, match="you ordered"):
-        held.order(2, "greedy").result(5)
+        held.order(2, "greedy").result(60)
     orders.append(held.order(99, "modest"))
     held.go.set()
     assert all(isinstance(each.exception(), UserError) for each in orders)
@@ -195,23 +204,19 @@ def test_one_tenant_leaves_room_for_the_others(held: Held) -> None:
 @pytest.fixture(scope="module")
 def client(settings: Settings, awkward: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
     """A real server in a process of its own, which runs nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = os.environ | services.settings.environment(settings.model_copy(update={"port": port}))
-    server = subprocess.Popen([sys.executable, "-m", "services.cli", "serve", "--no-launcher"], env=environment)
+    hasty = settings.model_copy(update={"admission_seconds": LIMIT})
+    # known before, as a busy machine may need as long for it as the network that hangs has
+    admitted(NETWORKS.get("digits_resnet"), 10, hasty.cache_dir, seconds=verification_seconds(hasty))
+    command = [sys.executable, "-m", "services.cli", "serve", "--no-launcher", "--port", "0"]
+    environment = os.environ | services.settings.environment(hasty)
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as opened:
-            end = time.monotonic() + 60
-            while time.monotonic() < end:
-                try:
-                    opened.get("/healthz")
-                    break
-                except httpx.TransportError:
-                    time.sleep(0.2)
+        assert server.stdout is not None
+        with httpx.Client(base_url=server.stdout.readline().split()[-1], timeout=300) as opened:
             yield opened
     finally:
         server.terminate()
-        server.wait(20)
+        server.communicate(timeout=120)
 
 
 def order(network: str) -> dict[str, Any]:
@@ -228,16 +233,16 @@ def test_a_network_that_hangs_holds_nobody_else(client: httpx.Client, folder: Pa
     began = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
         hanging = pool.submit(client.post, "/v1/searches", json=order("awkward_hangs"))
-        while not (folder / "pids").exists() and not hanging.done():
-            time.sleep(0.1)
-        pids = [int(pid) for pid in (folder / "pids").read_text().split()]
+        file = folder / "pids"
+        until(lambda: hanging.done() or (file.exists() and file.read_text().count(" ") == 1))
+        pids = [int(pid) for pid in file.read_text().split()]
         assert all(map(is_running, pids))
         assert client.get("/healthz").status_code == 200
         placed = client.post("/v1/searches", json=order("digits_resnet"))
         assert placed.status_code == 201
         assert not hanging.done()
         answer = hanging.result()
-    assert LIMIT <= time.monotonic() - began < LIMIT + 45
+    assert LIMIT <= time.monotonic() - began < LIMIT + 200
     assert answer.status_code == 422
     fault = answer.json()["errors"][0]
     assert fault["pointer"] == "/search_space/name"
