@@ -39,7 +39,7 @@ class Gate:
     def wait(self) -> None:
         self.here += 1
         self.entered.set()
-        assert self.opened.wait(20)
+        assert self.opened.wait(240)
 
 
 @pytest.fixture
@@ -62,31 +62,32 @@ SLOW = {"url": "https://slow.example/"}
 def test_names_that_are_looked_up_slowly(
     client: TestClient, pool: ThreadPoolExecutor, looked_up: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhooks, "LOOK_UP_SECONDS", 60.0)
+    monkeypatch.setattr(webhooks, "LOOK_UP_SECONDS", 600.0)
     asked = [pool.submit(client.post, "/v1/webhooks", json=SLOW) for _ in range(MANY)]
-    assert looked_up.entered.wait(10)
+    assert looked_up.entered.wait(120)
     assert client.post("/v1/webhooks", json={"url": "http://127.0.0.1:9/"}).status_code == 201
     assert len(client.get("/v1/webhooks").json()["items"]) == 1
     assert not any(each.done() for each in asked)
     looked_up.opened.set()
-    answers = [each.result(20).status_code for each in asked]
+    answers = [each.result(120).status_code for each in asked]
     assert sorted(answers) == [201] * (MOST - 1) + [409] * (MANY - MOST + 1), "all were looked up"
 
 
 def test_names_that_are_not_looked_up_in_time(
     client: TestClient, pool: ThreadPoolExecutor, looked_up: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhooks, "LOOK_UP_SECONDS", 1.0)
+    monkeypatch.setattr(webhooks, "LOOK_UP_SECONDS", 2.0)
     began = time.monotonic()
     answers = list(pool.map(lambda _: client.post("/v1/webhooks", json=SLOW), range(MANY)))
-    assert time.monotonic() - began < 15, "none waits for the one before it"
+    assert time.monotonic() - began < 60, "none waits for the one before it"
     assert looked_up.here == 4, "so many at once, and none that nobody waits for any more"
     for answer in answers:
         assert (answer.status_code, answer.json()["code"]) == (422, "refused_address")
         (fault,) = answer.json()["errors"]
         assert fault["pointer"] == "/url"
-        assert "'slow.example' could not be looked up within 1 seconds" in fault["detail"]
+        assert "'slow.example' could not be looked up within 2 seconds" in fault["detail"]
     looked_up.opened.set()
+    monkeypatch.setattr(webhooks, "LOOK_UP_SECONDS", 600.0)
     assert client.post("/v1/webhooks", json=SLOW).status_code == 201
 
 
@@ -106,9 +107,9 @@ def test_fronts_that_take_long(
     monkeypatch.setattr(standings, "scored", slowly)
     try:
         asked = [pool.submit(client.get, f"/v1/searches/{search}/pareto") for _ in range(MANY)]
-        assert gate.entered.wait(10)
+        assert gate.entered.wait(120)
         assert client.get(f"/v1/searches/{search}").status_code == 200
         assert not any(each.done() for each in asked)
     finally:
         gate.opened.set()
-    assert {each.result(10).status_code for each in asked} == {200}
+    assert {each.result(120).status_code for each in asked} == {200}

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from automl_prune.errors import LeaseLostError
 from automl_prune.loop.job import EventKind, SearchState
 from automl_prune.space import Candidate
+from automl_prune.storage import watching
 from automl_prune.storage.database import Database
 from automl_prune.storage.engine import PATIENCE
 from automl_prune.storage.sql import SqlStore
@@ -39,18 +40,26 @@ def test_the_last_event_is_known(store: SqlStore) -> None:
     assert watcher.last(first) < watcher.last(second) == watcher.last()
 
 
+@pytest.fixture
+def never_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks without being told that there is something new."""
+    monkeypatch.setattr(watching, "QUIET_SECONDS", 600.0)
+
+
+@pytest.mark.usefixtures("never_quiet")
 def test_changes_are_told_soon_and_by_search(store: SqlStore) -> None:
     async def hear() -> tuple[Collection[str] | None, str]:
         async with aclosing(Watcher(store.database).changes()) as changes:
             assert await anext(changes) is None
             search_id = await asyncio.to_thread(ordered, store)
-            heard = await asyncio.wait_for(anext(changes), 4)  # notified or polled, not looked for after QUIET_SECONDS
+            heard = await asyncio.wait_for(anext(changes), 60)
             return heard, search_id
 
     heard, search_id = asyncio.run(hear())
     assert heard == {search_id}
 
 
+@pytest.mark.usefixtures("never_quiet")
 def test_a_listener_whose_connection_breaks_listens_again(postgres_url: str) -> None:
     store = SqlStore.open(postgres_url)
     database = Database(postgres_url)
@@ -64,9 +73,9 @@ def test_a_listener_whose_connection_breaks_listens_again(postgres_url: str) -> 
         async with aclosing(Watcher(store.database).changes()) as changes:
             heard = [await anext(changes)]
             await asyncio.to_thread(cut)
-            heard.append(await asyncio.wait_for(anext(changes), 6))
+            heard.append(await asyncio.wait_for(anext(changes), 60))
             search_id = await asyncio.to_thread(ordered, store)
-            heard.append(await asyncio.wait_for(anext(changes), 4))
+            heard.append(await asyncio.wait_for(anext(changes), 60))
             return [None if h is None else [search_id] if search_id in h else h for h in heard]
 
     heard = asyncio.run(hear())
