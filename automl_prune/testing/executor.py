@@ -37,7 +37,7 @@ class ExecutorContract:
     def test_trials_overlap_and_each_completes_exactly_once(self, executor: Executor, tmp_path: Path) -> None:
         source, marks = ScriptedSource(8), tmp_path / "built"
         marks.mkdir()
-        executor.run(source, partial(build, MeetAnother(tmp_path, patience=30 if self.has_workers else 0), marks))
+        executor.run(source, partial(build, MeetAnother(tmp_path, patience=120 if self.has_workers else 0), marks))
         assert sorted(trial.number for trial, _ in source.completed) == list(range(8))
         for trial, outcome in source.completed:
             assert (outcome.state, outcome.metrics["number"]) == (TrialState.COMPLETE, trial.number)
@@ -73,7 +73,7 @@ class ExecutorContract:
         source = ScriptedSource(100, stop=lambda: len(list(tmp_path.iterdir())) >= 2)
         executor.run(source, partial(build, SleepLong(tmp_path, 60.0 if self.has_workers else 0.0)))
         assert source.stopped_at is not None
-        assert time.monotonic() - source.stopped_at < 12
+        assert time.monotonic() - source.stopped_at < 50
         assert len(source.completed) == source.handed_out == 2
         expected = TrialState.CANCELLED if self.has_workers else TrialState.COMPLETE
         assert {outcome.state for _, outcome in source.completed} == {expected}

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,13 @@ import pytest
 import ray
 import ray.util
 from ray.util.state import list_actors, list_tasks
+from ray.util.state.exception import RayStateApiException
 
 from automl_prune.errors import EvaluationError, NotReadyError, UserError, WorkersLostError
 from automl_prune.execution import ActorsExecutor, Connection
 from automl_prune.testing.executor import Die, ExecutorContract, ScriptedSource, build, score
 from automl_prune.trial import Evaluator, Outcome, Trial, TrialState
+from tests.services.waiting import until
 
 SEARCH = "srch_0190abcdef12"
 
@@ -35,10 +38,10 @@ def test_workers_and_trials_go_by_their_names_in_the_dashboard(local_ray: Connec
     names = ["search-ashboard-w0", "search-ashboard-w1"]
     assert executor.describe() == {"kind": "actors", "workers": 1, "dashboard": local_ray.page, "actors": names}
 
+    assert _patiently(lambda: _states(local_ray, names), {"DEAD"}) == {"DEAD"}, "no worker outlives its run"
     worker = list_actors(local_ray.dashboard, filters=[("name", "=", names[1])])[0]
     tasks = {"PruneWorker.arrive", "PruneWorker.build", "trial-0000", "trial-0001"}
-    assert _patiently(lambda: _tasks(local_ray, worker.actor_id), until=tasks) == tasks
-    assert _patiently(lambda: _states(local_ray, names), until={"DEAD"}) == {"DEAD"}, "no worker outlives its run"
+    assert _patiently(lambda: _tasks(local_ray, worker.actor_id), tasks) == tasks
     logs = "".join(path.read_text() for path in ray_folder.glob(f"session_2*/logs/worker-*-{worker.pid}.err"))
     assert "trial-0001, attempt 1" in logs
 
@@ -103,20 +106,21 @@ def test_a_machine_that_joins_is_used(local_ray: Connection, ray_folder: Path) -
     assert source.standstills[-1] is None
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_workers_that_there_is_no_room_for_keep_no_trial_to_themselves(local_ray: Connection) -> None:
     source = ScriptedSource(5)
     ActorsExecutor(SEARCH, workers=3).run(source, partial(build, score))
     assert sorted(trial.number for trial, _ in source.completed) == list(range(5)), "Ray here has two processors"
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_waiting_for_a_place_is_told_until_the_first_trial_starts(
     local_ray: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("automl_prune.execution.actors.STANDSTILL_SECONDS", 0.5)
     other: Any = ray.remote(Other).options(num_cpus=2).remote()
     ray.get(other.hold.remote())
+    until(lambda: not ray.available_resources().get("CPU", 0))  # type: ignore[no-untyped-call]  # Ray counts now and then
     source = Relieved(lambda: ray.kill(other))
     ActorsExecutor(SEARCH, workers=2).run(source, partial(build, score))
     reasons = list(dict.fromkeys(source.standstills))  # told again while a busy machine is slow to make room
@@ -125,7 +129,7 @@ def test_waiting_for_a_place_is_told_until_the_first_trial_starts(
     assert len(source.completed) == source.count
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_a_worker_without_a_place_is_not_told_while_another_works(
     local_ray: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,7 +139,8 @@ def test_a_worker_without_a_place_is_not_told_while_another_works(
     source = ScriptedSource(150)
     ActorsExecutor(SEARCH, workers=2).run(source, partial(build, score_slowly))
     ray.kill(other)
-    assert source.standstills in ([], ["waiting for a worker: 1 CPU asked, 0 of 2 CPU free in the cluster", None])
+    told = [reason is not None for reason in source.standstills]
+    assert told in ([], [True, False]), "only before the first trial, where Ray takes that long"
     assert len(source.completed) == source.count
 
 
@@ -235,10 +240,12 @@ def _arrive(home: int) -> Homebody:
     return Homebody()
 
 
-def _patiently(look: Callable[[], set[str]], until: set[str]) -> set[str]:
+def _patiently(look: Callable[[], set[str]], expected: set[str]) -> set[str]:
     """What there is to see, given the seconds that Ray takes to show it."""
-    give_up = time.monotonic() + 15
-    while (seen := look()) != until and time.monotonic() < give_up:
+    give_up, seen = time.monotonic() + 90, set[str]()
+    while seen != expected and time.monotonic() < give_up:
+        with suppress(RayStateApiException):  # the dashboard answers when it has the time
+            seen = look()
         time.sleep(0.2)
     return seen
 

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 import ray
 from ray.exceptions import ObjectLostError
 from ray.util.state import list_jobs
+from ray.util.state.exception import RayStateApiException
 
 from automl_prune.errors import WorkersLostError
 from automl_prune.execution import Connection, connect
 from automl_prune.execution.cluster import cause_of_death, environment, receive_evaluator, short_id
 from tests.execution.conftest import ABOUT
+from tests.services.waiting import until
 
 ALONE = """
 import json, signal
@@ -42,7 +45,7 @@ def test_an_executor_alone_starts_a_ray_and_ends_it(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="ap-", dir="/tmp") as folder:  # pytest's own are too long for sockets
         variables = {**os.environ, "TMPDIR": folder, "RAY_ADDRESS": "192.0.2.1:6379"}
         done = subprocess.run(
-            [sys.executable, "-c", ALONE], env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", ALONE], env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=400
         )
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == {"completed": 3, "connected": False, "handler": True}
@@ -62,7 +65,15 @@ def test_the_dashboard_listens_on_this_machine_only(local_ray: Connection) -> No
 def test_the_dashboard_shows_what_a_process_is_about_on_its_page(local_ray: Connection) -> None:
     """So that one gets from a search to its job, and back."""
     assert local_ray.page == f"{local_ray.dashboard}/#/jobs/{local_ray.job}"
-    (job,) = [job for job in list_jobs(local_ray.dashboard, detail=True) if job.job_id == local_ray.job]
+    found = []
+
+    def look() -> bool:
+        with suppress(RayStateApiException):  # a dashboard that has just started may not answer yet
+            found[:] = [job for job in list_jobs(local_ray.dashboard, detail=True) if job.job_id == local_ray.job]
+        return bool(found)
+
+    until(look, 120)
+    (job,) = found
     assert dict(job.metadata or {}).items() >= ABOUT.items()
 
 

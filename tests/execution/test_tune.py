@@ -32,8 +32,10 @@ def test_what_was_lost_with_a_machine_leaves_its_trial_open(lost: bool, error: t
     assert len(source.completed) == cancelled
 
 
-def test_workers_have_their_names_and_resources_and_leave_nothing(local_ray: Connection, ray_folder: Path) -> None:
-    before = list(Path(tempfile.gettempdir()).glob("ap-tune-*"))
+def test_workers_have_their_names_and_resources_and_leave_nothing(
+    local_ray: Connection, ray_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     source, executor = ScriptedSource(3), TuneExecutor(SEARCH, workers=1, cpu=2, gpu=0.5)
     executor.run(source, partial(build, report_environment))
     assert source.completed[2][1].details == {"threads": "2", "gpus": "0", "folder": os.getcwd()}
@@ -47,7 +49,7 @@ def test_workers_have_their_names_and_resources_and_leave_nothing(local_ray: Con
     logs = "".join(path.read_text() for path in ray_folder.glob(f"session_2*/logs/worker-*-{worker.pid}.err"))
     assert "trial-0002, attempt 1" in logs
 
-    assert list(Path(tempfile.gettempdir()).glob("ap-tune-*")) == before
+    assert list(tmp_path.iterdir()) == []
     assert list(ray_folder.glob("session_2*/artifacts/*/*")) == []
 
 
