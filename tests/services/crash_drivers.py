@@ -192,14 +192,17 @@ def steps(house: House, every: int) -> Iterator[dict[str, Any]]:
 
 
 def chaos(house: House, seconds: float, seed: int) -> Iterator[dict[str, Any]]:
-    """Undisturbed first; then searches whose every driver is killed at a random moment, or lives to the end."""
+    """Undisturbed first; then searches whose every driver is killed at a random moment, or lives to the end.
+
+    There are more of them than ``seconds`` allow until one is killed.
+    """
     search_id = house.order()
     began = time.monotonic()
     house.drive(pause=0.002)
     length = time.monotonic() - began
     yield house.account(search_id)
-    rng, give_up = random.Random(seed), time.monotonic() + seconds
-    while time.monotonic() < give_up:
+    rng, give_up, killed = random.Random(seed), time.monotonic() + seconds, 0
+    while time.monotonic() < give_up or not killed:
         search_id, kills = house.order(), 0
         while not house.job(search_id).state.is_terminal:
             pid = house.fork(lambda: house.drive(pause=0.002))
@@ -209,6 +212,7 @@ def chaos(house: House, seconds: float, seed: int) -> Iterator[dict[str, Any]]:
             time.sleep(LEASE_SECONDS)
             if kills > ROUNDS:
                 raise SystemExit(f"{search_id} makes no headway: {house.job(search_id)}")
+        killed += kills
         yield {"kills": kills, **house.account(search_id)}
 
 

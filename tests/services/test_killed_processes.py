@@ -105,19 +105,23 @@ def asked(store: SqlStore, job: SearchJob, count: int) -> list[Any]:
     return [(t.trial.number, t.trial.candidate) for t in store.trials(job.id, arm="search")][:count]
 
 
+ENOUGH = 150
+"""So many trials do not end while this process is slow to look."""
+
+
 def test_a_search_rests_goes_on_and_survives_its_launcher(
     store: SqlStore, settings: Settings, launchers: Callable[[], subprocess.Popen[bytes]]
 ) -> None:
-    expected = undisturbed(store, settings, ORDER, 60)
-    job = store.add_search(ORDER | {"trials": {"max": 60}}, name=None, labels={})
+    expected = undisturbed(store, settings, ORDER, ENOUGH)
+    job = store.add_search(ORDER | {"trials": {"max": ENOUGH}}, name=None, labels={})
     launcher = launchers()
     until(reached(store, job, 4))
     store.request_pause(job.id)
-    until(state(store, job, SearchState.PAUSED), 30)
+    until(state(store, job, SearchState.PAUSED))
     resting = store.get_search(job.id)
     assert (resting.lease_expires_at, resting.state_reason, resting.losses) == (None, "paused by request", 0)
     assert all(t.trial.state is TrialState.COMPLETE for t in store.trials(job.id)), "trials in flight are finished"
-    until(lambda: not drivers(job), 30)
+    until(lambda: not drivers(job))
     before = completed(store, job)
     time.sleep(1)
     assert store.get_search(job.id).state is SearchState.PAUSED, "nobody claims it"
@@ -125,17 +129,17 @@ def test_a_search_rests_goes_on_and_survives_its_launcher(
     store.request_resume(job.id)
     until(reached(store, job, len(before) + 3))
     launcher.kill()
-    until(state(store, job, SearchState.QUEUED), 30)
+    until(state(store, job, SearchState.QUEUED))
     waiting = store.get_search(job.id)
     assert (waiting.state_reason, waiting.losses) == ("queued again: the service was stopped", 0)
-    until(lambda: not drivers(job), 30)
+    until(lambda: not drivers(job))
     before |= completed(store, job)
 
     launchers()
     until(state(store, job, SearchState.SUCCEEDED, SearchState.FAILED))
     assert store.get_search(job.id).state is SearchState.SUCCEEDED
     assert {number: completed(store, job)[number] for number in before} == before, "nothing is evaluated twice"
-    assert asked(store, job, 60) == asked(store, expected, 60), "the asks differ from an undisturbed search's"
+    assert asked(store, job, ENOUGH) == asked(store, expected, ENOUGH), "the asks differ from an undisturbed search's"
 
 
 def test_an_accepted_order_survives_the_api(store: SqlStore, settings: Settings) -> None:
@@ -164,7 +168,8 @@ def actors(store: SqlStore, settings: Settings, job: SearchJob) -> list[int]:
     """Process ids of the workers that Ray knows of and that live; asked from a process that has the token from its start."""
     dashboard = store.get_search(job.id).info["links"]["ray_dashboard"].partition("/#")[0]
     variables = os.environ | ray_auth.variables(settings.home)
-    said = subprocess.run([sys.executable, "-c", LIST, dashboard], env=variables, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", LIST, dashboard]
+    said = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=240)
     assert said.returncode == 0, said.stderr
     found: list[int] = json.loads(said.stdout)
     return found
@@ -188,8 +193,8 @@ def test_a_worker_may_die_and_cancel_leaves_none(
     assert asked(store, job, FIRST) == asked(store, expected, FIRST)
     assert actors(store, settings, job)
     store.request_cancel(job.id)
-    until(state(store, job, SearchState.CANCELLED), 15)
-    assert not actors(store, settings, job), "no worker is left"
+    until(state(store, job, SearchState.CANCELLED), 60)
+    until(lambda: not actors(store, settings, job), 60)
     assert all(t.trial.state.is_terminal for t in store.trials(job.id))
 
 
@@ -211,5 +216,5 @@ def test_ray_may_die(
     assert {number: completed(store, job)[number] for number in before} == before
     assert asked(store, job, FIRST) == asked(store, expected, FIRST)
     store.request_cancel(job.id)
-    until(state(store, job, SearchState.CANCELLED), 15)
-    until(lambda: not drivers(job), 15)
+    until(state(store, job, SearchState.CANCELLED), 60)
+    until(lambda: not drivers(job), 60)

@@ -91,7 +91,7 @@ def test_a_killed_driver_is_replaced_and_no_finished_trial_is_repeated(
     expected = ended(store, first)
     assert expected.state is SearchState.SUCCEEDED, expected.state_reason
     second = store.add_search(ORDER, name="killed", labels={})
-    until(lambda: searched(store, second) >= 5)
+    until(lambda: searched(store, second) >= 2)
     before = {t.trial.number: t.ended_at for t in store.trials(second.id) if t.trial.state is TrialState.COMPLETE}
     for pid in drivers(second):
         os.kill(pid, signal.SIGKILL)
@@ -116,8 +116,8 @@ def test_a_running_search_is_cancelled_and_leaves_no_driver(store: Store, launch
     asked = time.monotonic()
     store.request_cancel(job.id)
     assert ended(store, job).state is SearchState.CANCELLED
-    assert time.monotonic() - asked < 15
-    until(lambda: not drivers(job), 15)
+    assert time.monotonic() - asked < 60
+    until(lambda: not drivers(job), 60)
     assert all(t.trial.state.is_terminal for t in store.trials(job.id))
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -106,27 +107,24 @@ def slow_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("slow_python")
 @pytest.mark.parametrize("execution", ["inline", "actors"])
 def test_a_claim_is_kept_while_its_driver_or_its_ray_starts(
-    make_launcher: Callable[[Settings], Launcher],
-    store: SqlStore,
-    settings: Settings,
-    order: Order,
-    monkeypatch: pytest.MonkeyPatch,
-    execution: str,
+    launcher: Launcher, store: SqlStore, order: Order, monkeypatch: pytest.MonkeyPatch, execution: str
 ) -> None:
-    monkeypatch.setattr("services.launcher.launcher.STARTING_SECONDS", 2.0)
     search = store.add_search(order(execution=execution), name=None, labels={}).id
-    hasty = make_launcher(load_settings(home=settings.home, lease_seconds=2))
-    began = time.monotonic()
-    while time.monotonic() < began + 4:
-        hasty.step()
-        assert store.settle_lapsed() == 0
-        time.sleep(0.1)
-    assert store.get_search(search).attempt == 1
+
+    ends: list[datetime] = []
+
+    def renewed_twice(job: SearchJob) -> bool:
+        if job.lease_expires_at is not None and job.lease_expires_at not in ends:
+            ends.append(job.lease_expires_at)
+        return len(ends) == 3
+
+    assert stepped(launcher, store, search, renewed_twice).attempt == 1
+    assert ends == sorted(ends)
     expected = {"actors": "waiting for Ray to start", "inline": "starting a driver"}
     assert store.get_search(search).state_reason == expected[execution]
     store.request_cancel(search)
     monkeypatch.setattr("services.launcher.launcher.CANCEL_SECONDS", 0.0)
-    stepped(hasty, store, search, lambda job: job.state is SearchState.CANCELLED)
+    stepped(launcher, store, search, lambda job: job.state is SearchState.CANCELLED)
 
 
 @pytest.mark.usefixtures("slow_python")
