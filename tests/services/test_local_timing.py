@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,11 @@ def known(settings: Settings) -> None:
 
 def measuring(driver: int | None = None) -> psutil.Process | None:
     """The process that a driver, or this process, times in."""
-    children = psutil.Process(driver).children()
-    return next((child for child in children if "services.measuring" in child.cmdline()), None)
+    for child in psutil.Process(driver).children():
+        with suppress(psutil.Error):  # it may end just now
+            if "services.measuring" in child.cmdline():
+                return child
+    return None
 
 
 def is_held(lock: Path) -> bool:
@@ -116,12 +119,12 @@ def timing(lock: Path, driver: int | None = None, *, hangs: bool = False) -> psu
 def driven(
     job: SearchJob, store: SqlStore, settings: Settings, requests: Requests | None = None
 ) -> Iterator[list[SearchJob]]:
-    """A search that is driven by a thread, until it ends within seconds of the block; gives what it ended as."""
+    """A search that is driven by a thread, until it ends soon after the block; gives what it ended as."""
     ended: list[SearchJob] = []
     thread = threading.Thread(target=lambda: ended.append(drive(job, store, settings, requests=requests)), daemon=True)
     thread.start()
     yield ended
-    thread.join(20)
+    thread.join(60)
 
 
 def test_a_search_whose_network_crashes_the_runtime_fails_and_says_which(
@@ -137,13 +140,13 @@ def test_a_search_whose_network_crashes_the_runtime_fails_and_says_which(
 def test_a_search_whose_network_hangs_the_runtime_fails_and_says_which(
     claimed: SearchJob, store: SqlStore, settings: Settings, lock: Path
 ) -> None:
-    impatient = settings.model_copy(update={"measurement_seconds": 3})
+    impatient = settings.model_copy(update={"measurement_seconds": 10})
     with driven(claimed, store, impatient) as ended:
         timing(lock, hangs=True)
     assert [search.state for search in ended] == [SearchState.FAILED]
-    limit = "It took longer than 3 s and was stopped; the service's AUTOML_PRUNE_MEASUREMENT_SECONDS allows more."
+    limit = "It took longer than 10 s and was stopped; the service's AUTOML_PRUNE_MEASUREMENT_SECONDS allows more."
     assert re.fullmatch(f"Device 'local' could not time .*: {limit}", str(ended[0].state_reason))
-    until(lambda: measuring() is None, 10)
+    until(lambda: measuring() is None, 60)
 
 
 @pytest.mark.slow
@@ -214,5 +217,5 @@ def test_what_a_killed_driver_timed_in_ends_with_it(
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait(20)
-    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10)
+    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 60)
     assert not is_held(lock)

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import pickle
+import re
 import socket
 import struct
 import tarfile
@@ -170,6 +171,17 @@ def count(store: SqlStore) -> dict[str, int]:
         return {t.name: session.scalar(select(func.count()).select_from(t)) or 0 for t in Base.metadata.sorted_tables}
 
 
+def is_whole(came: bytes) -> bool:
+    """Whether the last answer is there to its end, as far as it says where that is."""
+    while came:
+        head, _, came = came.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+        if length is None or len(came) < int(length[1]):
+            return False
+        came = came[int(length[1]) :]
+    return True
+
+
 def answers(address: tuple[str, int], request: bytes, patience: float = PATIENCE) -> Iterator[tuple[int, str, bytes]]:
     """Status, media type and body of every answer on one connection, until it is closed or silent for a while."""
     came = b""
@@ -178,6 +190,7 @@ def answers(address: tuple[str, int], request: bytes, patience: float = PATIENCE
         connection.sendall(request)
         while part := connection.recv(1 << 16):
             came += part
+            connection.settimeout(patience if is_whole(came) else PATIENCE)
     while came:
         head, _, came = came.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
