@@ -96,7 +96,7 @@ def client(environment: dict[str, str], log: Path, tmp_path_factory: pytest.Temp
     ):
         assert process.stdout is not None
         address = process.stdout.readline().split()[-1]
-        with httpx.Client(base_url=address, timeout=60) as opened:
+        with httpx.Client(base_url=address, timeout=300) as opened:
             yield opened
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
