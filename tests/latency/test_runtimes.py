@@ -104,7 +104,7 @@ def test_pools_of_onnx_runtime_do_not_spin_while_another_session_is_timed() -> N
         before = time.process_time()
         time.sleep(0.02)
         spun += time.process_time() - before
-    assert spun < 0.02
+    assert spun < 0.1, "spinning would take twice that"
     timing = Stopwatch(how).time(LARGE)
     assert 0 < timing.ms < 1000
 

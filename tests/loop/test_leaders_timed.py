@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -153,7 +154,7 @@ def test_a_new_timing_that_does_not_settle_is_repeated_after_a_while(
     latencies: Latencies, clock: Wavering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr("automl_prune.latency.gauge.time.sleep", waited.append)
+    monkeypatch.setattr("automl_prune.latency.gauge.time", SimpleNamespace(sleep=waited.append))
     gauge, candidate = latencies.gauges["clock"], at(latencies, 0.8)
     gauge.afresh(candidate)
     before, clock.unsettled = len(clock.asked), 1
@@ -169,7 +170,7 @@ def test_a_leader_that_does_not_settle_is_given_up_once_the_search_is_to_stop(
     clock: Wavering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr("automl_prune.latency.gauge.time.sleep", waited.append)
+    monkeypatch.setattr("automl_prune.latency.gauge.time", SimpleNamespace(sleep=waited.append))
 
     def check() -> None:
         if sum(waited) >= 2:

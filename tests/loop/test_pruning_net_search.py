@@ -324,6 +324,7 @@ def test_what_is_no_pruning_net_is_refused(kept: str, home: Home) -> None:
 # Bad orders --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("first")
 def test_a_pruning_net_that_learned_nothing_is_not_searched_with(home: Home) -> None:
     """MP-10."""
     about = About.model_validate({**json.loads(read_json(home)), "top1": 0.49, "done": 3})
