@@ -170,7 +170,7 @@ def _start(server: Any) -> None:
         try:
             server.start()
             return
-        except (subprocess.SubprocessError, AssertionError):  # late, being started, or not ready yet
+        except (subprocess.SubprocessError, AssertionError, FileNotFoundError):  # late, not ready yet, or without a log
             if last:
                 raise
             time.sleep(2)

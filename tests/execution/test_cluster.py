@@ -65,7 +65,7 @@ def test_the_dashboard_listens_on_this_machine_only(local_ray: Connection) -> No
 def test_the_dashboard_shows_what_a_process_is_about_on_its_page(local_ray: Connection) -> None:
     """So that one gets from a search to its job, and back."""
     assert local_ray.page == f"{local_ray.dashboard}/#/jobs/{local_ray.job}"
-    found = []
+    found: list[Any] = []
 
     def look() -> bool:
         with suppress(RayStateApiException):  # a dashboard that has just started may not answer yet
