@@ -113,7 +113,7 @@ def test_the_database_is_counted(
     ):
         assert line in counted, line
     before = total(counted, "automl_prune_executor_overhead_seconds_total")
-    assert before < total(counted, "automl_prune_trial_seconds_sum"), "evaluation is no overhead"
+    assert before < 0.99 * total(counted, "automl_prune_trial_seconds_sum"), "evaluation is no overhead"
     assert "default" not in counted
     assert job_id not in counted
     store.record_start(job_id, 1, 12)
