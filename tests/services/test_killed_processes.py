@@ -136,7 +136,7 @@ def test_a_search_rests_goes_on_and_survives_its_launcher(
     before |= completed(store, job)
 
     launchers()
-    until(state(store, job, SearchState.SUCCEEDED, SearchState.FAILED))
+    until(state(store, job, SearchState.SUCCEEDED, SearchState.FAILED), 480)
     assert store.get_search(job.id).state is SearchState.SUCCEEDED
     assert {number: completed(store, job)[number] for number in before} == before, "nothing is evaluated twice"
     assert asked(store, job, ENOUGH) == asked(store, expected, ENOUGH), "the asks differ from an undisturbed search's"
