@@ -3,7 +3,6 @@
 import hashlib
 import shutil
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -30,11 +29,11 @@ from automl_prune.storage.sql import SqlStore
 from automl_prune.storage.sql.devices import SqlDevices
 from automl_prune.trial import Outcome, Trial, TrialState
 from services.agent.agent import Agent
-from services.agent.link import Link
 from services.api.app import create_app
 from services.api.context import Review
 from services.api.server import Server
 from services.settings import Settings, load_settings
+from tests.services.agents import Mortal
 
 SPACE = ChannelSpace(("conv1", "conv2"), (tuple(range(4, 17, 4)), tuple(range(8, 33, 8))))
 WEIGHTS = b"not really weights"
@@ -245,7 +244,7 @@ def serve() -> Iterator[Callable[[FastAPI], str]]:
     yield start
     for server, thread in running:
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
 
 
 @pytest.fixture
@@ -258,21 +257,15 @@ def start() -> Iterator[Callable[..., None]]:
     """Starts agents as threads, which end with the test."""
     over, threads = threading.Event(), []
 
-    class Mortal(Link):
-        def claim(self, name: str, most: int, wait_seconds: float) -> list[Any]:
-            if over.is_set():
-                sys.exit()
-            return super().claim(name, most, min(wait_seconds, 0.5))
-
     def run(address: str, time_it: Callable[[Conditions, Work], Timing] | None = None, name: str = "pi") -> None:
-        with suppress(SystemExit), Mortal(address) as link:
+        with suppress(SystemExit), Mortal(address, over) as link:
             Agent(link, name, time_it).run()
 
     def begin(*args: Any, **options: Any) -> None:
-        threads.append(threading.Thread(target=run, args=args, kwargs=options))
+        threads.append(threading.Thread(target=run, args=args, kwargs=options, daemon=True))
         threads[-1].start()
 
     yield begin
     over.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)

@@ -1,15 +1,15 @@
 """Agents over real HTTP: they bring what was asked for, through outages, kills and refusals."""
 
-import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from automl_prune.errors import MeasurementError
 from automl_prune.latency.blocks import Block
 from automl_prune.latency.conditions import Conditions
-from automl_prune.latency.registered import MeasurementState
+from automl_prune.latency.registered import Measurement, MeasurementState
 from automl_prune.latency.runtimes.base import describe_this_machine
 from automl_prune.latency.timing import Timing
 from automl_prune.latency.work import NetworkWork, Work
@@ -34,6 +34,7 @@ from services.api.server import Server
 from services.cli.app import app as commands
 from services.settings import Settings
 from tests.services.agents import BLOCKS, known, results
+from tests.services.ports import kept_port
 from tests.services.waiting import until
 
 
@@ -78,13 +79,14 @@ def test_an_agent_registers_again_where_it_is_forgotten(
 @contextmanager
 def served(app: FastAPI, port: int) -> Iterator[None]:
     server = Server(app, grace_seconds=1, log_level="error")
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket.create_server(("127.0.0.1", port))]})
+    listening = socket.create_server(("127.0.0.1", port), reuse_port=True)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
         yield
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
 
 
 def test_an_agent_outlasts_its_service(
@@ -96,68 +98,97 @@ def test_an_agent_outlasts_its_service(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(agents, "LONGEST_PAUSE", 0.5)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    made = threading.Event()
+    begun, made = threading.Event(), threading.Event()
 
     def time_it(how: Conditions, work: Work) -> Timing:
-        made.wait(20)
+        begun.set()
+        made.wait(240)
         return GOOD
 
-    with caplog.at_level("INFO", "automl_prune.agent"):
+    def said(what: str) -> int:
+        return sum(what in record.getMessage() for record in caplog.records)
+
+    with kept_port() as port, caplog.at_level("INFO", "automl_prune.agent"):
         start(f"http://127.0.0.1:{port}", time_it)
-        time.sleep(0.2)
+        until(lambda: said("Trying again until") == 1)
         with served(create_app(store, settings, lambda spec, tenant: {}), port):
             until(known(devices))
-            batch = devices.add("default", "pi", HOW, BLOCKS, wanted_seconds=120)
-            until(lambda: not devices.has_work("default", "pi") or bool(running(store)))
+            batch = devices.add("default", "pi", HOW, BLOCKS, wanted_seconds=600)
+            assert begun.wait(240)
         made.set()  # what was timed while the service was away is brought once it is back
-        time.sleep(0.3)
+        until(lambda: said("Trying again until") == 2)
         with served(create_app(store, settings, lambda spec, tenant: {}), port):
             assert {(one.timing, one.attempt) for one in results(devices, batch)} == {(GOOD, 1)}
-    assert sum("answers again" in record.getMessage() for record in caplog.records) == 2
+    assert said("answers again") == 2
 
 
 def test_leases_are_renewed_while_something_takes_long(
     store: SqlStore, settings: Settings, serve: Callable[[FastAPI], str], devices: SqlDevices, start: Callable[..., None]
 ) -> None:
-    quick = settings.model_copy(update={"device_lease_seconds": 1.2})
+    seconds, begun, go_on = 15, threading.Event(), threading.Event()
+    quick = settings.model_copy(update={"device_lease_seconds": seconds})
 
     def time_it(how: Conditions, work: Work) -> Timing:
-        time.sleep(3)
+        begun.set()
+        go_on.wait(480)
         return GOOD
+
+    def expiry() -> datetime:
+        with store.database.read() as session:
+            found = session.scalar(select(MeasurementRow.lease_expires_at))
+        assert found is not None
+        return found
 
     start(serve(create_app(store, quick, lambda spec, tenant: {})), time_it)
     until(known(devices))
-    batch = devices.add("default", "pi", HOW, BLOCKS[:1], wanted_seconds=60)
-    until(lambda: bool(running(store)))
-    for _ in range(9):
-        time.sleep(0.25)
-        assert not devices.has_work("default", "pi"), "its lease ran out"
+    batch = devices.add("default", "pi", HOW, BLOCKS[:1], wanted_seconds=600)
+    try:
+        assert begun.wait(240)
+        before = expiry()
+        until(lambda: expiry() > before)
+        assert expiry() - before < timedelta(seconds=seconds), "its lease ran out before it was renewed"
+    finally:
+        go_on.set()
     assert results(devices, batch)[0].attempt == 1
 
 
 def test_what_is_cancelled_meanwhile_is_left_out(
-    store: SqlStore, settings: Settings, serve: Callable[[FastAPI], str], devices: SqlDevices, start: Callable[..., None]
+    store: SqlStore,
+    settings: Settings,
+    serve: Callable[[FastAPI], str],
+    devices: SqlDevices,
+    start: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     timed: list[Work] = []
+    begun, cancelled, told = threading.Event(), threading.Event(), threading.Event()
+    renew = agents.Agent._renew
+
+    def renewed(agent: agents.Agent) -> None:
+        since = cancelled.is_set()
+        renew(agent)
+        if since:
+            told.set()
 
     def time_it(how: Conditions, work: Work) -> Timing:
         timed.append(work)
         if len(timed) == 1:
-            devices.cancel("default", batch[0].batch)
-            time.sleep(0.6)
+            begun.set()
+            assert told.wait(240)
         if work == BLOCKS[9]:
             raise MeasurementError("Not this one.")
         return GOOD
 
+    monkeypatch.setattr(agents.Agent, "_renew", renewed)
     start(serve(create_app(store, settings.model_copy(update={"device_lease_seconds": 0.6}), lambda s, t: {})), time_it)
     until(known(devices))
     batch = devices.add("default", "pi", HOW, BLOCKS[:8], wanted_seconds=60)
-    until(lambda: bool(timed))
+    assert begun.wait(240)
+    devices.cancel("default", batch[0].batch)
+    cancelled.set()
     after = devices.add("default", "pi", HOW, BLOCKS[8:10], wanted_seconds=60)
     assert [one.error for one in results(devices, after)] == [None, "Not this one."]
-    assert len(timed) < 8
+    assert timed == [BLOCKS[0], *BLOCKS[8:10]]
     assert {one.state for one in results(devices, batch)} == {MeasurementState.CANCELLED}
 
 
@@ -202,22 +233,40 @@ def test_devices_are_removed_by_a_command(app: FastAPI, serve: Callable[[FastAPI
 def test_a_killed_agent_is_followed_by_another_which_ends_when_told(
     app: FastAPI, serve: Callable[[FastAPI], str], store: SqlStore, devices: SqlDevices
 ) -> None:
+    midway, killed = threading.Event(), threading.Event()
+
+    class Halting(SqlDevices):
+        def record(self, *args: Any, **options: Any) -> Measurement:
+            if self.device("default", "pi").measured == 2:
+                midway.set()
+                killed.wait(240)
+            return super().record(*args, **options)
+
+    app.state.devices = Halting(store.database)
     command = [sys.executable, "-m", "services.cli", "agent", "--name", "pi", "--server", serve(app)]
     first = subprocess.Popen(command)
-    until(known(devices))
-    batch = devices.add("default", "pi", Conditions(), BLOCKS, wanted_seconds=120)
-    until(lambda: devices.device("default", "pi").measured > 1 and running(store) > 0)
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait(20)
-    assert running(store) > 0
-    assert devices.device("default", "pi").measured < len(batch)
-    second = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    found = results(devices, batch)
-    assert {one.state for one in found} == {MeasurementState.DONE}
-    assert {one.attempt for one in found} == {1, 2}
-    assert devices.device("default", "pi").measured == len(batch)
-    second.send_signal(signal.SIGTERM)
-    said = second.communicate(timeout=20)[1]
+    processes = [first]
+    try:
+        until(known(devices))
+        batch = devices.add("default", "pi", Conditions(), BLOCKS[:12], wanted_seconds=600)
+        assert midway.wait(240)
+        first.kill()
+        first.wait(60)
+        assert (devices.device("default", "pi").measured, running(store)) == (2, 2)
+        killed.set()
+        second = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        processes.append(second)
+        found = results(devices, batch)
+        assert {one.state for one in found} == {MeasurementState.DONE}
+        assert {one.attempt for one in found} == {1, 2}
+        assert devices.device("default", "pi").measured == len(batch)
+        second.send_signal(signal.SIGTERM)
+        said = second.communicate(timeout=120)[1]
+    finally:
+        killed.set()
+        for process in processes:
+            process.kill()
+            process.wait(60)
     assert second.returncode == 0, said
     assert "pi stopped." in said
     assert "Traceback" not in said

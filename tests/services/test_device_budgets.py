@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 
 from automl_prune.errors import AnotherAgentError, MeasurementError
 from automl_prune.latency.conditions import Conditions, DeviceDescription
@@ -23,14 +24,16 @@ from automl_prune.loop.job import EventKind, SearchJob, SearchState
 from automl_prune.loop.spec import SearchSpec
 from automl_prune.storage.sql import SqlStore
 from automl_prune.storage.sql.devices import SqlDevices
+from automl_prune.storage.tables import DeviceRow
 from automl_prune.trial import Trial
+from services.agent import agent
 from services.agent.agent import Agent
-from services.agent.link import Link
 from services.api.app import create_app
 from services.cli.client import RefusedError
 from services.driver import Requests, drive
 from services.settings import Settings, load_settings
 from services.wiring import reviewer
+from tests.services.agents import Mortal
 from tests.services.formula_agent import formula
 from tests.services.waiting import until
 
@@ -77,18 +80,14 @@ Start = Callable[[str, Callable[[Conditions, Work], Timing]], None]
 
 
 @pytest.fixture
-def start(store: SqlStore, settings: Settings, serve: Callable[[FastAPI], str]) -> Iterator[Start]:
+def start(
+    store: SqlStore, settings: Settings, serve: Callable[[FastAPI], str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Start]:
     """Starts agents by name, as long as the test lasts."""
     address, over, threads = serve(create_app(store, settings, lambda spec, tenant: {})), threading.Event(), []
 
-    class Mortal(Link):
-        def claim(self, name: str, most: int, wait_seconds: float) -> list[Any]:
-            if over.is_set():
-                sys.exit()
-            return super().claim(name, 32, min(wait_seconds, 0.5))
-
     def run(name: str, time_it: Callable[[Conditions, Work], Timing]) -> None:
-        with suppress(SystemExit), Mortal(address) as link:
+        with suppress(SystemExit), Mortal(address, over) as link:
             try:
                 Agent(link, name, time_it).run()
             except RefusedError as error:
@@ -96,14 +95,15 @@ def start(store: SqlStore, settings: Settings, serve: Callable[[FastAPI], str]) 
                     raise
 
     def begin(name: str, time_it: Callable[[Conditions, Work], Timing]) -> None:
-        threads.append(threading.Thread(target=run, args=(name, time_it)))
+        threads.append(threading.Thread(target=run, args=(name, time_it), daemon=True))
         threads[-1].start()
         until(lambda: name in [device.name for device in SqlDevices(store.database).devices("default")])
 
+    monkeypatch.setattr(agent, "AT_ONCE", 32)
     yield begin
     over.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
 
 
 @pytest.fixture
@@ -191,14 +191,15 @@ def test_a_search_that_waits_for_a_device_stops_when_asked(
     job, requests, ended = claimed(budgets=ORDER["budgets"][:1]), Requests(), []
     thread = threading.Thread(target=lambda: ended.append(drive(job, store, settings, requests=requests, devices=devices)))
     thread.start()
-    deadline = time.monotonic() + 60
-    while "waiting for 'pi4'" not in (store.get_search(job.id).state_reason or ""):
-        assert time.monotonic() < deadline, store.get_search(job.id).state_reason
-        time.sleep(0.05)
+
+    def reason() -> str:
+        return store.get_search(job.id).state_reason or ""
+
+    until(lambda: "waiting for 'pi4'" in reason(), why=reason)
     assert store.get_search(job.id).state is SearchState.PREPARING
     getattr(store, f"request_{request_it}")(job.id)
     getattr(requests, request_it).set()
-    thread.join(10)
+    thread.join(60)
     assert [found.state for found in ended] == [state]
     assert not devices.has_work("default", "pi4")
 
@@ -236,11 +237,13 @@ def test_a_search_whose_device_vanishes_midway_is_paused_and_evaluates_nothing_t
 
     def time_it(conditions: Conditions, work: Work) -> Timing:
         if gone.is_set():
+            with store.database.write() as session:
+                session.execute(update(DeviceRow).values(last_seen_at=store.database.now(-3600)))
             sys.exit()
         return by_formula(conditions, work)
 
     start("pi4", time_it)
-    hasty = settings.model_copy(update={"device_patience_seconds": 0.2})
+    hasty = settings.model_copy(update={"device_silent_seconds": 60, "device_patience_seconds": 0.2})
     job = claimed(budgets=ORDER["budgets"][:1])
     paused = drive(job, store, hasty, devices=devices, on_trial=lambda trial: gone.set())
     assert paused.state is SearchState.PAUSED, paused.state_reason
@@ -263,17 +266,18 @@ def test_a_search_whose_device_has_another_version_is_paused_until_it_has_the_ol
     small = {"name": "digits_resnet", "round_to": 32}
     budgets = [{"metric": "latency_ms", "max_ratio": 0.95, "device": "pi4"}]
     job = claimed(search_space=small, budgets=budgets, trials={"max": 1}, controls=[])
+    heard = settings.model_copy(update={"device_silent_seconds": 600})  # the other version has no agent
 
     def upgrade(trial: Trial) -> None:
         devices.register("default", "pi4", replace(before, runtimes={"torch": "99"}))
 
     said = rf"paused: Device 'pi4' has changed: it had torch {re.escape(before.runtimes['torch'])} when .* and has torch 99 "
-    paused = drive(job, store, settings, devices=devices, on_trial=upgrade)
+    paused = drive(job, store, heard, devices=devices, on_trial=upgrade)
     assert paused.state is SearchState.PAUSED, paused.state_reason
     assert re.match(said, str(paused.state_reason))
     scored = {stored.trial.number: stored.trial.outcome for stored in store.trials(job.id) if stored.trial.outcome}
     assert scored
-    paused = drive(resumed(store, job.id), store, settings, devices=devices)
+    paused = drive(resumed(store, job.id), store, heard, devices=devices)
     assert paused.state is SearchState.PAUSED
     assert re.match(said, str(paused.state_reason))
     assert not devices.has_work("default", "pi4")
