@@ -15,6 +15,7 @@ from services.launcher import cluster
 from services.launcher.cluster import Cluster
 from services.launcher.liveness import Mark, launchers
 from services.settings import load_settings
+from tests.services.ports import kept_port
 
 
 def check(home: Path) -> Result:
@@ -30,7 +31,7 @@ def test_a_launcher_is_well_while_it_leaves_marks(tmp_path: Path) -> None:
     os.utime(file, (time.time() - 90, time.time() - 90))
     stuck = check(tmp_path)
     assert stuck.exit_code == 1
-    assert "90 seconds ago" in stuck.output
+    assert re.search(r"\b(9\d|1\d\d) seconds ago", stuck.output)
     mark.remove()
     assert check(tmp_path).exit_code == 1
 
@@ -61,20 +62,18 @@ def test_searches_wait_while_the_cluster_cannot_be_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(cluster, "_LOOK_SECONDS", 0.0)
-    with socket.create_server(("127.0.0.1", 0)) as head, caplog.at_level(logging.WARNING, "automl_prune.launcher"):
-        port = head.getsockname()[1]
+    with kept_port() as port, caplog.at_level(logging.WARNING, "automl_prune.launcher"):
         found = Cluster(load_settings(home=tmp_path, ray_address=f"127.0.0.1:{port}"))
-        assert found.reachable()
-        head.close()
+        with socket.create_server(("127.0.0.1", port), reuse_port=True):
+            assert found.reachable()
         assert not found.reachable()
         assert not found.reachable()
-    assert [record.getMessage() for record in caplog.records] == [
-        f"Ray at 127.0.0.1:{port} cannot be reached; waiting for it"
-    ]
-    assert re.fullmatch(r"Ray cannot be reached since [-\d]+ [:\d]+ UTC", found.trouble or "")
-    with socket.create_server(("127.0.0.1", port)):
-        assert found.reachable()
-    assert found.trouble is None
+        said = [record.getMessage() for record in caplog.records]
+        assert said == [f"Ray at 127.0.0.1:{port} cannot be reached; waiting for it"]
+        assert re.fullmatch(r"Ray cannot be reached since [-\d]+ [:\d]+ UTC", found.trouble or "")
+        with socket.create_server(("127.0.0.1", port), reuse_port=True):
+            assert found.reachable()
+        assert found.trouble is None
 
 
 @pytest.mark.parametrize("address", [None, "auto", "local"])

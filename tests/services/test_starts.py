@@ -57,7 +57,7 @@ def stepped(launcher: Launcher, store: SqlStore, search: str, until_so: Callable
         launcher.step()
         return until_so(store.get_search(search))
 
-    until(look, 30, lambda: store.get_search(search))
+    until(look, why=lambda: store.get_search(search))
     return store.get_search(search)
 
 
@@ -82,6 +82,8 @@ def test_a_broken_launcher_costs_no_search_anything(
     execution: str,
     why: str,
 ) -> None:
+    now = [0.0]
+    launcher._backoff = Backoff(lambda: now[0])
     search = store.add_search(order(execution=execution), name=None, labels={}).id
     monkeypatch.setattr(sys, "executable", python)
     job = stepped(launcher, store, search, given_back)
@@ -92,6 +94,7 @@ def test_a_broken_launcher_costs_no_search_anything(
         launcher.step()
     assert store.get_search(search).attempt == 1, "it takes its time before the next start"
     assert "trying again after 1 s" in (launcher.trouble or "")
+    now[0] += 1
     stepped(launcher, store, search, lambda job: job.attempt == 2)
 
 
