@@ -27,7 +27,7 @@ class Tab:
         """The value of an expression in the page."""
         return self._ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 20) -> None:
+    def wait(self, expression: str, seconds: float = 60) -> None:
         """Wait until an expression in the page is true."""
         deadline = time.monotonic() + seconds
         while not self.evaluate(expression):

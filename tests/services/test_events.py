@@ -2,7 +2,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -24,10 +24,11 @@ from automl_prune.trial import Outcome, Trial, TrialState
 from services.api import feed
 from services.api.app import create_app
 from services.api.context import Review
-from services.api.feed import sent
+from services.api.feed import Item, Listener, sent
 from services.settings import Settings
 from tests.services.conftest import SPACE
 from tests.services.sse import Received, received
+from tests.services.waiting import until
 
 Fill = Callable[[Store], str]
 Serve = Callable[[FastAPI], str]
@@ -36,7 +37,7 @@ CROWD = 60
 
 @contextmanager
 def following(url: str, **headers: str) -> Iterator[Iterator[Received]]:
-    with httpx.Client(timeout=20, trust_env=False) as client, client.stream("GET", url, headers=headers) as response:
+    with httpx.Client(timeout=120, trust_env=False) as client, client.stream("GET", url, headers=headers) as response:
         assert response.status_code == 200, response.read()
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-cache"
@@ -46,10 +47,28 @@ def following(url: str, **headers: str) -> Iterator[Iterator[Received]]:
         yield events
 
 
+def looks_of(app: FastAPI) -> list[Listener]:
+    """Grows by a listener whenever one has read what it missed: each does so twice, before and after it joins the others."""
+    ended: list[Listener] = []
+    missed = app.state.feed._missed
+
+    async def noted(listener: Listener) -> AsyncIterator[list[Item]]:
+        async for items in missed(listener):
+            yield items
+        ended.append(listener)
+
+    app.state.feed._missed = noted
+    return ended
+
+
 def evaluate(store: Store, job: SearchJob, number: int, top1: float) -> None:
     store.record_ask(job.id, job.attempt, Trial(number, SPACE.narrowest))
     store.record_start(job.id, job.attempt, number)
     store.record_outcome(job.id, job.attempt, number, Outcome(TrialState.COMPLETE, {"top1": top1, "macs": 1.0}))
+
+
+def get(url: str, **headers: str) -> httpx.Response:
+    return httpx.get(url, headers=headers, timeout=60, trust_env=False)
 
 
 def finish(store: Store, job: SearchJob) -> None:
@@ -84,7 +103,7 @@ def test_a_search_is_told_to_its_end_and_again_from_any_event(
             assert list(events) == heard[cut + 1 :]
         with following(f"{url}?last_event_id={ids[cut]}") as events:
             assert list(events) == heard[cut + 1 :]
-    assert httpx.get(url, headers={"Last-Event-ID": str(ids[-1])}, trust_env=False).status_code == 204
+    assert get(url, **{"Last-Event-ID": str(ids[-1])}).status_code == 204
 
 
 def test_latest_tells_only_of_what_is_to_come(app: FastAPI, store: SqlStore, fill: Fill, serve: Serve) -> None:
@@ -112,7 +131,7 @@ def test_nobody_misses_or_repeats_anything_while_events_pour_in(
             evaluate(store, job, number, number / 100)
         finish(store, job)
         for each in listeners:
-            each.result(20)
+            each.result(120)
     expected = [str(event.id) for event in store.events(job.id, limit=1000)]
     assert heard == [expected] * 8
 
@@ -143,7 +162,7 @@ def test_a_silent_stream_says_that_it_is_there(
 ) -> None:
     monkeypatch.setattr("services.api.feed.PING_SECONDS", 0.1)
     url = f"{serve(app)}/v1/searches/{fill(store)}/events?last_event_id=latest"
-    with httpx.Client(timeout=20, trust_env=False) as client, client.stream("GET", url) as response:
+    with httpx.Client(timeout=120, trust_env=False) as client, client.stream("GET", url) as response:
         lines = response.iter_lines()
         assert [next(lines) for _ in range(6)] == ["retry: 3000", "", ": ping", "", ": ping", ""]
 
@@ -160,13 +179,10 @@ def test_an_event_is_put_into_words_once_for_everybody(
         return sent(event)
 
     monkeypatch.setattr("services.api.feed.sent", counted)
+    looks = looks_of(app)
     with ExitStack() as open_streams:
         streams = [open_streams.enter_context(following(url)) for _ in range(8)]
-        deadline = time.monotonic() + 10
-        while sum(len(channel.listeners) for channel in app.state.feed._channels.values()) < 8:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        time.sleep(0.3)  # each has a last look at what it missed while it joined
+        until(lambda: len(looks) == 2 * len(streams))
         evaluate(store, job, 20, 0.1)
         finish(store, job)
         heard = [[event.id for event in events] for events in streams]
@@ -198,10 +214,10 @@ def test_an_error_that_nobody_expects_ends_no_stream_for_ever(
     app.state.feed._store = stumbling = Stumbling(store)
     url = f"{serve(app)}/v1/searches"
     last = store.events(broken.id, limit=1000)[-1].id
-    begin = {"Last-Event-ID": str(last)}
+    begin, looks = {"Last-Event-ID": str(last)}, looks_of(app)
     with following(f"{url}/{broken.id}/events", **begin) as events, following(f"{url}/{other.id}/events") as others:
         first = [next(others) for _ in range(3)]
-        time.sleep(0.5)  # until both have joined
+        until(lambda: len(looks) == 4)  # both have joined
         stumbling.on = broken.id
         evaluate(store, broken, 20, 0.99)
         cut = list(events)
@@ -227,7 +243,7 @@ def test_keys_that_cannot_be_read_end_no_stream(
     app.state.feed._still_admits = fails
     with following(f"{serve(app)}/v1/searches/{job.id}/events") as events:
         assert [next(events) for _ in range(3)]
-        assert all(asked.acquire(timeout=10) for _ in range(3))
+        assert all(asked.acquire(timeout=60) for _ in range(3))
         finish(store, job)
         assert list(events)[-1].event == "end"
 
@@ -247,12 +263,10 @@ def test_a_key_has_only_so_many_streams(
     app = create_app(store, settings.model_copy(update={"max_streams": 2}), review)
     url = f"{serve(app)}/v1/searches/{job_id}/events"
     with following(url), following(url):
-        refused = httpx.get(url, trust_env=False)
+        refused = get(url)
         assert (refused.status_code, refused.json()["code"]) == (429, "too_many_streams")
         assert int(refused.headers["retry-after"]) > 0
-    deadline = time.monotonic() + 10
-    while app.state.feed.streams and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: not app.state.feed.streams)
     with following(url) as events:
         assert next(events).event == "search.state"
 
@@ -269,7 +283,7 @@ def test_a_stream_ends_with_its_key(
     with following(url, **{"X-API-Key": short_token}) as cut, following(url, **{"X-API-Key": long_token}) as kept:
         keys.revoke(short.id)
         assert list(cut) == []
-        assert httpx.get(url, headers={"X-API-Key": short_token}, trust_env=False).status_code == 401
+        assert get(url, **{"X-API-Key": short_token}).status_code == 401
         time.sleep(0.3)
         finish(store, job)
         assert [event.event for event in kept] == ["search.state", "end"]
@@ -281,7 +295,7 @@ def test_a_crowd_of_listeners_costs_the_store_as_much_as_one(
     job = store.get_search(fill(store))
     url = f"{serve(app)}/v1/searches/{job.id}/events?last_event_id=latest"
     reads: list[int] = []
-    events = store.events
+    events, looks = store.events, looks_of(app)
 
     def counted(search_id: str | None = None, **options: Any) -> Any:
         reads.append(1)
@@ -292,13 +306,11 @@ def test_a_crowd_of_listeners_costs_the_store_as_much_as_one(
             return (await response.aread()).decode()
 
     async def crowd() -> list[str]:
-        async with httpx.AsyncClient(timeout=60, trust_env=False, limits=httpx.Limits()) as client:
+        async with httpx.AsyncClient(timeout=240, trust_env=False, limits=httpx.Limits()) as client:
             tasks = [asyncio.create_task(listen(client)) for _ in range(CROWD)]
-            while sum(len(channel.listeners) for channel in app.state.feed._channels.values()) < CROWD:
+            while len(looks) < 2 * CROWD:
                 await asyncio.sleep(0.02)
-            while reads:  # each has a last look at what it missed while it joined
-                reads.clear()
-                await asyncio.sleep(0.3)
+            reads.clear()
             for number in range(20, 25):
                 evaluate(store, job, number, 0.1)
             finish(store, job)

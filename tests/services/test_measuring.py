@@ -45,7 +45,7 @@ for build in (hangs, crashes, raises):
 def awkward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     (tmp_path / "awkward_to_measure.py").write_text(AWKWARD)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
-    return load_settings(home=tmp_path, plugins="awkward_to_measure", measurement_seconds=6)
+    return load_settings(home=tmp_path, plugins="awkward_to_measure", measurement_seconds=15)
 
 
 @pytest.fixture
@@ -76,10 +76,10 @@ def test_an_agent_outlives_what_hangs_or_crashes_and_measures_the_next(
     start(serve(app), measuring.time)
     until(known(devices))
     works = [*map(network, ("hangs", "crashes", "raises")), BLOCKS[0]]
-    *failed, timed = results(devices, devices.add("default", "pi", Conditions(), works, wanted_seconds=200), seconds=200)
+    *failed, timed = results(devices, devices.add("default", "pi", Conditions(), works, wanted_seconds=400), seconds=400)
     assert {(one.state, one.attempt) for one in failed} == {(MeasurementState.FAILED, 1)}
     assert [one.error for one in failed] == [
-        "It took longer than 6 s and was stopped; the agent's AUTOML_PRUNE_MEASUREMENT_SECONDS allows more.",
+        "It took longer than 15 s and was stopped; the agent's AUTOML_PRUNE_MEASUREMENT_SECONDS allows more.",
         "The process that measures was ended by SIGKILL, as the system does when memory runs out.",
         "torch failed: KeyError: 'no such thing'.",
     ]
@@ -88,4 +88,4 @@ def test_an_agent_outlives_what_hangs_or_crashes_and_measures_the_next(
     assert process is not None
     measuring.close()
     left = [process.pid, *map(int, (tmp_path / "pids").read_text().split())]
-    until(lambda: not any(map(is_running, left)), 10)
+    until(lambda: not any(map(is_running, left)), 60)

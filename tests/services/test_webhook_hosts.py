@@ -82,16 +82,16 @@ def test_a_name_that_is_looked_up_slowly_costs_no_more_than_a_slow_receiver(monk
     over = threading.Event()
 
     def resolve(host: str, port: int) -> list[str]:
-        over.wait(20)
+        over.wait(60)
         return ["93.184.215.14"]
 
     monkeypatch.setattr(guard, "resolve", resolve)
-    monkeypatch.setattr(guard, "SECONDS", 0.3)
+    monkeypatch.setattr(guard, "SECONDS", 3.0)
     began = time.monotonic()
     try:
         for exempt in ((), ("slow.example",)):
             with pytest.raises(httpcore.ConnectTimeout, match=r"slow\.example could not be looked up"):
                 guard.post("https://slow.example/", b"{}", {}, exempt)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
     finally:
         over.set()
