@@ -135,7 +135,7 @@ def test_leases_are_renewed_while_something_takes_long(
 
     def expiry() -> datetime:
         with store.database.read() as session:
-            found = session.scalar(select(MeasurementRow.lease_expires_at))
+            found = session.scalars(select(MeasurementRow)).one().lease_expires_at
         assert found is not None
         return found
 
@@ -245,7 +245,7 @@ def test_a_killed_agent_is_followed_by_another_which_ends_when_told(
     app.state.devices = Halting(store.database)
     command = [sys.executable, "-m", "services.cli", "agent", "--name", "pi", "--server", serve(app)]
     first = subprocess.Popen(command)
-    processes = [first]
+    processes: list[subprocess.Popen[Any]] = [first]
     try:
         until(known(devices))
         batch = devices.add("default", "pi", Conditions(), BLOCKS[:12], wanted_seconds=600)

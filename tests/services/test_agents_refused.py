@@ -20,9 +20,8 @@ from automl_prune.storage.sql.devices import SqlDevices
 from automl_prune.testing.store_devices import GOOD, HOW
 from services.agent import agent as agents
 from services.agent.agent import Agent
-from services.agent.link import Link
 from services.cli.client import RefusedError
-from tests.services.agents import BLOCKS, known, results
+from tests.services.agents import BLOCKS, Mortal, known, results
 from tests.services.waiting import until
 
 SLOW_ON_POSTGRESQL = True
@@ -99,9 +98,9 @@ def test_a_report_that_the_service_always_fails_at_is_given_up(
         assert str(failed.error).startswith("The service failed at what was measured: ")
         assert reports == [GOOD, GOOD, GOOD, None]
     else:
-        until(lambda: len(reports) == 6, 30)
-        devices.add("default", "pi", HOW, BLOCKS[1:2], wanted_seconds=60)
-        until(lambda: timed[-1] == BLOCKS[1], 30)
+        until(lambda: len(reports) >= 6)
+        devices.add("default", "pi", HOW, BLOCKS[1:2], wanted_seconds=600)
+        until(lambda: BLOCKS[1] in timed)
         assert reports[:6] == [GOOD, GOOD, GOOD, None, None, None]
 
 
@@ -132,21 +131,25 @@ def test_of_two_boards_with_one_name_the_later_measures_and_the_earlier_ends_and
 def test_what_an_agent_is_at_when_another_registers_is_not_taken_from_it(
     app: FastAPI, serve: Callable[[FastAPI], str], devices: SqlDevices
 ) -> None:
-    begun, go_on = threading.Event(), threading.Event()
+    begun, go_on, over = threading.Event(), threading.Event(), threading.Event()
 
     def time_it(how: Conditions, work: Work) -> Timing:
         begun.set()
-        go_on.wait(20)
+        go_on.wait(240)
         return replace(GOOD, ms=99.0)
 
-    with Link(serve(app)) as link, ThreadPoolExecutor(1) as pool:
+    with Mortal(serve(app), over) as link, ThreadPoolExecutor(1) as pool:
         ended = pool.submit(Agent(link, "pi", time_it).run)
-        until(known(devices))
-        batch = devices.add("default", "pi", HOW, BLOCKS[:1], wanted_seconds=60)
-        assert begun.wait(20)
-        devices.register("default", "pi", describe_this_machine())
-        go_on.set()
-        with pytest.raises(RefusedError, match="Another agent speaks for 'pi' now"):
-            ended.result(20)
+        try:
+            until(known(devices))
+            batch = devices.add("default", "pi", HOW, BLOCKS[:1], wanted_seconds=600)
+            assert begun.wait(240)
+            devices.register("default", "pi", describe_this_machine())
+            go_on.set()
+            with pytest.raises(RefusedError, match="Another agent speaks for 'pi' now"):
+                ended.result(240)
+        finally:
+            go_on.set()
+            over.set()
     assert devices.results("default", batch[0].batch, wanted_seconds=60) == []
     assert devices.has_work("default", "pi")

@@ -32,6 +32,7 @@ from services.driver import drive
 from services.settings import PREFIX, Settings, load_settings
 from services.wiring import open_store
 from tests.services.sse import Received, received
+from tests.services.waiting import until
 
 Call = Callable[..., Any]
 
@@ -337,12 +338,8 @@ def test_a_launcher_that_dies_is_started_again(settings: Settings, caplog: pytes
         first = launched.child
         first.kill()
         first.wait()
-        for _ in range(100):
-            if launched.child is not first:
-                break
-            threading.Event().wait(0.1)
+        until(lambda: launched.child is not first)
         second = launched.child
-        assert second is not first
         assert second.poll() is None
     assert second.poll() is not None
     assert "the launcher ended with exit code -9; starting it again" in caplog.text

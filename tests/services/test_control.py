@@ -40,12 +40,12 @@ def test_a_queued_search_pauses_and_resumes(client: TestClient, store: SqlStore,
     search_id = placed(client, order)
     paused = client.post(f"/v1/searches/{search_id}:pause")
     assert (paused.status_code, paused.json()["state"]) == (202, "paused")
-    assert store.claim(lease_seconds=9) is None
+    assert store.claim(lease_seconds=600) is None
     again = client.post(f"/v1/searches/{search_id}:resume")
     assert (again.status_code, again.json()["state"]) == (202, "queued")
     refused = client.post(f"/v1/searches/{search_id}:resume")
     assert (refused.status_code, refused.json()["code"]) == (409, "state_conflict")
-    assert store.claim(lease_seconds=9) is not None
+    assert store.claim(lease_seconds=600) is not None
     assert client.post(f"/v1/searches/{search_id}:pause").json()["state"] == "preparing", "its driver gives it back"
     assert store.get_search(search_id).pause_requested
 
@@ -66,7 +66,7 @@ def test_a_queued_search_says_what_it_waits_for(
     first, second, urgent = placed(client, order), placed(client, order), placed(client, order, priority=5)
     assert reason(client, urgent) == "queued: next, a launcher has a free slot"
     assert (reason(client, first), reason(client, second)) == ("queued: 1 ahead", "queued: 2 ahead")
-    job = store.claim(lease_seconds=9)
+    job = store.claim(lease_seconds=600)
     assert job is not None
     assert (job.id, job.priority) == (urgent, 5), "the higher priority goes first"
     assert reason(client, urgent) == "starting a driver"
@@ -96,7 +96,7 @@ def test_a_queued_search_says_when_no_launcher_starts_anything(client: TestClien
 
 def test_a_search_whose_driver_and_launchers_are_gone_says_so(client: TestClient, store: SqlStore, order: Order) -> None:
     search = placed(client, order)
-    store.claim(lease_seconds=9)
+    store.claim(lease_seconds=600)
     store.set_state(search, 1, SearchState.RUNNING, reason="evaluating candidates")
     assert reason(client, search) == "evaluating candidates"
     store.renew(search, 1, lease_seconds=-60)
@@ -198,10 +198,10 @@ def test_a_key_may_have_less(store: SqlStore, settings: Settings, review: Review
         response = client.post("/v1/searches", json=order(trials={"max": 11, "parallel": 2}))
         assert [e["pointer"] for e in response.json()["errors"]] == ["/trials/max", "/trials/parallel"]
         running = placed(client, order, trials={"max": 8, "parallel": 1})
-        assert store.claim(lease_seconds=9, limits=keys.running_limits()) is not None
+        assert store.claim(lease_seconds=600, limits=keys.running_limits()) is not None
         Mark(settings).renew()
         waiting = placed(client, order, trials={"max": 8, "parallel": 1})
-        assert store.claim(lease_seconds=9, limits=keys.running_limits()) is None
+        assert store.claim(lease_seconds=600, limits=keys.running_limits()) is None
         assert reason(client, waiting) == (
             "queued: waiting for another one of the same key to end (its limit of 1 running search)"
         )
@@ -210,7 +210,7 @@ def test_a_key_may_have_less(store: SqlStore, settings: Settings, review: Review
         assert (refused.status_code, refused.json()["code"]) == (429, "too_many_queued")
         keys.create("large")
         keys.revoke(key.id)
-        assert store.claim(lease_seconds=9, limits=keys.running_limits()) is None, "its limits are those of its searches"
+        assert store.claim(lease_seconds=600, limits=keys.running_limits()) is None, "its limits are those of its searches"
 
 
 def test_a_key_goes_before_others_only_where_it_may(

@@ -4,6 +4,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from automl_prune.storage.keys import ApiKeys, Scope
 from automl_prune.storage.sql import SqlStore
 from automl_prune.storage.sql.devices import SqlDevices
 from automl_prune.testing.store_devices import GOOD, HOW, PI, WORKS, put
+from services.api import devices as routes
 from services.api.app import create_app
 from services.settings import Settings
 from tests.services.waiting import until
@@ -149,17 +151,24 @@ def test_a_claim_waits_for_work(client: TestClient, devices: SqlDevices) -> None
         assert len(waiting.result(20)) == 4
 
 
-def test_of_one_device_one_claim_waits_and_gets_the_work(client: TestClient, devices: SqlDevices) -> None:
+def test_of_one_device_one_claim_waits_and_gets_the_work(
+    client: TestClient, devices: SqlDevices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]  # while it stands still, no claim has waited for long enough
+    monkeypatch.setattr(routes, "time", SimpleNamespace(monotonic=lambda: now[0]))
     devices.register("default", "pi", PI)
     with ThreadPoolExecutor(8) as pool:
-        waiting = [pool.submit(claim, client, wait_seconds=8) for _ in range(7)]
-        until(lambda: sum(answer.done() for answer in waiting) == 6)
-        waiting.append(pool.submit(claim, client, wait_seconds=8))
-        ousted, _ = wait(waiting[:7], timeout=6)
-        assert [answer.result() for answer in ousted] == [[]] * 7
-        assert not waiting[7].done()
-        put(devices, tenant="default")
-        assert len(waiting[7].result(20)) == 4
+        try:
+            waiting = [pool.submit(claim, client, wait_seconds=8) for _ in range(7)]
+            until(lambda: sum(answer.done() for answer in waiting) == 6)
+            waiting.append(pool.submit(claim, client, wait_seconds=8))
+            ousted, _ = wait(waiting[:7], timeout=120)
+            assert [answer.result() for answer in ousted] == [[]] * 7
+            assert not waiting[7].done()
+            put(devices, tenant="default")
+            assert len(waiting[7].result(60)) == 4
+        finally:
+            now[0] += 9
 
 
 BAD_TIMINGS: dict[str, dict[str, Any]] = {

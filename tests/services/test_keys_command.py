@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -226,8 +227,9 @@ def test_a_command_sends_its_key_and_nothing_writes_it_down(
     assert json.loads(call("list", "--server", server, "--key", token, "--json").stdout)["items"] == []
     monkeypatch.setenv(f"{PREFIX}KEY", token)
     call("list", "--server", server)
-    said = [httpx.get(f"{server}/version").text, httpx.get(f"{server}/metrics", headers={"X-API-Key": token}).text]
-    said += [httpx.get(f"{server}/v1/none?key={token[:20]}", headers={"Authorization": f"Bearer {token}"}).text]
+    get = partial(httpx.get, timeout=60)
+    said = [get(f"{server}/version").text, get(f"{server}/metrics", headers={"X-API-Key": token}).text]
+    said += [get(f"{server}/v1/none?key={token[:20]}", headers={"Authorization": f"Bearer {token}"}).text]
     said += [path.read_text(errors="replace") for path in (tmp_path / "home").rglob("*") if path.is_file()]
     said += [log.read_text(), *arguments()]
     assert not [text for text in said if token in text or token[4:40] in text or PASSWORD in text]

@@ -138,7 +138,7 @@ def test_submit_sends_an_order_again_whose_answer_got_lost(
             body = self.rfile.read(int(self.headers["content-length"]))
             keys.append(self.headers["Idempotency-Key"])
             headers = {"Idempotency-Key": keys[-1], "Content-Type": "application/json"}
-            answer = httpx.post(f"{behind}/v1/searches", content=body, headers=headers, trust_env=False)
+            answer = httpx.post(f"{behind}/v1/searches", content=body, headers=headers, timeout=60, trust_env=False)
             if len(keys) == 1:
                 return
             self.send_response(answer.status_code)

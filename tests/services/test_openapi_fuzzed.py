@@ -111,7 +111,7 @@ def test_every_operation_is_as_documented(
     _, key = ApiKeys(store.database).create("test", scopes=tuple(Scope), limits=KeyLimits(priority=HIGHEST_PRIORITY))
     done = run(tmp_path, served, key, config(ended), "--phases", phases, "--max-examples", str(examples))
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-5000:]
-    document = httpx.get(f"{served}/openapi.json", headers={"X-API-Key": key}, trust_env=False).json()
+    document = httpx.get(f"{served}/openapi.json", headers={"X-API-Key": key}, timeout=60, trust_env=False).json()
     assert f"Tested: {sum(map(len, document['paths'].values()))}" in done.stdout
 
 

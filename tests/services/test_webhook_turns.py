@@ -32,12 +32,22 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"webhook_hosts": ("127.0.0.1",)})
 
 
+class Asked(Counter[str]):
+    """How often something was asked for, by threads at the same time."""
+
+    _turn = threading.Lock()
+
+    def note(self, path: str) -> None:
+        with self._turn:
+            self[path] += 1
+
+
 def test_slow_receivers_of_one_tenant_keep_no_other_waiting(store: SqlStore, settings: Settings, receiver: Receiver) -> None:
     webhooks, release, full, arrived = Webhooks(store), threading.Event(), threading.Event(), threading.Event()
-    asked: Counter[str] = Counter()
+    asked = Asked()
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        asked[handler.path] += 1
+        asked.note(handler.path)
         if handler.path == "/quick":
             arrived.set()
         elif asked["/slow"] >= SLOTS_OF_TENANT:
@@ -65,10 +75,10 @@ def test_slow_receivers_of_one_tenant_keep_no_other_waiting(store: SqlStore, set
 
 def test_a_slot_is_used_again_as_soon_as_it_is_free(store: SqlStore, settings: Settings, receiver: Receiver) -> None:
     webhooks, release, done = Webhooks(store), threading.Event(), threading.Event()
-    asked: Counter[str] = Counter()
+    asked = Asked()
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        asked[handler.path] += 1
+        asked.note(handler.path)
         if asked["/quick"] == 10:
             done.set()
         if handler.path == "/slow":
