@@ -4,10 +4,10 @@
     python tests/benchmarks/latency.py --out DIR repeat  [--times 20] [--minutes 10]
     python tests/benchmarks/latency.py --out DIR budgets --data DIR --weights DIR [--max-ratio 0.6] [--evaluations 40]
 
-``check`` builds the tables of a network on this machine with one thread, and compares predictions with measurements of 30
-random networks that nothing was fitted to. ``repeat`` measures one candidate again and again. ``budgets`` searches
-ResNet-56 once under a latency budget and once under a MAC budget of the same relative size, and measures both winners. What
-was timed is kept below ``--out`` and not timed again; ratios are to the full network, in the same run.
+``check`` builds the tables of a network on this machine with one thread, or on its GPU, and compares predictions with
+measurements of 30 random networks that nothing was fitted to. ``repeat`` measures one candidate again and again. ``budgets``
+searches ResNet-56 once under a latency budget and once under a MAC budget of the same relative size, and measures both
+winners. What was timed is kept below ``--out`` and not timed again; ratios are to the full network, in the same run.
 """
 
 import argparse
@@ -45,6 +45,7 @@ def main() -> None:
     add("--out", type=Path, required=True)
     add("--networks", nargs="+", default=["resnet56", "mobilenet_v2", "resnet18"])
     add("--runtimes", nargs="+", default=["torch", "onnxruntime"])
+    add("--batch", type=int, default=1, help="images at a time; on a GPU (--runtimes torch-cuda) 64, say")
     add("--round-to", type=int, default=1)
     add("--seed", type=int, default=1, help="of the networks that predictions are checked on")
     add("--times", type=int, default=20)
@@ -65,7 +66,7 @@ def gauge_of(name: str, runtime: str, options: argparse.Namespace, min_ratio: fl
     space = ChannelSpace.of(network.architecture, round_to=options.round_to, min_ratio=min_ratio)
     whole = full_network(name, classes, network.architecture)
     device = LocalDevice({name: network}, lock=options.out / "local.lock")
-    return Gauge(device, Conditions(runtime), whole, space, options.out / "times"), network
+    return Gauge(device, Conditions(runtime, batch=options.batch), whole, space, options.out / "times"), network
 
 
 def check(options: argparse.Namespace) -> None:
@@ -149,7 +150,7 @@ def searched(metric: str, runtime: str, options: argparse.Namespace) -> Any:
         "dataset": {"name": "cifar10", "select_size": 3000, "report_size": 5000},
         "strategy": {"name": "auto"},
         "budgets": [{"metric": metric, "max_ratio": options.max_ratio}],
-        "latency": {"runtime": runtime if metric == "latency_ms" else "torch"},
+        "latency": {"runtime": runtime, "batch": options.batch} if metric == "latency_ms" else {"runtime": "torch"},
         "recipe": {"inherit": "l1", "recalibrate_batches": 3, "select_images": 750, "fine_tune": {"steps": 0}},
         "controls": [],
         "finish": {"top_k": 1, "recovery": "fine_tune", "epochs": 0.15, "lr": 0.01},
