@@ -230,6 +230,7 @@ def test_devices_are_removed_by_a_command(app: FastAPI, serve: Callable[[FastAPI
     assert "There is no device 'pi'" in again.output
 
 
+@pytest.mark.parametrize("store", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
 def test_a_killed_agent_is_followed_by_another_which_ends_when_told(
     app: FastAPI, serve: Callable[[FastAPI], str], store: SqlStore, devices: SqlDevices
 ) -> None:

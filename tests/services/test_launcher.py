@@ -35,7 +35,7 @@ ORDER: dict[str, Any] = {
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     url = request.getfixturevalue("emptied_postgres")() if request.param == "postgresql" else None
-    return load_settings(home=tmp_path_factory.mktemp("home"), workers=1, database_url=url)
+    return load_settings(home=tmp_path_factory.mktemp("home"), workers=1, database_url=url, max_attempts=2)
 
 
 @pytest.fixture(scope="module")
@@ -159,5 +159,5 @@ def test_a_driver_that_always_dies_fails_the_search(
     failed = ended(store, job)
     assert failed.state is SearchState.FAILED
     assert failed.state_reason == (
-        "driver 3 of at most 3 was lost: it was ended by SIGKILL (exit 137, out of memory?); see search.log"
+        "driver 2 of at most 2 was lost: it was ended by SIGKILL (exit 137, out of memory?); see search.log"
     )
