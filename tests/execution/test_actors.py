@@ -3,7 +3,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -113,13 +113,27 @@ def test_workers_that_there_is_no_room_for_keep_no_trial_to_themselves(local_ray
     assert sorted(trial.number for trial, _ in source.completed) == list(range(5)), "Ray here has two processors"
 
 
+@pytest.fixture
+def occupy(local_ray: Connection) -> Iterator[Callable[[int], Any]]:
+    """Has somebody else's actor keep so many processors, until it is killed or the test ends."""
+    others: list[Any] = []
+
+    def begin(processors: int) -> Any:
+        others.append(ray.remote(Other).options(num_cpus=processors).remote())
+        ray.get(others[-1].hold.remote())
+        return others[-1]
+
+    yield begin
+    for other in others:
+        ray.kill(other)
+
+
 @pytest.mark.timeout(300)
 def test_waiting_for_a_place_is_told_until_the_first_trial_starts(
-    local_ray: Connection, monkeypatch: pytest.MonkeyPatch
+    occupy: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("automl_prune.execution.actors.STANDSTILL_SECONDS", 0.5)
-    other: Any = ray.remote(Other).options(num_cpus=2).remote()
-    ray.get(other.hold.remote())
+    other = occupy(2)
     until(lambda: not ray.available_resources().get("CPU", 0))  # type: ignore[no-untyped-call]  # Ray counts now and then
     source = Relieved(lambda: ray.kill(other))
     ActorsExecutor(SEARCH, workers=2).run(source, partial(build, score))
@@ -131,14 +145,12 @@ def test_waiting_for_a_place_is_told_until_the_first_trial_starts(
 
 @pytest.mark.timeout(300)
 def test_a_worker_without_a_place_is_not_told_while_another_works(
-    local_ray: Connection, monkeypatch: pytest.MonkeyPatch
+    occupy: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("automl_prune.execution.actors.STANDSTILL_SECONDS", 1.0)
-    other: Any = ray.remote(Other).options(num_cpus=1).remote()
-    ray.get(other.hold.remote())
+    occupy(1)
     source = ScriptedSource(150)
     ActorsExecutor(SEARCH, workers=2).run(source, partial(build, score_slowly))
-    ray.kill(other)
     told = [reason is not None for reason in source.standstills]
     assert told in ([], [True, False]), "only before the first trial, where Ray takes that long"
     assert len(source.completed) == source.count
